@@ -1,0 +1,56 @@
+# Front door only: everything is built by CMakeLists.txt. `make` builds ./infer, `make demo` shows it, `make test` proves it.
+# Options: DEBUG=1, ASAN=1 (AddressSanitizer + UBSan), JOBS=N, BUILD=folder.
+MAKEFLAGS += --no-print-directory
+JOBS ?= $(shell nproc)
+ifeq ($(ASAN),1)
+BUILD ?= build/asan
+CONFIG += -DINFER_SANITIZE=ON
+else ifeq ($(DEBUG),1)
+BUILD ?= build/debug
+CONFIG += -DCMAKE_BUILD_TYPE=Debug
+else
+BUILD ?= build/release
+endif
+CONFIG += $(if $(shell command -v ninja),-G Ninja) $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+
+# What Debian 12 needs beyond a shell; `make deps` installs what is missing and nothing else.
+PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libxxhash-dev libedit-dev \
+  libbsd-dev libncurses-dev catch2 python3-pip ca-certificates xz-utils
+
+.PHONY: all infer test demo deps bench format clean install configure
+all: infer
+
+# The build folder is configured once; CMake reconfigures itself when files come or go.
+$(BUILD)/CMakeCache.txt: | deps
+	@cmake -S . -B $(BUILD) $(CONFIG) >$(BUILD).log 2>&1 || { mkdir -p $(BUILD); cat $(BUILD).log; rm -f $(BUILD)/CMakeCache.txt; exit 1; }
+
+infer: $(BUILD)/CMakeCache.txt
+	@cmake --build $(BUILD) -j$(JOBS) --target infer
+	@ln -sf $(BUILD)/infer infer
+
+test: $(BUILD)/CMakeCache.txt
+	@cmake --build $(BUILD) -j$(JOBS)
+	$(if $(ASAN)$(DEBUG),,@ln -sf $(BUILD)/infer infer)
+	@cd $(BUILD) && ctest --output-on-failure -j$(JOBS) $(TESTS)
+
+demo: infer
+	@models/fetch smollm2
+	./infer models/SmolLM2-135M-Instruct.Q4_1.gguf -st -p "What is the capital of France? Answer in one sentence." --temp 0 -n 64
+
+bench: infer
+	@models/fetch smollm2
+	./infer bench -m models/SmolLM2-135M-Instruct.Q4_1.gguf --bw
+
+deps:
+	@mkdir -p build
+	@tools/install_packages $(PACKAGES)
+
+format:
+	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i
+
+install: infer
+	@cmake --build $(BUILD) -j$(JOBS)
+	@cmake --install $(BUILD) $(if $(PREFIX),--prefix $(PREFIX))
+
+clean:
+	@rm -rf build infer

@@ -1,0 +1,113 @@
+// The backend seam: memory, a few primitives, five fused stages, and run(). Backends know arithmetic on tensors; they
+// have never heard of models, files or text. `ref` is the oracle (float32, naive); `cpu` and later ones must agree with
+// it. A stage's default body is composed of primitives: that composition is its definition, and the test of every
+// fusion.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "infer/error.h"
+#include "kernels/ops.h"
+
+namespace infer {
+
+/// Memory of a backend, which it may outlive (weights are shared by the backends of many engines). Zeroed; pages that
+/// are never written cost nothing where the system allows it (KV caches).
+using Buffer = std::shared_ptr<void>;
+
+/// How a weight is used, hence how it is stored.
+enum class WeightRole {
+  matrix,     ///< right side of matmul: packed
+  embedding,  ///< rows looked up by id
+  vector,     ///< norm weights, biases, factors: becomes f32
+};
+
+/// What a model asks of a backend; require() refuses by name what it has no kernel for.
+struct Needs {
+  std::vector<DType> matrix_formats, embedding_formats;
+  int64_t head_dim = 0;
+  DType k_type = DType::F16, v_type = DType::F16;  ///< of the KV cache
+  int64_t max_tokens = 0;                          ///< rows of the largest step
+  int64_t max_seqs = 0;
+  int64_t max_context = 0;  ///< positions of the longest sequence
+  int64_t max_width = 0;    ///< widest activation row (max of dim, ffn_dim, n_heads * head_dim)
+  int64_t n_heads = 0;
+};
+
+/// Counters that only grow; tests and --perf read them.
+struct BackendStats {
+  int64_t runs = 0;         ///< calls of run()
+  int64_t stages = 0;       ///< parallel regions (cpu) or launches
+  int64_t allocations = 0;  ///< buffers and scratch blocks ever allocated
+  int64_t bytes = 0;        ///< currently allocated through allocate() and reserve()
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual const char* name() const = 0;      ///< "ref", "cpu"
+  virtual std::string describe() const = 0;  ///< one line: instruction set, threads
+  virtual int n_threads() const { return 1; }
+
+  /// Throws Error(usage or bad_file) naming the first thing that has no kernel, then allocates all scratch that steps
+  /// of this size will ever use. Called once before the first step.
+  virtual void prepare(const Needs& needs) = 0;
+
+  // Memory. Pointers are host memory on ref and cpu.
+  virtual Buffer allocate(size_t bytes) = 0;
+  virtual void upload(void* dst, const void* src, size_t bytes) = 0;
+  virtual void download(void* dst, const void* src, size_t bytes) = 0;
+
+  /// Bytes that pack() writes for this weight; 0: pack() returns a view of the host bytes (which must then outlive it).
+  virtual size_t packed_bytes(const Tensor& host, WeightRole role) const = 0;
+  /// Brings a weight (host memory, layout 0) into this backend's form at `dst`. Deterministic, and the same for every
+  /// instance of a backend in one process: engines share a model's weights. Thread-safe.
+  virtual Tensor pack(const Tensor& host, WeightRole role, void* dst) const = 0;
+
+  // Primitives.
+  virtual void embed(const EmbedArgs&) = 0;
+  virtual void norm(const NormArgs&) = 0;
+  virtual void matmul(const MatmulArgs&) = 0;
+  virtual void activate(const ActivateArgs&) = 0;
+  virtual void add(const AddArgs&) = 0;
+  virtual void rope_store(const RopeStoreArgs&) = 0;
+  virtual void attention(const AttentionArgs&) = 0;
+  virtual void gather(const Tensor& x, const Tensor& rows, const Tensor& out) = 0;  ///< out[i] = x[rows[i]]
+  virtual void scale_softcap(const Tensor& x, float scale, float softcap) = 0;      ///< in place
+
+  // Stages.
+  virtual void attn_in(const AttnInArgs&);
+  virtual void attn_out(const AttnOutArgs&);
+  virtual void ffn(const FfnArgs&);
+  virtual void logits(const LogitsArgs&);
+
+  /// Runs one step. `key` names its shape (everything that changes which kernels run); a backend may record `fn`'s
+  /// calls at the first sight of a key and replay them afterwards. Returns when results may be downloaded.
+  virtual void run(uint64_t key, const std::function<void()>& fn) = 0;
+
+  virtual BackendStats stats() const = 0;
+};
+
+struct BackendOptions {
+  int n_threads = 0;  ///< 0: one per physical core
+  std::string isa;    ///< cpu: "" best of this machine, else "scalar", "avx2", "avx512"
+};
+
+/// One row per backend: the table is in backends.cpp.
+struct BackendRow {
+  const char* name;
+  const char* summary;
+  std::unique_ptr<Backend> (*make)(const BackendOptions&);
+};
+const std::vector<BackendRow>& backends();
+
+/// Throws Error(usage) naming the known ones when `name` is not in the table.
+std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOptions& options = {});
+
+}  // namespace infer

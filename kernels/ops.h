@@ -1,0 +1,199 @@
+// The vocabulary of the backend seam: one argument struct per op. Everything between two points where all results must
+// be there is one op. Shapes stand beside every field; a null tensor switches an optional feature off. Activations are
+// float32. All tensors of one call live in the backend's memory, per-step integers included, so that a recorded step
+// can be replayed without patching anything. Names: n_tokens rows of this step (all sequences), n_seqs sequences,
+// n_outputs rows whose logits are wanted.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/tensor.h"
+
+namespace infer {
+
+/// Tokens per page of the KV cache. One page of one layer holds [n_kv_heads, kPageTokens, head_dim] of K and of V.
+inline constexpr int64_t kPageTokens = 32;
+
+enum class Activation { silu, gelu_tanh };
+
+/// Memory traffic and arithmetic of one call, for the profiler and bench.
+struct OpCost {
+  double weight_bytes = 0;      ///< weights, read once
+  double activation_bytes = 0;  ///< activations and KV read and written
+  double flops = 0;             ///< multiply and add counted as two
+  OpCost& operator+=(const OpCost& other);
+};
+
+// ---- primitives ----------------------------------------------------------------------------------------------------
+
+/// out[t] = scale * table[ids[t]]
+struct EmbedArgs {
+  Tensor table;  ///< any format [vocab, dim], layout 0 or packed as WeightRole::embedding
+  Tensor ids;    ///< i32 [n_tokens], each in [0, vocab)
+  float scale = 1;
+  Tensor out;  ///< f32 [n_tokens, dim]
+};
+
+/// RMS norm, arXiv:1910.07467: out = x / sqrt(mean(x^2) + eps) * weight. Rows of `cols` numbers; in place is allowed.
+struct NormArgs {
+  Tensor x;       ///< f32 [rows, cols]
+  Tensor weight;  ///< f32 [cols]
+  float eps = 1e-5f;
+  Tensor out;  ///< f32 [rows, cols]
+};
+
+/// out[m, n] = sum_k x[m, k] * w[n, k] + bias[n]
+struct MatmulArgs {
+  Tensor x;     ///< f32 [m, k]
+  Tensor w;     ///< any format [n, k], as packed by the same kind of backend
+  Tensor bias;  ///< f32 [n] or null
+  Tensor out;   ///< f32 [m, n]
+};
+
+/// out = activation(gate) * up, element by element; out may be gate.
+struct ActivateArgs {
+  Tensor gate, up;  ///< f32 [n_tokens, ffn_dim]
+  Activation activation = Activation::silu;
+  Tensor out;  ///< f32 [n_tokens, ffn_dim]
+};
+
+/// x = x + scale * norm(branch): closes a branch of the residual stream. Without `norm` the branch is added as it is.
+struct AddArgs {
+  Tensor x;       ///< f32 [n_tokens, dim], in and out
+  Tensor branch;  ///< f32 [n_tokens, dim]; overwritten when norm is given
+  Tensor norm;    ///< f32 [dim] or null: RMS norm of the branch before it is added (gemma)
+  float eps = 1e-5f;
+  float scale = 1;
+};
+
+/// Rotary embedding, arXiv:2104.09864. The table holds (cos, sin) per position and pair, made in double precision.
+struct RopeArgs {
+  Tensor cos_sin;         ///< f32 [n_positions, rope_dim / 2, 2] or null: no rotation
+  bool adjacent = false;  ///< pairs (2i, 2i+1); else (i, i + rope_dim/2). Elements from rope_dim on stay as they are.
+};
+
+/// Norms q and k per head (optional), rotates both, writes k and v into the pages.
+struct RopeStoreArgs {
+  Tensor q;               ///< f32 [n_tokens, n_heads, head_dim], in and out
+  Tensor k, v;            ///< f32 [n_tokens, n_kv_heads, head_dim]; k is overwritten
+  Tensor q_norm, k_norm;  ///< f32 [head_dim] or null
+  float eps = 1e-5f;
+  RopeArgs rope;
+  Tensor positions;         ///< i32 [n_tokens]
+  Tensor slots;             ///< i32 [n_tokens]: page * kPageTokens + offset within the page
+  Tensor k_cache, v_cache;  ///< f32 f16 bf16 or q8_0 [n_pages, n_kv_heads, kPageTokens, head_dim]
+};
+
+/// Causal attention of the new tokens of every sequence over its pages (flash form, arXiv:2205.14135). Token i of
+/// sequence s, q_start[s] <= i < q_start[s+1], has position kv_len[s] - (q_start[s+1] - i) and sees the positions up to
+/// its own.
+struct AttentionArgs {
+  Tensor q;                 ///< f32 [n_tokens, n_heads, head_dim]
+  Tensor k_cache, v_cache;  ///< [n_pages, n_kv_heads, kPageTokens, head_dim], as RopeStoreArgs wrote them
+  Tensor page_table;        ///< i32 [n_seqs, max_pages]: the page of positions [p * kPageTokens, (p + 1) * kPageTokens)
+  Tensor q_start;           ///< i32 [n_seqs + 1], ascending, q_start[n_seqs] == n_tokens
+  Tensor kv_len;            ///< i32 [n_seqs]: positions in the cache, this step's included
+  float scale = 1;          ///< factor on q . k
+  int64_t window = 0;       ///< 0: all; W: positions j with i - j < W
+  float softcap = 0;        ///< 0: off; else scores become c * tanh(score / c)
+  Tensor sinks;             ///< f32 [n_heads] or null: one extra logit per head in the softmax (gpt-oss)
+  Tensor out;               ///< f32 [n_tokens, n_heads, head_dim]
+};
+
+// ---- stages: each is defined by its body of primitives in backend.cpp; a backend may fuse it
+// ---------------------------
+
+/// norm, q k v projections, biases, per-head norms, rotation, KV write.
+struct AttnInArgs {
+  Tensor x;     ///< f32 [n_tokens, dim]
+  Tensor norm;  ///< f32 [dim]
+  float eps = 1e-5f;
+  Tensor wq, wk, wv;         ///< [n_heads * head_dim, dim], [n_kv_heads * head_dim, dim] twice
+  Tensor bq, bk, bv;         ///< f32, or null
+  RopeStoreArgs rope_store;  ///< its q is the result, its k and v are scratch
+  Tensor normed;             ///< scratch f32 [n_tokens, dim]
+};
+
+/// output projection, optional norm of the branch, residual.
+struct AttnOutArgs {
+  Tensor attn;  ///< f32 [n_tokens, n_heads * head_dim]
+  Tensor wo;    ///< [dim, n_heads * head_dim]
+  Tensor bo;    ///< f32 [dim] or null
+  AddArgs add;  ///< add.branch is scratch
+};
+
+/// norm, gate and up, activation, down, optional norm of the branch, residual.
+struct FfnArgs {
+  Tensor norm;  ///< f32 [dim]
+  float eps = 1e-5f;
+  Tensor w_gate, w_up;          ///< [ffn_dim, dim]
+  Tensor w_down;                ///< [dim, ffn_dim]
+  Tensor b_gate, b_up, b_down;  ///< f32, or null
+  Activation activation = Activation::silu;
+  AddArgs add;      ///< add.x is the input too, add.branch is scratch
+  Tensor normed;    ///< scratch f32 [n_tokens, dim]
+  Tensor gate, up;  ///< scratch f32 [n_tokens, ffn_dim]
+};
+
+/// gather of the wanted rows, final norm, head, scale, softcap.
+struct LogitsArgs {
+  Tensor x;     ///< f32 [n_tokens, dim]
+  Tensor rows;  ///< i32 [n_outputs], each in [0, n_tokens)
+  Tensor norm;  ///< f32 [dim]
+  float eps = 1e-5f;
+  Tensor head;      ///< [vocab, dim]
+  Tensor bias;      ///< f32 [vocab] or null
+  float scale = 1;  ///< on the logits, before the softcap
+  float softcap = 0;
+  Tensor normed;  ///< scratch f32 [n_outputs, dim]
+  Tensor out;     ///< f32 [n_outputs, vocab]
+};
+
+// The definition of each stage: its primitives in order, with their arguments. Backend's default bodies run them,
+// cost() adds them up, and a backend that fuses only part of a stage can take the rest from here.
+
+struct AttnInSteps {
+  NormArgs norm;
+  MatmulArgs q, k, v;
+  RopeStoreArgs rope_store;
+};
+struct AttnOutSteps {
+  MatmulArgs project;
+  AddArgs add;
+};
+struct FfnSteps {
+  NormArgs norm;
+  MatmulArgs gate, up;
+  ActivateArgs activate;
+  MatmulArgs down;
+  AddArgs add;
+};
+/// After the gather of LogitsArgs::rows into LogitsArgs::normed, and before scale_softcap on LogitsArgs::out.
+struct LogitsSteps {
+  NormArgs norm;
+  MatmulArgs head;
+};
+
+AttnInSteps steps(const AttnInArgs&);
+AttnOutSteps steps(const AttnOutArgs&);
+FfnSteps steps(const FfnArgs&);
+LogitsSteps steps(const LogitsArgs&);
+
+/// Bytes of a tensor as its format stores it in a file; 0 for a null tensor. A packed form has at least as many.
+int64_t tensor_file_bytes(const Tensor&);
+
+OpCost cost(const EmbedArgs&);
+OpCost cost(const NormArgs&);
+OpCost cost(const MatmulArgs&);
+OpCost cost(const ActivateArgs&);
+OpCost cost(const AddArgs&);
+OpCost cost(const RopeStoreArgs&);
+/// `kv_tokens`: sum over query tokens of the positions they see (host knowledge; the args hold device integers). The
+/// cache counts as read once per query token and KV head: exact for decoding, an upper bound for prompts.
+OpCost cost(const AttentionArgs&, double kv_tokens);
+OpCost cost(const AttnInArgs&);
+OpCost cost(const AttnOutArgs&);
+OpCost cost(const FfnArgs&);
+OpCost cost(const LogitsArgs&);
+
+}  // namespace infer

@@ -1,0 +1,31 @@
+// The table of architectures: one row and one file each. A row turns a Checkpoint's metadata into a Config; the tensors
+// that follow from a Config are the same rules for all (weights.cpp), so a new architecture is mostly its quirks.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "models/checkpoint.h"
+#include "models/config.h"
+
+namespace infer {
+
+struct Arch {
+  const char* name;     ///< value of general.architecture
+  const char* summary;  ///< families it runs, for --help and the README
+  Config (*config)(const Checkpoint&);
+};
+
+const std::vector<Arch>& architectures();  ///< the table, in archs.cpp
+
+/// Reads and validates the Config of a checkpoint. Error(bad_file) for an unknown architecture lists the known ones.
+Config read_config(const Checkpoint& checkpoint);
+
+// Rows (models/<name>.cpp):
+Config llama_config(const Checkpoint&);
+Config gemma3_config(const Checkpoint&);
+
+/// Keys that most architectures share, read under the prefix "<arch>.": sizes, eps, context, one rope with its scaling.
+Config base_config(const Checkpoint& checkpoint);
+
+}  // namespace infer

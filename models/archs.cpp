@@ -1,0 +1,29 @@
+// ★ The one table of architectures. A new one is models/<name>.cpp with a reader, its declaration in arch.h and a row
+// here. Matching is exact: a name that merely resembles one in the table is somebody else's model.
+#include "models/arch.h"
+
+namespace infer {
+
+const std::vector<Arch>& architectures() {
+  static const std::vector<Arch> rows = {
+      {"llama", "Llama 2, 3, 3.1, 3.2, 3.3, SmolLM2, Mistral, TinyLlama and other files of this shape", llama_config},
+      {"gemma3", "Gemma 3 (text)", gemma3_config},
+  };
+  return rows;
+}
+
+Config read_config(const Checkpoint& checkpoint) {
+  const std::string name = checkpoint.get_string("general.architecture");
+  std::string known;
+  for (const Arch& arch : architectures()) {
+    if (name == arch.name) {
+      Config config = arch.config(checkpoint);
+      validate(config, checkpoint.path);
+      return config;
+    }
+    known += (known.empty() ? "" : ", ") + std::string(arch.name);
+  }
+  checkpoint.refuse("general.architecture", "unsupported architecture", '"' + escaped(name) + '"', known);
+}
+
+}  // namespace infer

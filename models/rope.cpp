@@ -1,0 +1,68 @@
+// Rotation tables: plain, linearly stretched, YaRN (arXiv:2309.00071) and per-frequency divisors (Llama 3.x). Angles
+// are made in double, since a float angle is off by 1e-2 radians at position 2^17. Knows nothing of heads or backends.
+#include <algorithm>
+#include <cmath>
+
+#include "models/decoder.h"
+
+namespace infer {
+namespace {
+
+constexpr double kPi = 3.14159265358979323846;
+
+/// YaRN: the (fractional) pair whose wave turns `turns` times within the original context.
+double yarn_pair(const RopeConfig& rope, double turns) {
+  return static_cast<double>(rope.dim) * std::log(static_cast<double>(rope.original_context) / (turns * 2 * kPi)) /
+         (2 * std::log(rope.base));
+}
+
+/// YaRN: how much of pair i keeps its frequency, from 1 (fast waves) down to 0 (slow ones, stretched whole).
+double yarn_kept(const RopeConfig& rope, double i) {
+  const double last = static_cast<double>(rope.dim - 1);
+  const double low = std::max(0.0, std::floor(yarn_pair(rope, rope.beta_fast)));
+  const double high = std::min(last, std::ceil(yarn_pair(rope, rope.beta_slow)));
+  return 1 - std::clamp((i - low) / std::max(0.001, high - low), 0.0, 1.0);
+}
+
+/// Radians per position of pair i.
+double frequency(const RopeConfig& rope, int64_t i) {
+  const double pair = static_cast<double>(i);
+  double plain = std::pow(rope.base, -2 * pair / static_cast<double>(rope.dim));
+  if (!rope.divisors.empty()) plain /= static_cast<double>(rope.divisors[static_cast<size_t>(i)]);
+  if (rope.scaling == RopeScaling::none) return plain;
+  const double kept = rope.scaling == RopeScaling::yarn ? yarn_kept(rope, pair) * rope.ext_factor : 0;
+  return plain / rope.factor * (1 - kept) + plain * kept;
+}
+
+}  // namespace
+
+std::vector<float> llama3_divisors(int64_t dim, double base, double factor, double low, double high,
+                                   double original_context) {
+  std::vector<float> out;
+  for (int64_t i = 0; i < dim / 2; ++i) {
+    const double plain = std::pow(base, -2 * static_cast<double>(i) / static_cast<double>(dim));
+    const double turns = original_context * plain / (2 * kPi);
+    const double kept = std::clamp((turns - low) / (high - low), 0.0, 1.0);
+    out.push_back(static_cast<float>(1 / (kept + (1 - kept) / factor)));
+  }
+  return out;
+}
+
+void fill_rope_table(const RopeConfig& rope, int64_t from, int64_t to, float* rows) {
+  const int64_t pairs = rope.dim / 2;
+  std::vector<double> frequencies;
+  for (int64_t i = 0; i < pairs; ++i) frequencies.push_back(frequency(rope, i));
+  // YaRN sharpens attention by a factor that grows with the stretch, unless it is switched off by ext_factor 0.
+  const bool sharpen = rope.scaling == RopeScaling::yarn && rope.ext_factor != 0 && rope.factor > 1;
+  const double length = rope.attn_factor * (sharpen ? 1 + 0.1 * std::log(rope.factor) : 1);
+  for (int64_t position = from; position < to; ++position) {
+    float* row = rows + (position - from) * rope.dim;
+    for (int64_t i = 0; i < pairs; ++i) {
+      const double angle = static_cast<double>(position) * frequencies[static_cast<size_t>(i)];
+      row[2 * i] = static_cast<float>(std::cos(angle) * length);
+      row[2 * i + 1] = static_cast<float>(std::sin(angle) * length);
+    }
+  }
+}
+
+}  // namespace infer

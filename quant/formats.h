@@ -1,0 +1,81 @@
+// ★ The one table of number formats. A new format is a header and a row here; nothing else in the program enumerates
+// them or switches over a DType. It knows sizes and single rows; tensors, files and devices are other layers' business.
+//
+// Compile-time code goes through visit_format, run-time code through the functions at the end. No function here
+// allocates, throws or prints; a request that makes no sense is answered with -1, false or a null pointer.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "quant/iq4_nl.h"
+#include "quant/iq4_xs.h"
+#include "quant/mxfp4.h"
+#include "quant/plain.h"
+#include "quant/q2_k.h"
+#include "quant/q3_k.h"
+#include "quant/q4_0.h"
+#include "quant/q4_1.h"
+#include "quant/q4_k.h"
+#include "quant/q5_0.h"
+#include "quant/q5_1.h"
+#include "quant/q5_k.h"
+#include "quant/q6_k.h"
+#include "quant/q8_0.h"
+
+namespace infer {
+
+template <Format... F>
+struct FormatList {
+  static constexpr int size = sizeof...(F);
+};
+
+using Formats =
+    FormatList<F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4>;
+
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
+template <class Function, class... F>
+INFER_HD bool visit_in_list(FormatList<F...>, DType dtype, Function&& function) {
+  return ((F::id == dtype ? (function.template operator()<F>(), true) : false) || ...);
+}
+
+/// Calls function.operator()<F>() for the format named `dtype` and returns true; false if the table has no such format.
+///   visit_format(dtype, [&]<class F>() { … F::block … });
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
+template <class Function>
+INFER_HD bool visit_format(DType dtype, Function&& function) {
+  return visit_in_list(Formats{}, dtype, function);
+}
+
+struct FormatInfo {
+  DType id;
+  const char* name;
+  int64_t block;        ///< weights to a block; a row's length is a multiple of it
+  int64_t block_bytes;  ///< bytes of a block in a file
+};
+
+/// Name and size of any type GGUF knows, decodable or not; null for a number it never gave out.
+const FormatInfo* find_format(DType dtype);
+/// The same by name, in upper or lower case ("q4_k", "Q4_K").
+const FormatInfo* find_format(std::string_view name);
+/// Whether the format is in the table above, so that decode_row and the kernels can read it.
+bool decodable(DType dtype);
+
+/// Bytes of `n` weights in a row. -1 if the type is unknown, n is negative or no multiple of the block, or the result
+/// does not fit. Sizes of tensors are computed here and in tensor_bytes only.
+int64_t row_bytes(DType dtype, int64_t n);
+/// Bytes of `rows` rows of `n` weights; -1 as above.
+int64_t tensor_bytes(DType dtype, int64_t rows, int64_t n);
+
+/// Decodes n weights. `src` needs no alignment. False, with nothing written, where row_bytes says -1 or the format is
+/// not decodable.
+bool decode_row(DType dtype, const void* src, float* dst, int64_t n);
+/// Encodes n floats as F32, F16, BF16 or Q8_0. `dst` needs no alignment. False, with nothing written, for other formats
+/// and where row_bytes says -1.
+bool encode_row(DType dtype, const float* src, void* dst, int64_t n);
+
+}  // namespace infer

@@ -1,0 +1,206 @@
+// The public Engine: options and requests are checked here, and the loops around step() are here. The step itself is in
+// step.cpp.
+#include <algorithm>
+#include <new>
+#include <random>
+
+#include "runtime/engine_impl.h"
+#include "runtime/memory.h"
+
+namespace infer {
+namespace {
+
+uint64_t random_key() {
+  std::random_device random;
+  return uint64_t{random()} << 32 | random();
+}
+
+}  // namespace
+
+Engine::Impl::Prepared Engine::Impl::prepare(const Model::Impl& model, const EngineOptions& options) {
+  if (model.vocab_only)
+    throw Error(ErrorKind::usage, escaped(model.info.path), "a model loaded for its vocabulary only makes no engine");
+  Prepared out;
+  Needs needs = model.needs;
+  // The mapped part of the file must stay in memory although the system counts it as available.
+  const size_t available = available_memory(), held = model.info.mapped_bytes;
+  out.plan = plan_engine(model.config, model.device, options, available - std::min(available, held), needs);
+  out.backend = make_backend(model.device, {options.n_threads, options.isa.empty() ? model.isa : options.isa});
+  out.backend->prepare(needs);
+  return out;
+}
+
+Engine::Impl::Impl(const Model& model, const EngineOptions& options) : Impl(model, prepare(model.impl(), options)) {}
+
+Engine::Impl::Impl(const Model& model, Prepared prepared)
+    : model_(model),
+      shared_(model_.impl()),
+      backend_(std::move(prepared.backend)),
+      plan_(prepared.plan),
+      runner_(shared_.config, shared_.weights, *backend_, plan_.limits),
+      cache_(plan_.limits.n_pages, random_key()) {
+  limits_.max_tokens = plan_.limits.max_tokens;
+  limits_.max_running = plan_.n_seqs;
+  limits_.page_tokens = kPageTokens;
+  limits_.chunk_beside_decodes = std::max<int64_t>(kPageTokens, plan_.limits.max_tokens / 4);
+  row_.resize(static_cast<size_t>(shared_.config.vocab));
+  views_.reserve(static_cast<size_t>(plan_.n_seqs));
+  step_.reserve(static_cast<size_t>(plan_.n_seqs));
+  step_owners_.reserve(static_cast<size_t>(plan_.n_seqs));
+  schedule_.work.reserve(static_cast<size_t>(plan_.n_seqs));
+  ended_.reserve(static_cast<size_t>(plan_.n_seqs));
+}
+
+RequestId Engine::Impl::submit(const Request& request, TokenCallback on_token, DoneCallback on_done) {
+  std::vector<TokenId> ids = request.ids;
+  if (ids.empty()) ids = shared_.require_tokenizer().encode(request.prompt, true, true);
+  check(request, ids);
+  Request kept = request;
+  kept.ids.clear();
+  kept.prompt.clear();
+  sequences_.push_back(std::make_unique<Sequence>(next_id_, std::move(kept), std::move(ids),
+                                                  shared_.tokenizer ? &*shared_.tokenizer : nullptr, plan_.limits.n_ctx,
+                                                  std::move(on_token), std::move(on_done)));
+  return next_id_++;
+}
+
+void Engine::Impl::check(const Request& request, std::span<const TokenId> ids) const {
+  auto require = [](bool good, const char* field, int64_t found, const std::string& allowed) {
+    if (!good) throw Error(ErrorKind::usage, field, "out of range", std::to_string(found), allowed);
+  };
+  const int64_t vocab = shared_.config.vocab;
+  validate(request.sampling);
+  for (const auto& [id, bias] : request.sampling.logit_bias)
+    require(id < vocab, "logit_bias", id, "token ids below " + std::to_string(vocab));
+  for (TokenId id : request.stop_ids)
+    require(id >= 0 && id < vocab, "stop_ids", id, "token ids below " + std::to_string(vocab));
+  require(request.max_tokens >= -1, "max_tokens", request.max_tokens, "integers >= -1 (-1: no limit)");
+  require(request.n_top_logprobs >= 0 && request.n_top_logprobs <= 1000, "n_top_logprobs", request.n_top_logprobs,
+          "0 to 1000");
+  check_ids(ids);
+}
+
+void Engine::Impl::check_ids(std::span<const TokenId> ids) const {
+  if (ids.empty()) throw Error(ErrorKind::usage, "prompt", "no tokens", "0", "at least 1");
+  if (static_cast<int64_t>(ids.size()) > plan_.limits.n_ctx)
+    throw Error(ErrorKind::usage, "prompt", "longer than the context", std::to_string(ids.size()) + " tokens",
+                "at most " + std::to_string(plan_.limits.n_ctx));
+  for (TokenId id : ids)
+    if (id < 0 || id >= shared_.config.vocab)
+      throw Error(ErrorKind::usage, "prompt", "unknown token id", std::to_string(id),
+                  "0 to " + std::to_string(shared_.config.vocab - 1));
+}
+
+void Engine::Impl::cancel(RequestId id) {
+  const std::lock_guard lock(cancel_mutex_);
+  to_cancel_.push_back(id);
+}
+
+bool Engine::Impl::in_flight(RequestId id) const {
+  return std::any_of(sequences_.begin(), sequences_.end(), [&](const auto& s) { return s->id == id; });
+}
+
+void Engine::Impl::abandon(RequestId id) {
+  std::erase_if(sequences_, [&](auto& sequence) {
+    if (sequence->id != id) return false;
+    cache_.release(sequence->pages, {});
+    return true;
+  });
+}
+
+EngineStats Engine::Impl::stats() const {
+  EngineStats stats = counters_;
+  const BackendStats backend = backend_->stats();
+  stats.n_ctx = plan_.limits.n_ctx;
+  stats.n_pages = cache_.n_pages();
+  stats.n_free_pages = cache_.n_free();
+  stats.n_cached_pages = cache_.n_cached();
+  stats.kv_bytes = runner_.kv_bytes();
+  stats.scratch_bytes = static_cast<size_t>(backend.bytes) - stats.kv_bytes;
+  stats.n_allocations = backend.allocations;
+  stats.n_parallel_regions = backend.stages;
+  stats.n_threads = backend_->n_threads();
+  stats.backend = backend_->describe();
+  return stats;
+}
+
+// Logits of a text that is in no batch: on pages of its own, which are free again afterwards.
+void Engine::Impl::score(std::span<const TokenId> ids, int64_t first,
+                         const std::function<void(int64_t, std::span<const float>)>& on_row) {
+  check_ids(ids);
+  const auto n = static_cast<int64_t>(ids.size());
+  if (first >= n)
+    throw Error(ErrorKind::usage, "first", "beyond the last position", std::to_string(first),
+                "below " + std::to_string(n));
+  if (first < 0) first = n - 1;
+  struct Pages {
+    KvCache& cache;
+    SequencePages pages;
+    ~Pages() { cache.release(pages, {}); }
+  } owned{cache_, {}};
+  if (!cache_.extend(owned.pages, n))
+    throw Error(ErrorKind::does_not_fit, "logits", "requests in flight hold the pages",
+                std::to_string(cache_.n_available() * kPageTokens) + " positions free", std::to_string(n) + " needed");
+  for (int64_t at = 0; at < n;) {
+    const bool wanted = at >= first;
+    const int64_t count =
+        wanted ? std::min(n - at, plan_.limits.max_outputs) : std::min(first - at, plan_.limits.max_tokens);
+    const StepSequence part{ids.subspan(static_cast<size_t>(at), static_cast<size_t>(count)), at, owned.pages.pages,
+                            wanted ? count : 0};
+    runner_.run(std::span(&part, 1));
+    ++counters_.n_steps;
+    counters_.n_tokens += count;
+    for (int64_t i = 0; wanted && i < count; ++i) {
+      runner_.logits(i, row_);
+      if (!all_finite(row_))
+        throw Error(
+            ErrorKind::run, "logits",
+            "not finite after position " + std::to_string(at + i) + "; it begins in " + runner_.find_non_finite(0));
+      on_row(at + i, row_);
+    }
+    at += count;
+  }
+}
+
+Engine::Engine(const Model& model, const EngineOptions& options) {
+  try {
+    impl_ = std::make_unique<Impl>(model, options);
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorKind::does_not_fit, "engine", "out of memory");
+  }
+}
+
+Engine::~Engine() = default;
+Engine::Engine(Engine&&) noexcept = default;
+Engine& Engine::operator=(Engine&&) noexcept = default;
+
+RequestId Engine::submit(const Request& request, TokenCallback on_token, DoneCallback on_done) {
+  return impl_->submit(request, std::move(on_token), std::move(on_done));
+}
+
+bool Engine::step() { return impl_->step(); }
+void Engine::cancel(RequestId id) { impl_->cancel(id); }
+
+Result Engine::generate(const Request& request, TokenCallback on_token) {
+  impl_->require_outside_step();
+  Result out;
+  const RequestId id = impl_->submit(request, std::move(on_token), [&out](const Result& result) { out = result; });
+  struct Guard {  // an exception must not leave a request behind that refers to `out`
+    Impl& impl;
+    RequestId id;
+    ~Guard() { impl.abandon(id); }
+  } guard{*impl_, id};
+  while (impl_->in_flight(id)) impl_->step();
+  return out;
+}
+
+void Engine::logits(std::span<const TokenId> ids, int64_t first,
+                    const std::function<void(int64_t position, std::span<const float>)>& on_row) {
+  impl_->require_outside_step();
+  impl_->score(ids, first, on_row);
+}
+
+void Engine::clear_cache() { impl_->clear_cache(); }
+EngineStats Engine::stats() const { return impl_->stats(); }
+
+}  // namespace infer

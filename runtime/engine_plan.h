@@ -1,0 +1,25 @@
+// What an engine with given options will need: the sizes of its steps, pages and buffers, checked and fitted to memory.
+// Shared by Engine, which then allocates it, and inspect(), which only says it.
+#pragma once
+
+#include "infer.h"
+#include "kernels/backend.h"
+#include "models/config.h"
+#include "runtime/step_runner.h"
+
+namespace infer {
+
+struct EnginePlan {
+  StepLimits limits;
+  int64_t n_seqs = 1;
+  size_t kv_bytes_per_token = 0;
+  size_t kv_bytes = 0, rope_bytes = 0, activation_bytes = 0;
+};
+
+/// `ref` caches in float32 unless told otherwise, everything else in f16. `needs` receives the engine's part.
+/// `available`: bytes that may be taken beside the weights. Throws Error: usage names the option, does_not_fit the
+/// largest context.
+EnginePlan plan_engine(const Config& config, const std::string& device, const EngineOptions& options, size_t available,
+                       Needs& needs);
+
+}  // namespace infer

@@ -1,0 +1,271 @@
+// infer: a transformer inference runtime. This is the whole public interface.
+//
+//   infer::Model model = infer::Model::load("model.gguf");
+//   infer::Engine engine(model);
+//   infer::Request request;
+//   request.prompt = "The capital of France is";
+//   engine.generate(request, [](const infer::Token& t) { fwrite(t.text.data(), 1, t.text.size(), stdout); return true; });
+//
+// A Model is immutable and may be shared by engines on different threads. An Engine and what it returns belong to one
+// thread at a time; only cancel() may be called from any thread. Nothing here prints, exits or keeps global state. Every
+// failure is an infer::Error (infer/error.h) whose kind says what the caller can do about it.
+#pragma once
+
+#define INFER_VERSION_MAJOR 0
+#define INFER_VERSION_MINOR 1
+#define INFER_VERSION_PATCH 0
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "infer/error.h"
+
+namespace infer {
+
+using TokenId = int32_t;
+
+/// A metadata value that replaces the file's: KEY=TYPE:VALUE, TYPE one of int, float, bool, str.
+struct MetadataOverride {
+  std::string key, type, value;
+};
+
+struct LoadOptions {
+  std::string device = "auto";  ///< "auto", "ref", "cpu"
+  bool mmap = true;             ///< false: read the file into memory instead of mapping it
+  bool vocab_only = false;      ///< tokenizer, template and metadata; such a model makes no engine
+  bool check_tensors = false;   ///< decode every weight once and refuse NaN and Inf by tensor name
+  int n_threads = 0;            ///< for packing; 0: one per physical core
+  std::string isa;              ///< cpu: "" best of this machine; "scalar", "avx2", "avx512" force a level
+  std::vector<MetadataOverride> overrides;
+  /// Called from the loading thread with a fraction in [0, 1]; returning false cancels the load (Error run).
+  std::function<bool(double)> progress;
+};
+
+/// A tensor of the file, for inspection.
+struct TensorInfo {
+  std::string name, type;
+  std::vector<int64_t> dims;  ///< row-major, outermost first
+  size_t bytes = 0;
+};
+
+struct ModelInfo {
+  std::string path, format, arch, name, file_type;  ///< file_type as people say it: "Q4_K - Medium"
+  std::string device;                               ///< what computes: "cpu (avx512 vnni bf16, 2 threads)"
+  size_t file_bytes = 0;
+  int64_t n_params = 0, n_layers = 0, dim = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0, ffn_dim = 0, vocab = 0;
+  int64_t context_length = 0;      ///< the file's ceiling
+  size_t mapped_bytes = 0;         ///< weights used where they lie in the file
+  size_t packed_bytes = 0;         ///< weights repacked for the device
+  size_t stream_bytes = 0;         ///< weight bytes that one decoded token reads
+  size_t tensor_bytes = 0;         ///< all tensors as stored in the file
+  double load_seconds = 0;
+  bool has_tokenizer = false, has_chat_template = false;
+  std::vector<std::pair<std::string, std::string>> metadata;  ///< key, escaped one-line text
+  std::vector<std::pair<std::string, std::string>> metadata_types;
+  std::vector<TensorInfo> tensors;
+  std::vector<std::string> warnings;
+  /// Sampling defaults that the model's author put into the file: "temp" -> 0.6 and so on; empty when there are none.
+  std::vector<std::pair<std::string, double>> author_sampling;
+};
+
+/// What inspect() learns without loading weights: whether the model will run here, and what it needs.
+struct Inspection {
+  ModelInfo info;
+  std::string refusal;         ///< empty when it will run, else the error that load() would give
+  size_t packed_bytes = 0, kv_bytes_per_token = 0, scratch_bytes = 0;
+  size_t peak_bytes = 0;       ///< planned peak of a CPU run at context `n_ctx`
+  int64_t n_ctx = 0;
+};
+
+struct ChatMessage {
+  std::string role, content;
+};
+
+struct ChatOptions {
+  bool add_generation_prompt = true;
+  std::string template_source;  ///< Jinja source or the name of a built-in one; empty: the model's own
+  std::string tools_json, variables_json;  ///< JSON array / object, or empty
+  std::optional<std::string> date, bos, eos;  ///< date: what strftime_now returns
+};
+
+/// A rendered chat: the text, and its ids with control tokens recognised only where the template wrote them.
+struct ChatPrompt {
+  std::string text;
+  std::vector<TokenId> ids;
+};
+
+class Model {
+ public:
+  /// Throws Error: bad_file, does_not_fit, run (unreadable, cancelled), usage (unknown device).
+  static Model load(const std::string& path, const LoadOptions& options = {});
+  /// Reads headers only and never throws for a model that merely will not run: see Inspection::refusal.
+  static Inspection inspect(const std::string& path, int64_t n_ctx = 0, const LoadOptions& options = {});
+
+  const ModelInfo& info() const;
+
+  /// Text to ids. add_special: BOS and EOS as the file says; parse_special: control tokens inside the text are recognised.
+  std::vector<TokenId> tokenize(std::string_view text, bool add_special = true, bool parse_special = true) const;
+  /// The exact bytes of the tokens; special tokens print their text.
+  std::string detokenize(std::span<const TokenId> ids) const;
+  /// What one token adds to a streamed answer; empty for control tokens.
+  std::string token_text(TokenId id) const;
+  bool is_end_of_generation(TokenId id) const;
+  int64_t vocab() const;
+
+  /// Renders messages with the model's template. Throws Error(usage) naming the choices when there is none.
+  ChatPrompt apply_template(const std::vector<ChatMessage>& messages, const ChatOptions& options = {}) const;
+  /// Same for messages given as a JSON array (tool calls, content lists).
+  ChatPrompt apply_template_json(const std::string& messages_json, const ChatOptions& options = {}) const;
+  const std::string& chat_template() const;  ///< Jinja source of the file's own template, or ""
+  static std::vector<std::string> chat_template_names();
+
+  struct Impl;
+  explicit Model(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
+  const Impl& impl() const { return *impl_; }
+
+ private:
+  std::shared_ptr<const Impl> impl_;
+};
+
+/// Renders a template without a model. Throws Error(run) with line and column when the template fails.
+std::string render_template(const std::string& source, const std::string& messages_json, const ChatOptions& options);
+
+struct Sampling {
+  float temperature = 0.8f;  ///< 0: greedy
+  int top_k = 40;            ///< 0: off
+  float top_p = 0.95f, min_p = 0.05f, typical_p = 1.0f;
+  int repeat_last_n = 64;    ///< 0: none, -1: whole context
+  float repeat_penalty = 1.0f, presence_penalty = 0.0f, frequency_penalty = 0.0f;
+  std::vector<std::pair<TokenId, float>> logit_bias;  ///< -infinity forbids a token
+  bool ignore_eos = false;  ///< go on past end-of-generation tokens; they are still drawn
+  int64_t seed = -1;  ///< -1: random; else the same request gives the same tokens every time
+};
+/// Throws Error(usage) naming the field that is out of range.
+void validate(const Sampling& sampling);
+
+enum class FinishReason {
+  stop,       ///< end-of-generation token or a stop string
+  length,     ///< max_tokens reached
+  context,    ///< the context is full
+  cancelled,  ///< callback returned false, or cancel()
+  error,      ///< see Result::error; other requests go on
+};
+const char* to_string(FinishReason reason);
+
+struct Token {
+  TokenId id = -1;
+  std::string text;    ///< complete UTF-8 characters only; may be empty while a character is incomplete
+  float logprob = 0;   ///< natural log of its probability under the unmodified logits; see Request::logprobs
+  std::vector<std::pair<TokenId, float>> top_logprobs;  ///< Request::n_top_logprobs of them
+};
+
+/// Times of one request, in seconds; forward passes only, without tokenisation and sampling unless the name says so. A
+/// forward pass that computes several requests counts in full for each of them.
+struct Timings {
+  int64_t n_prompt = 0;      ///< tokens of the prompt
+  int64_t n_reused = 0;      ///< of these, taken from the prefix index
+  int64_t n_generated = 0;
+  double prompt_seconds = 0;  ///< forward time of the n_prompt - n_reused tokens that were computed
+  double decode_seconds = 0;  ///< forward time of the n_generated - 1 steps after the first token
+  double sample_seconds = 0;
+  double first_token_seconds = 0;  ///< wall time from submit to the first token
+  double total_seconds = 0;
+};
+
+struct Result {
+  FinishReason reason = FinishReason::stop;
+  std::string error;        ///< for FinishReason::error
+  std::string stop_string;  ///< which one ended it, if one did
+  std::string text;         ///< all text that was given to the callback
+  std::vector<TokenId> ids; ///< all new ids, the end-of-generation token included
+  Timings timings;
+};
+
+/// Receives every token; returning false ends the request with FinishReason::cancelled.
+using TokenCallback = std::function<bool(const Token&)>;
+using DoneCallback = std::function<void(const Result&)>;
+
+struct Request {
+  std::string prompt;             ///< used when `ids` is empty: tokenised with special tokens added and parsed
+  std::vector<TokenId> ids;
+  int64_t max_tokens = -1;        ///< -1: until a stop or the end of the context; 0: compute the prompt only
+  Sampling sampling;
+  std::vector<std::string> stop;  ///< stop strings; never part of the text
+  std::vector<TokenId> stop_ids;
+  bool logprobs = false;   ///< fill Token::logprob
+  int n_top_logprobs = 0;  ///< likeliest tokens to report with each token; at most 1000; implies logprobs
+  bool reuse_prefix = true;  ///< false: neither take prefixes from the index nor leave any there
+};
+
+struct EngineOptions {
+  int64_t n_ctx = 0;     ///< positions per sequence; 0: the model's, or what fits
+  int64_t n_seqs = 1;    ///< sequences that can be in flight at once
+  int64_t n_batch = 2048, n_ubatch = 512;  ///< tokens scheduled, computed at a time
+  int n_threads = 0;     ///< 0: one per physical core
+  std::string k_type, v_type;  ///< KV cache: f32 f16 bf16 q8_0; empty: f16, on ref f32
+  std::string isa;             ///< as LoadOptions::isa; empty: as the model was loaded with
+  /// Positions of all sequences together; 0: n_seqs * n_ctx. With fewer, the newest sequence gives way when all are taken
+  /// and is computed again later, with the same tokens.
+  int64_t n_pool = 0;
+};
+
+struct EngineStats {
+  int64_t n_ctx = 0, n_pages = 0, n_free_pages = 0, n_cached_pages = 0;
+  size_t kv_bytes = 0, scratch_bytes = 0;
+  int64_t n_steps = 0, n_tokens = 0;  ///< forward passes, and tokens computed in them
+  int64_t n_preempted = 0;            ///< times a sequence gave its pages to an older one
+  int64_t n_allocations = 0, n_parallel_regions = 0;  ///< of the backend, ever
+  int n_threads = 0;
+  std::string backend;
+};
+
+using RequestId = int64_t;
+
+class Engine {
+ public:
+  /// Throws Error: usage (bad option, vocabulary-only model), does_not_fit (names the largest context that would).
+  explicit Engine(const Model& model, const EngineOptions& options = {});
+  ~Engine();
+  Engine(Engine&&) noexcept;
+  Engine& operator=(Engine&&) noexcept;
+
+  /// Queues a request. Throws Error(usage) for a prompt that does not fit, empty or unknown ids, sampling out of range.
+  RequestId submit(const Request& request, TokenCallback on_token, DoneCallback on_done);
+  /// One step of all requests in flight: prompts in chunks beside decoding. False when nothing is left to do.
+  bool step();
+  /// Ends a request at the next step; from any thread. Unknown ids are ignored.
+  void cancel(RequestId id);
+
+  /// submit() and step() until this request is done.
+  Result generate(const Request& request, TokenCallback on_token = nullptr);
+
+  /// Logits after every position in [first, ids.size()), or only after the last when first is negative. The callback gets
+  /// position and [vocab] floats valid during the call.
+  void logits(std::span<const TokenId> ids, int64_t first,
+              const std::function<void(int64_t position, std::span<const float>)>& on_row);
+
+  /// Forgets all cached prefixes.
+  void clear_cache();
+  EngineStats stats() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Devices this build can use, one "name: summary" each.
+std::vector<std::string> list_devices();
+
+/// Read bandwidth of main memory in GB/s, measured now with `n_threads` (0: one per physical core) in about `seconds`.
+double measure_read_bandwidth(int n_threads = 0, double seconds = 0.5);
+/// Peak of int8 multiply-add of the CPU's best instruction set in 1e9 operations/s (multiply and add are two), measured.
+double measure_int8_peak(int n_threads = 0, double seconds = 0.2);
+
+}  // namespace infer

@@ -1,0 +1,82 @@
+// Model::inspect: what a file holds and what it would need, from its headers alone.
+#include <new>
+#include <set>
+
+#include "models/arch.h"
+#include "runtime/engine_plan.h"
+#include "runtime/loader.h"
+#include "runtime/memory.h"
+#include "runtime/model.h"
+#include "runtime/plan.h"
+
+namespace infer {
+namespace {
+
+// Goes the way of load() and of an engine with default options, but packs and allocates no more than scratch, which is
+// never touched.
+void plan_run(const Checkpoint& checkpoint, int64_t n_ctx, const LoadOptions& options, Inspection& out) {
+  std::optional<Vocabulary> vocabulary = vocabulary_from(checkpoint);
+  std::optional<Tokenizer> tokenizer;  // making it is what finds faults of merges and byte tokens
+  if (vocabulary) tokenizer.emplace(std::move(*vocabulary));
+  out.info.has_tokenizer = tokenizer.has_value();
+  const Config config = read_config(checkpoint);
+  describe_config(config, out.info);
+  if (tokenizer && tokenizer->n_tokens() > config.vocab)
+    checkpoint.refuse("tokenizer.ggml.tokens", "more tokens than rows of the embedding",
+                      std::to_string(tokenizer->n_tokens()), "at most " + std::to_string(config.vocab));
+  Weights weights;
+  const std::vector<BoundTensor> bound = bind_weights(checkpoint, config, weights);
+  const std::string device = choose_device(options.device);
+  const auto backend = make_backend(device, {options.n_threads, options.isa});
+  out.info.device = backend->describe();
+  out.packed_bytes = planned_packed_bytes(bound, *backend);
+  std::set<const HostTensor*> used_in_place;
+  for (const BoundTensor& tensor : bound)
+    if (backend->packed_bytes(tensor.host, tensor.role) == 0) used_in_place.insert(tensor.source);
+  size_t in_place = 0;
+  for (const HostTensor* tensor : used_in_place) in_place += tensor->bytes;
+  const size_t resident = options.mmap ? in_place : checkpoint.file_bytes;
+  if (options.mmap) out.info.mapped_bytes = in_place;
+  out.info.packed_bytes = out.packed_bytes;
+
+  EngineOptions engine;
+  engine.n_ctx = n_ctx;
+  Needs needs = model_needs(config, bound);
+  // A copy of the file is in memory already when it was read instead of mapped.
+  const size_t wanted = out.packed_bytes + (options.mmap ? in_place : 0);
+  const size_t available = available_memory();
+  if (wanted > available)
+    throw Error(ErrorKind::does_not_fit, "weights",
+                "need " + human_size(wanted) + ", and " + human_size(available) + " are available");
+  const EnginePlan plan = plan_engine(config, device, engine, available - wanted, needs);
+  backend->prepare(needs);
+  out.n_ctx = plan.limits.n_ctx;
+  out.kv_bytes_per_token = plan.kv_bytes_per_token;
+  out.scratch_bytes = plan.activation_bytes + plan.rope_bytes + static_cast<size_t>(backend->stats().bytes);
+  out.peak_bytes = resident + out.packed_bytes + plan.kv_bytes + out.scratch_bytes + kProgramBytes +
+                   kTokenBytes * static_cast<size_t>(vocabulary ? vocabulary->size() : 0);
+}
+
+}  // namespace
+
+Inspection Model::inspect(const std::string& path, int64_t n_ctx, const LoadOptions& options) {
+  Inspection out;
+  try {
+    LoadOptions headers = options;
+    headers.mmap = true;
+    headers.vocab_only = false;
+    const Checkpoint checkpoint = open_checkpoint(path, headers);
+    out.info = describe_file(checkpoint);
+    try {
+      plan_run(checkpoint, n_ctx, options, out);
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::usage) throw;  // a wrong option says nothing about the model
+      out.refusal = error.what();
+    }
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorKind::does_not_fit, escaped(path), "out of memory while reading headers");
+  }
+  return out;
+}
+
+}  // namespace infer

@@ -1,0 +1,63 @@
+// Opening, choosing the device, packing.
+#include "runtime/loader.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+
+#include "runtime/gguf.h"
+
+namespace infer {
+namespace {
+
+// The kernel reads the pages again should anybody want them; until then they do not count as this process's memory.
+void drop_mapped_pages(const Checkpoint& checkpoint) {
+  if (!checkpoint.mapped) return;
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  for (const HostTensor& tensor : checkpoint.tensors) {
+    const auto begin = reinterpret_cast<uintptr_t>(tensor.data) / page * page;
+    const auto end = (reinterpret_cast<uintptr_t>(tensor.data) + tensor.bytes + page - 1) / page * page;
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  }
+}
+
+}  // namespace
+
+Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options) {
+  GgufOptions gguf;
+  gguf.mmap = options.mmap;
+  gguf.metadata_only = options.vocab_only;
+  gguf.overrides = options.overrides;
+  return read_gguf(path, gguf);
+}
+
+std::string choose_device(const std::string& name) {
+  if (name != "auto" && !name.empty()) {
+    for (const BackendRow& row : backends())
+      if (name == row.name) return name;
+    std::string known = "auto";
+    for (const BackendRow& row : backends()) known += std::string(", ") + row.name;
+    throw Error(ErrorKind::usage, "device", "no such device", '"' + escaped(name) + '"', known);
+  }
+  for (const BackendRow& row : backends())
+    if (std::string_view(row.name) != "ref") return row.name;
+  return "ref";
+}
+
+Weights pack_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, const LoadOptions& options) {
+  double dropped = 0;
+  const double step = 16e6 / static_cast<double>(checkpoint.file_bytes + 1);
+  auto progress = [&](double fraction) {
+    if (fraction - dropped >= step) {
+      drop_mapped_pages(checkpoint);
+      dropped = fraction;
+    }
+    return !options.progress || options.progress(fraction);
+  };
+  Weights weights = load_weights(checkpoint, config, backend, backend.n_threads(), options.check_tensors, progress);
+  if (weights.packed_bytes > 0) drop_mapped_pages(checkpoint);
+  return weights;
+}
+
+}  // namespace infer

@@ -1,0 +1,44 @@
+// The bytes of one regular file, read-only: mapped, or read into memory (--no-mmap). Knows nothing about formats,
+// except for guess_contents(), which names a file that is not what its reader expected ("a git-lfs pointer"). A mapped
+// file must not shrink while it is used: the kernel then raises SIGBUS, and a library installs no signal handlers.
+// Programs that cannot rely on that read the file into memory.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+namespace infer {
+
+class MappedFile {
+ public:
+  /// Throws Error: `run` when the path cannot be opened, read or mapped (with the system's words), `bad_file` when it
+  /// is no regular file or empty, `does_not_fit` when memory for a copy is not to be had.
+  explicit MappedFile(const std::string& path, bool map = true);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  const std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+  bool mapped() const { return mapped_; }
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  void read_all(int fd);
+
+  std::string path_;
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+  bool mapped_ = false;
+};
+
+/// `path` as messages print it: escaped, never cut in practice.
+std::string shown_path(const std::string& path);
+
+/// What these bytes look like, for the message of a reader that refuses them: "a git-lfs pointer, not the file itself",
+/// or the first bytes, escaped, when nothing is recognised.
+std::string guess_contents(std::span<const std::byte> bytes);
+
+}  // namespace infer

@@ -1,0 +1,128 @@
+// The public Model: loading, and text to ids and back. Chat templates are in chat.cpp, inspection in inspect.cpp.
+#include "runtime/model.h"
+
+#include <chrono>
+#include <new>
+
+#include "models/arch.h"
+#include "runtime/loader.h"
+#include "runtime/template_folder.h"
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
+namespace infer {
+namespace {
+
+// Small freed blocks stay with the process unless it is asked to let go of them.
+void return_free_memory() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+}
+
+void load_tokenizer(const Checkpoint& checkpoint, Model::Impl& model) {
+  std::optional<Vocabulary> vocabulary = vocabulary_from(checkpoint);
+  if (!vocabulary) return;
+  model.tokenizer.emplace(std::move(*vocabulary));
+  model.info.has_tokenizer = true;
+  const auto text = [&](int32_t id) {
+    return id < 0 ? std::nullopt : std::optional<std::string>(model.tokenizer->text_of(id));
+  };
+  model.bos_text = text(model.tokenizer->bos());
+  model.eos_text = text(model.tokenizer->eos());
+  const auto& warnings = model.tokenizer->warnings();
+  model.info.warnings.insert(model.info.warnings.end(), warnings.begin(), warnings.end());
+}
+
+void load_weights_of(Checkpoint& checkpoint, const LoadOptions& options, Model::Impl& model) {
+  model.config = read_config(checkpoint);
+  describe_config(model.config, model.info);
+  if (model.tokenizer && model.tokenizer->n_tokens() > model.config.vocab)
+    checkpoint.refuse("tokenizer.ggml.tokens", "more tokens than rows of the embedding",
+                      std::to_string(model.tokenizer->n_tokens()), "at most " + std::to_string(model.config.vocab));
+  model.device = choose_device(options.device);
+  model.isa = options.isa;
+  const auto backend = make_backend(model.device, {options.n_threads, options.isa});
+  Weights unpacked;
+  model.needs = model_needs(model.config, bind_weights(checkpoint, model.config, unpacked));
+  // Tokens and merges by the hundred thousand, which the tokenizer has copied: make room before the peak.
+  checkpoint.metadata.clear();
+  return_free_memory();
+  model.weights = pack_weights(checkpoint, model.config, *backend, options);
+  model.storage = checkpoint.storage;
+  model.info.device = backend->describe();
+  model.info.n_params = static_cast<int64_t>(model.weights.n_params);
+  model.info.packed_bytes = model.weights.packed_bytes;
+  model.info.stream_bytes = model.weights.stream_bytes;
+  if (checkpoint.mapped) model.info.mapped_bytes = model.weights.file_bytes;
+}
+
+// A Hugging Face folder serves its chat template only.
+std::shared_ptr<const Model::Impl> load_folder(const std::string& path, const LoadOptions& options) {
+  if (!options.vocab_only)
+    throw Error(ErrorKind::bad_file, escaped(path), "not a model that this version runs", "a folder", "a GGUF file");
+  auto model = std::make_shared<Model::Impl>();
+  TemplateFolder folder = read_template_folder(path);
+  model->info.path = path;
+  model->info.format = "Hugging Face folder";
+  model->vocab_only = true;
+  model->chat_template = std::move(folder.chat_template);
+  model->info.has_chat_template = !model->chat_template.empty();
+  model->bos_text = std::move(folder.bos);
+  model->eos_text = std::move(folder.eos);
+  return model;
+}
+
+std::shared_ptr<const Model::Impl> load_impl(const std::string& path, const LoadOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  if (is_folder(path)) return load_folder(path, options);
+  auto model = std::make_shared<Model::Impl>();
+  Checkpoint checkpoint = open_checkpoint(path, options);
+  model->info = describe_file(checkpoint);
+  model->vocab_only = options.vocab_only;
+  load_tokenizer(checkpoint, *model);
+  model->chat_template = checkpoint.find_string("tokenizer.chat_template").value_or("");
+  const std::string fault = chat_template_fault(model->chat_template);  // no reason not to use the model otherwise
+  if (!fault.empty()) model->info.warnings.push_back(fault);
+  if (!options.vocab_only)
+    load_weights_of(checkpoint, options, *model);
+  else if (model->tokenizer)
+    model->info.vocab = model->tokenizer->n_tokens();
+  model->info.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return model;
+}
+
+}  // namespace
+
+Model Model::load(const std::string& path, const LoadOptions& options) {
+  try {
+    return Model(load_impl(path, options));
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorKind::does_not_fit, escaped(path), "out of memory while loading");
+  }
+}
+
+const Tokenizer& Model::Impl::require_tokenizer() const {
+  if (!tokenizer) throw Error(ErrorKind::usage, escaped(info.path), "the model has no tokenizer");
+  return *tokenizer;
+}
+
+const ModelInfo& Model::info() const { return impl_->info; }
+
+std::vector<TokenId> Model::tokenize(std::string_view text, bool add_special, bool parse_special) const {
+  return impl_->require_tokenizer().encode(text, add_special, parse_special);
+}
+
+std::string Model::detokenize(std::span<const TokenId> ids) const { return impl_->require_tokenizer().decode(ids); }
+
+std::string Model::token_text(TokenId id) const { return impl_->require_tokenizer().piece(id); }
+
+bool Model::is_end_of_generation(TokenId id) const { return impl_->tokenizer && impl_->tokenizer->is_eog(id); }
+
+int64_t Model::vocab() const { return impl_->info.vocab; }
+
+const std::string& Model::chat_template() const { return impl_->chat_template; }
+
+}  // namespace infer

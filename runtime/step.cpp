@@ -1,0 +1,195 @@
+// One step of the engine: cancel, admit, schedule, compute, sample, end. What goes wrong with one sequence ends that
+// one and leaves the others alone.
+#include <algorithm>
+
+#include "runtime/engine_impl.h"
+
+namespace infer {
+
+void Engine::Impl::require_outside_step() const {
+  if (in_step_) throw Error(ErrorKind::usage, "engine", "called from a callback of the same engine's step");
+}
+
+bool Engine::Impl::step() {
+  require_outside_step();
+  struct Guard {
+    bool& flag;
+    explicit Guard(bool& f) : flag(f) { flag = true; }
+    ~Guard() { flag = false; }
+  } guard(in_step_);
+  apply_cancellations();
+  end_finished();
+  if (!sequences_.empty()) {
+    start_waiting();
+    make_schedule();
+    compute_scheduled();
+    take_results();
+    end_finished();
+  }
+  if (callback_error_) std::rethrow_exception(std::exchange(callback_error_, nullptr));
+  return !sequences_.empty();
+}
+
+void Engine::Impl::apply_cancellations() {
+  const std::lock_guard lock(cancel_mutex_);
+  for (RequestId id : to_cancel_)
+    for (const auto& sequence : sequences_)
+      if (sequence->id == id) sequence->finish(FinishReason::cancelled);
+  to_cancel_.clear();
+}
+
+void Engine::Impl::refresh_views() {
+  views_.clear();
+  for (const auto& s : sequences_)
+    views_.push_back({s->running, static_cast<int64_t>(s->ids.size()), s->n_computed,
+                      static_cast<int64_t>(s->pages.pages.size()), cache_.n_private(s->pages)});
+}
+
+void Engine::Impl::start_waiting() {
+  refresh_views();
+  for (size_t index : admit(views_, cache_.n_available(), limits_)) {
+    Sequence& sequence = *sequences_[index];
+    PrefixMatch match;
+    if (sequence.request().reuse_prefix)
+      match = cache_.match(std::span(sequence.ids).first(sequence.ids.size() - 1), sequence.pages);
+    if (match.copy_from != kNoPage) runner_.copy_page(match.copy_from, match.copy_to);
+    sequence.n_computed = match.n_tokens;
+    sequence.running = true;
+    if (!sequence.started()) sequence.start(match.n_tokens);
+  }
+}
+
+// Decides the work of this step; sequences that must give way lose their pages at once.
+void Engine::Impl::make_schedule() {
+  do {
+    refresh_views();
+    plan_step(views_, cache_.n_available(), limits_, schedule_);
+    for (size_t index : schedule_.preempted) {
+      Sequence& sequence = *sequences_[index];
+      give_back_pages(sequence);
+      sequence.running = false;
+      sequence.n_computed = 0;
+      ++counters_.n_preempted;
+    }
+  } while (schedule_.work.empty() && !schedule_.preempted.empty());
+}
+
+void Engine::Impl::compute_scheduled() {
+  step_.clear();
+  step_owners_.clear();
+  int64_t n_tokens = 0;
+  for (const Schedule::Work& work : schedule_.work) {
+    Sequence& s = *sequences_[work.index];
+    const int64_t n_after = s.n_computed + work.n_tokens;
+    // Shared pages may not have become free as planned: then the sequence waits for the next step.
+    if (!cache_.extend(s.pages, n_after)) continue;
+    const auto ids = std::span(s.ids).subspan(static_cast<size_t>(s.n_computed), static_cast<size_t>(work.n_tokens));
+    const bool complete = n_after == static_cast<int64_t>(s.ids.size());
+    step_.push_back({ids, s.n_computed, s.pages.pages, complete ? 1 : 0});
+    step_owners_.push_back(&s);
+    n_tokens += work.n_tokens;
+  }
+  if (step_.empty()) throw Error(ErrorKind::run, "engine", "no sequence can go on");
+  runner_.run(step_);
+  ++counters_.n_steps;
+  counters_.n_tokens += n_tokens;
+}
+
+void Engine::Impl::take_results() {
+  const double forward_seconds = runner_.seconds();
+  int64_t output = 0;
+  for (size_t i = 0; i < step_.size(); ++i) {
+    Sequence& s = *step_owners_[i];
+    // Tokens computed again after a preemption count for the answer, not for the prompt.
+    (s.n_generated() == 0 ? s.result.timings.prompt_seconds : s.result.timings.decode_seconds) += forward_seconds;
+    s.n_computed += static_cast<int64_t>(step_[i].ids.size());
+    if (step_[i].n_outputs == 0) continue;
+    runner_.logits(output++, row_);
+    if (!all_finite(row_)) {
+      fail_non_finite(s, i);
+      continue;
+    }
+    if (s.request().reuse_prefix) cache_.index_full_pages(s.pages, computed_ids(s));
+    if (s.request().max_tokens == 0)
+      s.finish(FinishReason::length);
+    else
+      sample_token(s);
+  }
+}
+
+std::span<const TokenId> Engine::Impl::computed_ids(const Sequence& sequence) const {
+  return std::span(sequence.ids).first(static_cast<size_t>(sequence.n_computed));
+}
+
+void Engine::Impl::fail_non_finite(Sequence& sequence, size_t index) {
+  sequence.finish(FinishReason::error, "logits are not finite after token " + std::to_string(sequence.ids.size()) +
+                                           "; the first NaN or infinity is in " + runner_.find_non_finite(index));
+  // Nothing of this may be found by another request, nor lie about in pages that are handed out again.
+  const std::vector<PageId> pages = sequence.pages.pages;
+  cache_.discard(sequence.pages);
+  for (PageId page : pages)
+    if (cache_.ref_count(page) == 0) runner_.clear_page(page);
+  sequence.n_computed = 0;
+}
+
+void Engine::Impl::sample_token(Sequence& sequence) {
+  Token token;
+  try {
+    token = make_token(sequence);
+  } catch (const Error& error) {
+    return sequence.finish(FinishReason::error, error.what());
+  }
+  try {
+    sequence.accept(std::move(token));
+  } catch (...) {  // the callback's own exception: it ends this request, and step() passes it on when all are served
+    sequence.finish(FinishReason::cancelled);
+    callback_error_ = std::current_exception();
+  }
+}
+
+Token Engine::Impl::make_token(Sequence& sequence) {
+  const auto start = Sequence::Clock::now();
+  const Request& request = sequence.request();
+  Token token;
+  const bool wants_logprobs = request.logprobs || request.n_top_logprobs > 0;
+  // Rows beyond the list of tokens are padding: they have no text and are never drawn.
+  std::span<float> logits(row_);
+  if (shared_.tokenizer) logits = logits.first(static_cast<size_t>(shared_.tokenizer->n_tokens()));
+  double log_total = 0;
+  if (wants_logprobs) log_total = log_sum_exp(row_, scratch_);
+  if (request.n_top_logprobs > 0) {
+    select_top(logits, request.n_top_logprobs, scratch_);
+    for (const Candidate& c : scratch_.candidates)
+      token.top_logprobs.emplace_back(c.id, static_cast<float>(c.logit - log_total));
+  }
+  // Bias and penalties change the row; one number of it is wanted as it was.
+  std::vector<float> before;
+  if (wants_logprobs) before.assign(logits.begin(), logits.end());
+  token.id = sequence.sampler.sample(logits, sequence.ids, scratch_);
+  if (wants_logprobs) token.logprob = static_cast<float>(before[static_cast<size_t>(token.id)] - log_total);
+  sequence.result.timings.sample_seconds += std::chrono::duration<double>(Sequence::Clock::now() - start).count();
+  return token;
+}
+
+void Engine::Impl::give_back_pages(Sequence& sequence) {
+  cache_.release(sequence.pages, sequence.request().reuse_prefix ? computed_ids(sequence) : std::span<const TokenId>());
+}
+
+// Sequences with a reason to end leave the list first, so that their callbacks find the engine in order and may submit.
+void Engine::Impl::end_finished() {
+  for (auto& sequence : sequences_)
+    if (sequence->end) ended_.push_back(std::move(sequence));
+  std::erase(sequences_, nullptr);
+  for (auto& sequence : ended_) {
+    give_back_pages(*sequence);
+    sequence->stop_clock();
+    try {
+      if (sequence->on_done) sequence->on_done(sequence->result);
+    } catch (...) {
+      callback_error_ = std::current_exception();
+    }
+  }
+  ended_.clear();
+}
+
+}  // namespace infer

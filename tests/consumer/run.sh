@@ -1,0 +1,30 @@
+#!/bin/sh
+# Builds the client against the installed tree (find_package, and by hand with pkg-config) and against the sources
+# (add_subdirectory), and lets each generate text.   run.sh SOURCE BUILD TINY_MODEL
+set -eu
+source=$1 build=$2 model=$3
+work=$build/consumer
+rm -rf "$work"
+mkdir -p "$work"
+generator=$(command -v ninja >/dev/null 2>&1 && echo "-GNinja" || echo "-GUnix Makefiles")
+launcher=$(command -v ccache >/dev/null 2>&1 && echo "-DCMAKE_CXX_COMPILER_LAUNCHER=ccache" || echo "-DINFER_NO_LAUNCHER=1")
+
+echo "== installed tree, find_package"
+cmake --install "$build" --prefix "$work/prefix" >"$work/install.log"
+cmake "$generator" -S "$source/tests/consumer" -B "$work/installed" -DCMAKE_PREFIX_PATH="$work/prefix" >"$work/configure.log"
+cmake --build "$work/installed" >"$work/build.log" || { cat "$work/build.log"; exit 1; }
+"$work/installed/consumer" "$model"
+
+echo "== installed tree, pkg-config"
+PKG_CONFIG_PATH=$(dirname "$(find "$work/prefix" -name infer.pc)")
+export PKG_CONFIG_PATH
+# shellcheck disable=SC2046
+c++ -std=c++20 "$source/tests/consumer/main.cpp" -o "$work/by_hand" $(pkg-config --cflags --libs --static infer)
+"$work/by_hand" "$model"
+
+echo "== sources, add_subdirectory"
+# Unoptimised: what is tested is the build of a parent project, not speed.
+cmake "$generator" -S "$source/tests/consumer" -B "$work/sources" -DINFER_SOURCE="$source" -DCMAKE_BUILD_TYPE=Debug \
+  -DCMAKE_CXX_FLAGS_DEBUG=-O0 "$launcher" >"$work/configure.log"
+cmake --build "$work/sources" -j2 >"$work/build.log" || { cat "$work/build.log"; exit 1; }
+"$work/sources/consumer" "$model"

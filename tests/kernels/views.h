@@ -1,0 +1,28 @@
+// Vectors as tensors, and random numbers, for tests of ops.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <random>
+#include <vector>
+
+#include "kernels/tensor.h"
+
+namespace infer {
+
+inline Tensor view(std::vector<float>& values, std::initializer_list<int64_t> shape) {
+  return Tensor(values.data(), DType::F32, shape);
+}
+inline Tensor view(std::vector<int32_t>& values, std::initializer_list<int64_t> shape) {
+  return Tensor(values.data(), DType::I32, shape);
+}
+
+inline std::vector<float> random_floats(int64_t n, uint32_t seed, float scale = 1) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> out(static_cast<size_t>(n));
+  for (float& x : out) x = normal(generator);
+  return out;
+}
+
+}  // namespace infer

@@ -1,0 +1,70 @@
+// The parts of `infer bench`: what to measure, one measured row, and the four forms of output.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "tools/common.h"
+
+namespace infer::tools {
+
+/// One combination of parameters.
+struct BenchCase {
+  std::string model;
+  int64_t n_prompt = 0, n_gen = 0, depth = 0;
+  int64_t n_batch = 2048, n_ubatch = 512, n_threads = 0;
+  std::string k_type = "f16", v_type = "f16";
+};
+
+struct BenchRow {
+  BenchCase c;
+  std::string model_type;  ///< "llama 134.5M Q4_1"
+  std::string backend;     ///< "CPU"
+  std::string cpu_info, test_time;
+  size_t model_size = 0, stream_bytes = 0;
+  int64_t n_params = 0, matrix_params = 0;
+  int n_threads = 0;
+  std::vector<double> seconds;                    ///< one per repetition
+  double bandwidth_gbps = 0, int8_peak_gops = 0;  ///< measured limits, 0 when not asked for
+  std::string test_name() const;                  ///< "pp512", "tg128 @ d4096"
+  double tokens() const { return static_cast<double>(c.n_prompt + c.n_gen); }
+  std::vector<double> rates() const;  ///< tok/s of every repetition
+};
+
+/// Mean and sample standard deviation.
+struct MeanDeviation {
+  double mean = 0, deviation = 0;
+};
+MeanDeviation mean_deviation(const std::vector<double>& values);
+
+struct BenchColumn {
+  std::string title;
+  size_t width;
+  bool right;
+  std::function<std::string(const BenchRow&)> text;
+  std::function<bool(const BenchCase&)> varies;  ///< null: always shown
+};
+
+/// The rows of one run in the form md, csv, json or jsonl, as text to print as they come.
+class BenchOutput {
+ public:
+  /// Throws Error(usage) for another form. The cases say which parameters deserve a column.
+  BenchOutput(const std::string& form, const std::vector<BenchCase>& cases, bool bandwidth);
+  std::string row(const BenchRow& row);  ///< with the head before the first
+  std::string end() const;
+
+ private:
+  std::string form_;
+  std::vector<BenchColumn> columns_;
+  int64_t n_rows_ = 0;
+  BenchRow last_;
+};
+
+/// "512,1024", "128-512+128", "1-16*2" to integers.
+std::vector<int64_t> parse_ranges(const std::string& flag, const std::string& text);
+
+/// `infer bench --tokenizer`: MB/s of encoding a file.
+int bench_tokenizer(ModelFlags& model, const std::string& file, int64_t repetitions);
+
+}  // namespace infer::tools

@@ -1,0 +1,61 @@
+// What several subcommands share: the flags that choose and load a model, and loading it with a progress bar.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "infer.h"
+#include "tools/arguments.h"
+
+namespace infer::tools {
+
+using Args = std::vector<std::string>;
+
+/// -ngl and -fa: checked, but without effect on a CPU.
+void add_habits(Arguments& arguments);
+
+/// -m, --device, --no-mmap, --check-tensors, --override-kv, -t ...
+struct ModelFlags {
+  std::string path;
+  LoadOptions load;
+  int64_t n_threads = -1;
+  void add_to(Arguments& arguments);
+  Model open(bool vocab_only = false);  ///< checks that a path was given; progress bar; warnings to stderr
+};
+
+/// -c -b -ub -np -ctk -ctv: options of an engine.
+struct EngineFlags {
+  int64_t n_ctx = 0, n_batch = 2048, n_ubatch = 512, n_parallel = 1;
+  std::string k_type, v_type;
+  void add_to(Arguments& arguments);
+  EngineOptions options(const ModelFlags& model) const;
+};
+
+/// "1, 2, 3" (fmt::join would do, but g++ 12 warns of ghosts inside it).
+template <class T>
+std::string listed(const std::vector<T>& values, const char* separator = ", ") {
+  std::string out;
+  for (const T& v : values) {
+    if (!out.empty()) out += separator;
+    out += std::to_string(v);
+  }
+  return out;
+}
+
+/// Engine::generate() that Ctrl-C ends at the next step, also while the prompt is being computed.
+Result generate(Engine& engine, const Request& request, const TokenCallback& on_token);
+
+/// Prints help to stdout and returns 0, or parses: true when the command should go on.
+bool parse_or_help(Arguments& arguments, const Args& args);
+
+// Subcommands; each returns the exit status and throws Error.
+int run_command(const Args& args);
+int logits_command(const Args& args);
+int tokenize_command(const Args& args);
+int detokenize_command(const Args& args);
+int template_command(const Args& args);
+int inspect_command(const Args& args);
+int perplexity_command(const Args& args);
+int bench_command(const Args& args);
+
+}  // namespace infer::tools
