@@ -46,8 +46,10 @@ class Run {
     std::unique_lock lock(mutex_);
     bool cancelled = false;
     double reported = 0;
-    while (active_ > 0) {
+    // The last task may have ended before this thread got here: its end is reported all the same.
+    while (active_ > 0 || done_ != reported) {
       changed_.wait(lock, [&] { return active_ == 0 || done_ != reported; });
+      if (done_ == reported) continue;
       reported = done_;
       if (!progress || cancelled || stopped_) continue;
       lock.unlock();
