@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,7 +43,10 @@ struct Needs {
 /// Counters that only grow; tests and --perf read them.
 struct BackendStats {
   int64_t runs = 0;         ///< calls of run()
-  int64_t stages = 0;       ///< parallel regions (cpu) or launches
+  int64_t stages = 0;       ///< parallel regions (cpu)
+  int64_t launches = 0;     ///< of kernels and graphs (cuda)
+  int64_t captures = 0;     ///< steps recorded as a program or a graph (cuda)
+  int64_t syncs = 0;        ///< times the host waited for the device (cuda)
   int64_t allocations = 0;  ///< buffers and scratch blocks ever allocated
   int64_t bytes = 0;        ///< currently allocated through allocate() and reserve()
 };
@@ -63,6 +67,16 @@ class Backend {
   virtual Buffer allocate(size_t bytes) = 0;
   virtual void upload(void* dst, const void* src, size_t bytes) = 0;
   virtual void download(void* dst, const void* src, size_t bytes) = 0;
+  /// Returns when everything asked for so far is done. upload() and run() may return earlier, download() never does.
+  virtual void wait() {}
+  /// Memory of the host that the device writes to; zeroed.
+  virtual Buffer allocate_pinned(size_t bytes) { return allocate(bytes); }
+  /// Names the work asked for so far; wait_for() returns when it is done, whatever was asked for since. A mark holds
+  /// until the second one after it is made.
+  virtual uint64_t mark() { return 0; }
+  virtual void wait_for(uint64_t) { wait(); }
+  /// Bytes that allocate() can still give on a device with memory of its own; nothing: host memory.
+  virtual std::optional<size_t> memory_left() const { return std::nullopt; }
 
   /// Bytes that pack() writes for this weight; 0: pack() returns a view of the host bytes (which must then outlive it).
   virtual size_t packed_bytes(const Tensor& host, WeightRole role) const = 0;
@@ -81,22 +95,40 @@ class Backend {
   virtual void gather(const Tensor& x, const Tensor& rows, const Tensor& out) = 0;  ///< out[i] = x[rows[i]]
   virtual void scale_softcap(const Tensor& x, float scale, float softcap) = 0;      ///< in place
 
+  /// Whether sample() can draw with these settings; where it cannot, the host draws from downloaded logits.
+  virtual bool samples(const SampleRow&) const { return false; }
+  virtual void sample(const SampleArgs&) { throw Error(ErrorKind::run, name(), "draws no tokens"); }
+
   // Stages.
   virtual void attn_in(const AttnInArgs&);
   virtual void attn_out(const AttnOutArgs&);
   virtual void ffn(const FfnArgs&);
   virtual void logits(const LogitsArgs&);
 
-  /// Runs one step. `key` names its shape (everything that changes which kernels run); a backend may record `fn`'s
-  /// calls at the first sight of a key and replay them afterwards. Returns when results may be downloaded.
+  /// Runs one step. `key` names its shape (everything that changes which kernels run, and the addresses they get); a
+  /// backend may record `fn`'s calls at the first sight of a key and replay them afterwards. Key 0: `fn` runs now, call
+  /// by call, as for a step that is looked into. The step may still be under way on return: see wait().
   virtual void run(uint64_t key, const std::function<void()>& fn) = 0;
 
   virtual BackendStats stats() const = 0;
 };
 
 struct BackendOptions {
-  int n_threads = 0;  ///< 0: one per physical core
-  std::string isa;    ///< cpu: "" best of this machine, else "scalar", "avx2", "avx512"
+  int n_threads = 0;       ///< 0: one per physical core
+  std::string isa = {};    ///< cpu: "" best of this machine, else "scalar", "avx2", "avx512"
+  int device_index = 0;    ///< cuda: which GPU
+  std::string mode = {};   ///< cuda: "" or "auto", "persistent", "graph", "eager"; others only check the name
+};
+
+/// What can be asked about a backend whose devices have memory of their own, before one is made and where there is none.
+struct DeviceRow {
+  int (*count)();                             ///< devices to think of; some may be unusable
+  std::string (*unusable_reason)(int index);  ///< for people; empty when the device can be used
+  std::string (*describe)(int index);         ///< of a usable one, as Backend::describe()
+  std::string (*refusal)(const Needs&);       ///< what there is no kernel for; empty when all is well
+  size_t (*packed_bytes)(const Tensor& host, WeightRole role);  ///< as Backend::packed_bytes()
+  size_t (*scratch_bytes)(const Needs&);                        ///< at most what prepare() allocates
+  size_t context_bytes;                                         ///< what the system's driver takes before all else
 };
 
 /// One row per backend: the table is in backends.cpp.
@@ -104,10 +136,13 @@ struct BackendRow {
   const char* name;
   const char* summary;
   std::unique_ptr<Backend> (*make)(const BackendOptions&);
+  const DeviceRow* devices = nullptr;  ///< null: computes in host memory
 };
 const std::vector<BackendRow>& backends();
-
 /// Throws Error(usage) naming the known ones when `name` is not in the table.
+const BackendRow& find_backend(const std::string& name);
+
+/// Throws Error(usage) when `name` or an option is unknown, Error(run) when the device cannot be used.
 std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOptions& options = {});
 
 }  // namespace infer

@@ -178,7 +178,7 @@ class Binder {
   std::set<const HostTensor*> used_;
 };
 
-constexpr size_t kAlignment = 64;
+constexpr size_t kAlignment = 256;  // of whole lines of every cache, and of bulk copies
 size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 /// Refuses NaN and infinity by tensor name and index.
@@ -274,6 +274,7 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
   if (!run_parallel(work, n_threads, load, progress)) {
     throw Error(ErrorKind::run, escaped(checkpoint.path, 8192), "loading was cancelled");
   }
+  backend.wait();
   add_sizes(bound, packed, weights);
   return weights;
 }

@@ -5,7 +5,6 @@
 #include <random>
 
 #include "runtime/engine_impl.h"
-#include "runtime/memory.h"
 
 namespace infer {
 namespace {
@@ -17,39 +16,50 @@ uint64_t random_key() {
 
 }  // namespace
 
-Engine::Impl::Prepared Engine::Impl::prepare(const Model::Impl& model, const EngineOptions& options) {
+Engine::Impl::Prepared Engine::Impl::prepare(const Model::Impl& model, const EngineOptions& options,
+                                             std::unique_ptr<Backend> backend) {
   if (model.vocab_only)
     throw Error(ErrorKind::usage, escaped(model.info.path), "a model loaded for its vocabulary only makes no engine");
   Prepared out;
   Needs needs = model.needs;
-  // The mapped part of the file must stay in memory although the system counts it as available.
-  const size_t available = available_memory(), held = model.info.mapped_bytes;
-  out.plan = plan_engine(model.config, model.device, options, available - std::min(available, held), needs);
-  out.backend = make_backend(model.device, {options.n_threads, options.isa.empty() ? model.isa : options.isa});
+  out.backend = std::move(backend);
+  if (!out.backend)
+    out.backend = make_backend(model.device, {options.n_threads, options.isa.empty() ? model.isa : options.isa,
+                                              model.device_index, options.mode.empty() ? model.mode : options.mode});
+  const size_t available = memory_for_engine(*out.backend, model.info.mapped_bytes);
+  out.plan = plan_engine(model.config, model.device, options, available, needs);
   out.backend->prepare(needs);
   return out;
 }
 
-Engine::Impl::Impl(const Model& model, const EngineOptions& options) : Impl(model, prepare(model.impl(), options)) {}
+Engine::Impl::Impl(const Model& model, const EngineOptions& options, std::unique_ptr<Backend> backend)
+    : Impl(model, prepare(model.impl(), options, std::move(backend))) {}
 
 Engine::Impl::Impl(const Model& model, Prepared prepared)
     : model_(model),
       shared_(model_.impl()),
       backend_(std::move(prepared.backend)),
       plan_(prepared.plan),
-      runner_(shared_.config, shared_.weights, *backend_, plan_.limits),
+      // Rows of logits beyond the list of tokens are padding: they have no text and are never drawn.
+      runner_(shared_.config, shared_.weights, *backend_, plan_.limits,
+              shared_.tokenizer ? shared_.tokenizer->n_tokens() : shared_.config.vocab),
       cache_(plan_.limits.n_pages, random_key()) {
   limits_.max_tokens = plan_.limits.max_tokens;
   limits_.max_running = plan_.n_seqs;
   limits_.page_tokens = kPageTokens;
   limits_.chunk_beside_decodes = std::max<int64_t>(kPageTokens, plan_.limits.max_tokens / 4);
+  counters_.device_free_bytes = backend_->memory_left().value_or(0);
   row_.resize(static_cast<size_t>(shared_.config.vocab));
   views_.reserve(static_cast<size_t>(plan_.n_seqs));
   step_.reserve(static_cast<size_t>(plan_.n_seqs));
-  step_owners_.reserve(static_cast<size_t>(plan_.n_seqs));
+  pages_ahead_.reserve(static_cast<size_t>(plan_.n_seqs));
+  for (Flight* flight : {&flight_, &ahead_, &taken_}) flight->reserve(static_cast<size_t>(plan_.n_seqs));
+  not_finite_.reserve(static_cast<size_t>(plan_.n_seqs));
   schedule_.work.reserve(static_cast<size_t>(plan_.n_seqs));
   ended_.reserve(static_cast<size_t>(plan_.n_seqs));
 }
+
+Engine::Impl::~Impl() { drop_flights(); }
 
 RequestId Engine::Impl::submit(const Request& request, TokenCallback on_token, DoneCallback on_done) {
   std::vector<TokenId> ids = request.ids;
@@ -61,6 +71,8 @@ RequestId Engine::Impl::submit(const Request& request, TokenCallback on_token, D
   sequences_.push_back(std::make_unique<Sequence>(next_id_, std::move(kept), std::move(ids),
                                                   shared_.tokenizer ? &*shared_.tokenizer : nullptr, plan_.limits.n_ctx,
                                                   std::move(on_token), std::move(on_done)));
+  auto& draw = sequences_.back()->draw;
+  if (draw && !backend_->samples(*draw)) draw.reset();
   return next_id_++;
 }
 
@@ -101,6 +113,8 @@ bool Engine::Impl::in_flight(RequestId id) const {
 }
 
 void Engine::Impl::abandon(RequestId id) {
+  if (!in_flight(id)) return;
+  drop_flights();
   std::erase_if(sequences_, [&](auto& sequence) {
     if (sequence->id != id) return false;
     cache_.release(sequence->pages, {});
@@ -119,6 +133,9 @@ EngineStats Engine::Impl::stats() const {
   stats.scratch_bytes = static_cast<size_t>(backend.bytes) - stats.kv_bytes;
   stats.n_allocations = backend.allocations;
   stats.n_parallel_regions = backend.stages;
+  stats.n_launches = backend.launches;
+  stats.n_captures = backend.captures;
+  stats.n_syncs = backend.syncs;
   stats.n_threads = backend_->n_threads();
   stats.backend = backend_->describe();
   return stats;
@@ -155,7 +172,7 @@ void Engine::Impl::score(std::span<const TokenId> ids, int64_t first,
       if (!all_finite(row_))
         throw Error(
             ErrorKind::run, "logits",
-            "not finite after position " + std::to_string(at + i) + "; it begins in " + runner_.find_non_finite(0));
+            "not finite after position " + std::to_string(at + i) + "; it begins in " + runner_.find_non_finite(part));
       on_row(at + i, row_);
     }
     at += count;
@@ -170,6 +187,7 @@ Engine::Engine(const Model& model, const EngineOptions& options) {
   }
 }
 
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 Engine::Engine(Engine&&) noexcept = default;
 Engine& Engine::operator=(Engine&&) noexcept = default;

@@ -18,7 +18,9 @@
 namespace infer {
 
 struct Engine::Impl {
-  Impl(const Model& model, const EngineOptions& options);
+  /// `backend`: null, or one that computes instead of a new one of the model's device, with weights in its form.
+  Impl(const Model& model, const EngineOptions& options, std::unique_ptr<Backend> backend = nullptr);
+  ~Impl();
 
   RequestId submit(const Request& request, TokenCallback on_token, DoneCallback on_done);
   bool step();
@@ -37,8 +39,16 @@ struct Engine::Impl {
     std::unique_ptr<Backend> backend;
     EnginePlan plan;
   };
-  static Prepared prepare(const Model::Impl& model, const EngineOptions& options);
+  static Prepared prepare(const Model::Impl& model, const EngineOptions& options, std::unique_ptr<Backend> backend);
   Impl(const Model& model, Prepared prepared);
+
+  /// One sequence's part of a step that was started: n_tokens from `position` on.
+  struct Share {
+    Sequence* sequence;
+    int64_t position, n_tokens;
+    bool has_output;
+  };
+  using Flight = std::vector<Share>;
 
   void check(const Request& request, std::span<const TokenId> ids) const;
   void check_ids(std::span<const TokenId> ids) const;
@@ -46,13 +56,20 @@ struct Engine::Impl {
   void start_waiting();
   void make_schedule();
   void refresh_views();
-  void compute_scheduled();
+  void start_scheduled();
+  bool may_run_ahead();
+  bool set_may_change();
+  void run_ahead();
   void take_results();
-  void take_result(Sequence& sequence, int64_t output, size_t index, double forward_seconds);
+  void take_result(size_t index, int64_t output);
   void sample_token(Sequence& sequence);
+  void accept(Sequence& sequence, Token token);
   Token make_token(Sequence& sequence);
-  void fail_non_finite(Sequence& sequence, size_t index);
+  void fail_non_finite(const Share& share);
+  bool somebody_ended() const;
   void end_finished();
+  void drop_flights();
+  StepSequence step_sequence(const Share& share) const;
   void give_back_pages(Sequence& sequence);
   std::span<const TokenId> computed_ids(const Sequence& sequence) const;
 
@@ -68,7 +85,11 @@ struct Engine::Impl {
   std::vector<SequenceView> views_;
   Schedule schedule_;
   std::vector<StepSequence> step_;
-  std::vector<Sequence*> step_owners_;
+  std::vector<std::span<const PageId>> pages_ahead_;
+  // Steps under way: flight_ is the next to be taken, ahead_ the one started after it, if any. While one of them is not
+  // empty every sequence in it stays in sequences_ and keeps its pages. taken_ is the one whose results are looked at.
+  Flight flight_, ahead_, taken_;
+  std::vector<size_t> not_finite_;  ///< of taken_
   std::vector<std::unique_ptr<Sequence>> ended_;
   std::vector<float> row_;
   SamplerScratch scratch_;

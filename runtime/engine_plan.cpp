@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "runtime/memory.h"
 #include "runtime/plan.h"
 
 namespace infer {
@@ -33,6 +34,12 @@ void check(const EngineOptions& o) {
 
 }  // namespace
 
+size_t memory_for_engine(const Backend& backend, size_t mapped_bytes) {
+  if (const auto left = backend.memory_left()) return *left;
+  const size_t available = available_memory();
+  return available - std::min(available, mapped_bytes);
+}
+
 EnginePlan plan_engine(const Config& config, const std::string& device, const EngineOptions& options, size_t available,
                        Needs& needs) {
   check(options);
@@ -47,8 +54,17 @@ EnginePlan plan_engine(const Config& config, const std::string& device, const En
   limits.max_outputs = std::max(options.n_seqs, std::min(limits.max_tokens, kOutputs));
   plan.kv_bytes_per_token = kv_bytes_per_token(config, limits.k_type, limits.v_type);
   const size_t rope_bytes = rope_bytes_per_position(config);
-  ContextCosts costs;
-  costs.fixed_bytes = StepRunner::scratch_bytes(config, limits) + kProgramBytes;
+  ContextCosts& costs = plan.costs;
+  needs.max_tokens = limits.max_tokens;
+  needs.max_seqs = limits.max_seqs;
+  const DeviceRow* const devices = find_backend(device).devices;
+  if (devices) {
+    plan.device_scratch_bytes = devices->scratch_bytes(needs);
+    costs.spare_bytes = kDeviceSpareBytes;
+  } else {
+    plan.program_bytes = kProgramBytes;
+  }
+  costs.fixed_bytes = StepRunner::scratch_bytes(config, limits) + plan.program_bytes + plan.device_scratch_bytes;
   costs.bytes_per_position = rope_bytes;
   int64_t ceiling = config.n_ctx_train;
   if (options.n_pool > 0) {

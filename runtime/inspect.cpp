@@ -5,7 +5,6 @@
 #include "models/arch.h"
 #include "runtime/engine_plan.h"
 #include "runtime/loader.h"
-#include "runtime/memory.h"
 #include "runtime/model.h"
 #include "runtime/plan.h"
 
@@ -26,8 +25,9 @@ void plan_run(const Checkpoint& checkpoint, int64_t n_ctx, const LoadOptions& op
                       std::to_string(tokenizer->n_tokens()), "at most " + std::to_string(config.vocab));
   Weights weights;
   const std::vector<BoundTensor> bound = bind_weights(checkpoint, config, weights);
-  const std::string device = choose_device(options.device);
-  const auto backend = make_backend(device, {options.n_threads, options.isa});
+  const DeviceChoice choice = choose_device(options, config, bound);
+  Backend* const backend = choice.backend.get();
+  out.info.device_note = choice.note;
   out.info.device = backend->describe();
   out.packed_bytes = planned_packed_bytes(bound, *backend);
   std::set<const HostTensor*> used_in_place;
@@ -44,16 +44,17 @@ void plan_run(const Checkpoint& checkpoint, int64_t n_ctx, const LoadOptions& op
   Needs needs = model_needs(config, bound);
   // A copy of the file is in memory already when it was read instead of mapped.
   const size_t wanted = out.packed_bytes + (options.mmap ? in_place : 0);
-  const size_t available = available_memory();
+  const size_t available = memory_for_engine(*backend, 0);
   if (wanted > available)
     throw Error(ErrorKind::does_not_fit, "weights",
                 "need " + human_size(wanted) + ", and " + human_size(available) + " are available");
-  const EnginePlan plan = plan_engine(config, device, engine, available - wanted, needs);
-  backend->prepare(needs);
+  const EnginePlan plan = plan_engine(config, choice.device.name, engine, available - wanted, needs);
+  if (plan.device_scratch_bytes == 0) backend->prepare(needs);
   out.n_ctx = plan.limits.n_ctx;
   out.kv_bytes_per_token = plan.kv_bytes_per_token;
-  out.scratch_bytes = plan.activation_bytes + plan.rope_bytes + static_cast<size_t>(backend->stats().bytes);
-  out.peak_bytes = resident + out.packed_bytes + plan.kv_bytes + out.scratch_bytes + kProgramBytes +
+  out.scratch_bytes = plan.activation_bytes + plan.rope_bytes + plan.device_scratch_bytes +
+                      static_cast<size_t>(backend->stats().bytes);
+  out.peak_bytes = resident + out.packed_bytes + plan.kv_bytes + out.scratch_bytes + plan.program_bytes +
                    kTokenBytes * static_cast<size_t>(vocabulary ? vocabulary->size() : 0);
 }
 
@@ -70,7 +71,8 @@ Inspection Model::inspect(const std::string& path, int64_t n_ctx, const LoadOpti
     try {
       plan_run(checkpoint, n_ctx, options, out);
     } catch (const Error& error) {
-      if (error.kind() == ErrorKind::usage) throw;  // a wrong option says nothing about the model
+      // A wrong option or a device that is not there says nothing about the model.
+      if (error.kind() == ErrorKind::usage || error.kind() == ErrorKind::run) throw;
       out.refusal = error.what();
     }
   } catch (const std::bad_alloc&) {

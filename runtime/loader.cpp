@@ -1,4 +1,4 @@
-// Opening, choosing the device, packing.
+// Opening and packing; the device is chosen in device_choice.cpp.
 #include "runtime/loader.h"
 
 #include <sys/mman.h>
@@ -32,22 +32,10 @@ Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options) 
   return read_gguf(path, gguf);
 }
 
-std::string choose_device(const std::string& name) {
-  if (name != "auto" && !name.empty()) {
-    for (const BackendRow& row : backends())
-      if (name == row.name) return name;
-    std::string known = "auto";
-    for (const BackendRow& row : backends()) known += std::string(", ") + row.name;
-    throw Error(ErrorKind::usage, "device", "no such device", '"' + escaped(name) + '"', known);
-  }
-  for (const BackendRow& row : backends())
-    if (std::string_view(row.name) != "ref") return row.name;
-  return "ref";
-}
-
 Weights pack_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, const LoadOptions& options) {
   double dropped = 0;
-  const double step = 16e6 / static_cast<double>(checkpoint.file_bytes + 1);
+  // Pages on their way to a device are not dropped under the feet of those who copy them, but in long strides.
+  const double step = (backend.memory_left() ? 1e9 : 16e6) / static_cast<double>(checkpoint.file_bytes + 1);
   auto progress = [&](double fraction) {
     if (fraction - dropped >= step) {
       drop_mapped_pages(checkpoint);

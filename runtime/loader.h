@@ -2,7 +2,9 @@
 // step throws Error; none of them knows engines or requests.
 #pragma once
 
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "infer.h"
 #include "kernels/backend.h"
@@ -14,8 +16,27 @@ namespace infer {
 
 Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options);
 
-/// Name of a row of backends(): "auto" becomes the best one.
-std::string choose_device(const std::string& name);
+/// "cuda:1" as a row of backends() and a number; "auto" and "" stay "auto". Throws Error(usage) naming the choices.
+struct DeviceName {
+  std::string name;
+  int index = 0;
+};
+DeviceName parse_device(const std::string& text);
+
+/// A device that a model will be computed on. `note` says why none before it in the table was taken, of those that are
+/// there at all; empty unless the choice was left to this function.
+struct DeviceChoice {
+  DeviceName device;
+  std::unique_ptr<Backend> backend;
+  std::string note;
+};
+
+/// The device of `options`. "auto": the first GPU that can be used, has a kernel for everything in `bound` and memory
+/// for the weights and a useful context; else the host. Throws Error when a device named by the user cannot be used.
+DeviceChoice choose_device(const LoadOptions& options, const Config& config, const std::vector<BoundTensor>& bound);
+
+/// Throws Error(does_not_fit) when a device with memory of its own has less left than the packed weights take.
+void require_room_for_weights(const Backend& backend, const std::vector<BoundTensor>& bound);
 
 /// Packs, and lets go of the file's pages behind packed weights while it goes on.
 Weights pack_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, const LoadOptions& options);

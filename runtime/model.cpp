@@ -42,11 +42,17 @@ void load_weights_of(Checkpoint& checkpoint, const LoadOptions& options, Model::
   if (model.tokenizer && model.tokenizer->n_tokens() > model.config.vocab)
     checkpoint.refuse("tokenizer.ggml.tokens", "more tokens than rows of the embedding",
                       std::to_string(model.tokenizer->n_tokens()), "at most " + std::to_string(model.config.vocab));
-  model.device = choose_device(options.device);
-  model.isa = options.isa;
-  const auto backend = make_backend(model.device, {options.n_threads, options.isa});
   Weights unpacked;
-  model.needs = model_needs(model.config, bind_weights(checkpoint, model.config, unpacked));
+  const std::vector<BoundTensor> bound = bind_weights(checkpoint, model.config, unpacked);
+  model.needs = model_needs(model.config, bound);
+  const DeviceChoice choice = choose_device(options, model.config, bound);
+  Backend* const backend = choice.backend.get();
+  require_room_for_weights(*backend, bound);
+  model.device = choice.device.name;
+  model.device_index = choice.device.index;
+  model.isa = options.isa;
+  model.mode = options.mode;
+  model.info.device_note = choice.note;
   // Tokens and merges by the hundred thousand, which the tokenizer has copied: make room before the peak.
   checkpoint.metadata.clear();
   return_free_memory();

@@ -21,7 +21,8 @@ struct Model::Impl {
   Weights weights;
   Needs needs;                          ///< without what an engine decides
   std::shared_ptr<const void> storage;  ///< the file's bytes, as long as weights lie in them
-  std::string device, isa;              ///< as make_backend() wants them
+  std::string device, isa, mode;        ///< as make_backend() wants them
+  int device_index = 0;
   std::optional<Tokenizer> tokenizer;   ///< absent when the file has none
   std::string chat_template;
   std::optional<std::string> bos_text, eos_text;  ///< as templates see them

@@ -10,6 +10,11 @@
 #include "quant/formats.h"
 
 namespace infer {
+namespace {
+
+const char* const kNothingFits = "nothing; fewer sequences, fewer tokens at a time or smaller weights need less";
+
+}  // namespace
 
 DType kv_type(const std::string& option, const std::string& name) {
   if (name == "f32") return DType::F32;
@@ -52,15 +57,16 @@ int64_t choose_context(int64_t wanted, int64_t ceiling, const ContextCosts& cost
     throw Error(
         ErrorKind::does_not_fit, "context",
         fmt::format("{} positions need {}, and {} are available", wanted, human_size(needed), human_size(available)),
-        std::to_string(wanted), largest > 0 ? fmt::format("at most {}", largest) : "nothing fits");
+        std::to_string(wanted), largest > 0 ? fmt::format("at most {}", largest) : kNothingFits);
   }
-  const size_t spared = available - std::min(available, kSpareBytes);
+  const size_t spared = available - std::min(available, costs.spare_bytes);
   const int64_t largest = largest_context(costs, spared);
   if (largest == 0)
     throw Error(
         ErrorKind::does_not_fit, "context",
         fmt::format("{} beside the weights are needed before the first token, and {} are available",
-                    human_size(costs.fixed_bytes + kPageTokens * costs.bytes_per_position), human_size(spared)));
+                    human_size(costs.fixed_bytes + kPageTokens * costs.bytes_per_position), human_size(spared)),
+        "", kNothingFits);
   return std::min(ceiling, largest);
 }
 

@@ -14,8 +14,8 @@ namespace infer {
 /// Bytes beyond weights, cache and scratch: the program and bookkeeping, and the tokenizer for each of its tokens.
 /// Measured with vocabularies of 49152 and 262144 tokens. Part of every plan.
 inline constexpr size_t kProgramBytes = size_t{24} << 20, kTokenBytes = 256;
-/// Left to the rest of the system when the context is chosen by what fits.
-inline constexpr size_t kSpareBytes = size_t{128} << 20;
+/// Left to the rest of the system when the context is chosen by what fits, in host memory and on a device.
+inline constexpr size_t kSpareBytes = size_t{128} << 20, kDeviceSpareBytes = size_t{512} << 20;
 
 /// Type of a KV cache by its name on the command line: f32 f16 bf16 q8_0. Throws Error(usage) naming them.
 DType kv_type(const std::string& option, const std::string& name);
@@ -29,6 +29,7 @@ size_t rope_bytes_per_position(const Config& config);
 struct ContextCosts {
   size_t fixed_bytes = 0;         ///< whatever the context is
   size_t bytes_per_position = 0;  ///< of n_ctx; sequences times KV, tables
+  size_t spare_bytes = kSpareBytes;
 };
 
 /// Positions that fit into `available`, at most kMaxContext, a multiple of a page; 0 when not even one page does.

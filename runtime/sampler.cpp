@@ -44,8 +44,8 @@ TokenId first_with(std::span<const float> logits, float max, const SamplerScratc
 
 // exp(x) for x <= 0 with a relative error below 1e-6: 2^n * e^r, |r| <= ln(2) / 2.
 inline float fast_exp(float x) {
-  // Not below -87. Bits of negative floats grow with their size, and compilers turn a comparison of integers, not one of
-  // floats, into vector code.
+  // Not below -87. Bits of negative floats grow with their size, and compilers turn a comparison of integers, not one
+  // of floats, into vector code.
   x = std::bit_cast<float>(std::min(std::bit_cast<uint32_t>(x), std::bit_cast<uint32_t>(-87.0f)));
   const float n = static_cast<float>(static_cast<int32_t>(x * 1.44269504f - 0.5f));
   const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
@@ -226,6 +226,21 @@ TokenId Sampler::sample(std::span<float> logits, std::span<const TokenId> histor
   if (sampling_.temperature == 0) return first_with(logits, max, scratch);
   choose_candidates(logits, max, scratch);
   return draw(scratch);
+}
+
+std::optional<SampleRow> Sampler::row() const {
+  if (!sampling_.logit_bias.empty() || (sampling_.temperature > 0 && sampling_.typical_p < 1)) return std::nullopt;
+  SampleRow row;
+  row.seed = random_state_;
+  row.temperature = sampling_.temperature;
+  row.top_k = sampling_.top_k;
+  row.top_p = sampling_.top_p;
+  row.min_p = sampling_.min_p;
+  row.repeat_penalty = sampling_.repeat_penalty;
+  row.presence_penalty = sampling_.presence_penalty;
+  row.frequency_penalty = sampling_.frequency_penalty;
+  row.repeat_last_n = sampling_.repeat_last_n;
+  return row;
 }
 
 void Sampler::apply_bias_and_penalties(std::span<float> logits, std::span<const TokenId> history,

@@ -5,11 +5,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "infer.h"
+#include "kernels/ops.h"
 
 namespace infer {
 
@@ -34,6 +36,9 @@ class Sampler {
   /// Draws a token. `logits` are finite and are changed by bias and penalties; `history` is the prompt and what was
   /// generated since. Throws Error(run) when bias leaves nothing to draw.
   TokenId sample(std::span<float> logits, std::span<const TokenId> history, SamplerScratch& scratch);
+  /// The same chain for a backend that draws, beginning with the random number that would come next here. Nothing where
+  /// only the host has all links of it: logit bias, typical sampling.
+  std::optional<SampleRow> row() const;
 
  private:
   void apply_bias_and_penalties(std::span<float> logits, std::span<const TokenId> history,

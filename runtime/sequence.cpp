@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <random>
 
+#include "kernels/sample.h"
+
 namespace infer {
 namespace {
 
@@ -31,12 +33,23 @@ Sequence::Sequence(RequestId request_id, Request request, std::vector<TokenId> p
       on_token_(std::move(on_token)),
       stop_(request_.stop) {
   result.timings.n_prompt = static_cast<int64_t>(ids.size());
+  if (!request_.logprobs && request_.n_top_logprobs == 0) draw = sampler.row();
   // Room for all that can come, so that no token pays for a growing list.
   const int64_t n_new = n_ctx + 1 - static_cast<int64_t>(ids.size());
   const auto room = static_cast<size_t>(request_.max_tokens < 0 ? n_new : std::min(n_new, request_.max_tokens));
   ids.reserve(ids.size() + room);
   result.ids.reserve(room);
   pages.pages.reserve((ids.size() + room) / kPageTokens + 1);
+}
+
+std::span<const TokenId> Sequence::penalised_history() const {
+  if (!penalises(*draw)) return {};
+  return std::span(ids).last(std::min(ids.size(), static_cast<size_t>(draw->repeat_last_n)));
+}
+
+bool Sequence::ends_with_next() const {
+  return (request_.max_tokens >= 0 && n_generated() + 1 >= request_.max_tokens) ||
+         static_cast<int64_t>(ids.size()) + 1 > n_ctx_;
 }
 
 void Sequence::start(int64_t n_reused) {

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -32,13 +33,20 @@ class Sequence {
   int64_t n_computed = 0;    ///< of these, with K and V in `pages`
   bool running = false;      ///< has been admitted and not been preempted since
   SequencePages pages;
+  bool spoilt = false;  ///< what its pages hold must not be used again
   Sampler sampler;
+  /// How a backend may draw its tokens instead of `sampler`; the engine takes it away where the backend cannot.
+  std::optional<SampleRow> draw;
   Result result;  ///< its timings are kept up to date by the engine
   std::optional<FinishReason> end;
   DoneCallback on_done;
 
   const Request& request() const { return request_; }
   int64_t n_generated() const { return static_cast<int64_t>(result.ids.size()); }
+  /// The tokens that the penalties of `draw` count now.
+  std::span<const TokenId> penalised_history() const;
+  /// Whether it certainly ends with the next token, whatever that is.
+  bool ends_with_next() const;
   bool started() const { return started_; }
   /// First admission: counts what the prefix index provided.
   void start(int64_t n_reused);

@@ -2,7 +2,6 @@
 #include "runtime/step_runner.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "quant/formats.h"
 #include "runtime/sampler.h"
@@ -16,15 +15,18 @@ int64_t pages_of(int64_t n_positions) { return (n_positions + kPageTokens - 1) /
 
 }  // namespace
 
-StepRunner::StepRunner(const Config& config, const Weights& weights, Backend& backend, const StepLimits& limits)
+StepRunner::StepRunner(const Config& config, const Weights& weights, Backend& backend, const StepLimits& limits,
+                       int64_t n_valid)
     : config_(config),
       weights_(weights),
       backend_(backend),
       limits_(limits),
       max_pages_(pages_of(limits.n_ctx)),
-      activations_(backend, config, limits.max_tokens, limits.max_outputs) {
+      activations_(backend, config, limits.max_tokens, limits.max_outputs),
+      n_valid_(n_valid) {
   allocate_kv();
   allocate_batch();
+  if (backend.samples(SampleRow{})) allocate_sampling();
   size_t row_floats = 0;
   for (const RopeConfig& rope : config.ropes) {
     const int64_t n = (limits.n_ctx + kRopeRows - 1) / kRopeRows * kRopeRows;
@@ -71,21 +73,22 @@ void StepRunner::allocate_batch() {
   full_.kv_len = integers({limits_.max_seqs});
   full_.outputs = integers({limits_.max_outputs});
   for (auto* list : {&ids_, &positions_, &slots_}) list->reserve(static_cast<size_t>(limits_.max_tokens));
-  for (auto* list : {&q_start_, &kv_len_, &output_start_}) list->reserve(static_cast<size_t>(limits_.max_seqs) + 1);
+  for (auto* list : {&q_start_, &kv_len_}) list->reserve(static_cast<size_t>(limits_.max_seqs) + 1);
   outputs_.reserve(static_cast<size_t>(limits_.max_outputs));
 }
 
 void StepRunner::run(std::span<const StepSequence> sequences) {
+  continuable_ = false;
   upload_batch(sequences);
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   compute(nullptr);
-  seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  backend_.wait();
+  seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 void StepRunner::upload_batch(std::span<const StepSequence> sequences) {
-  for (auto* list : {&ids_, &positions_, &slots_, &q_start_, &kv_len_, &outputs_, &output_start_}) list->clear();
+  for (auto* list : {&ids_, &positions_, &slots_, &q_start_, &kv_len_, &outputs_}) list->clear();
   q_start_.push_back(0);
-  output_start_.push_back(0);
   for (size_t s = 0; s < sequences.size(); ++s) {
     const StepSequence& sequence = sequences[s];
     for (size_t i = 0; i < sequence.ids.size(); ++i) {
@@ -100,16 +103,10 @@ void StepRunner::upload_batch(std::span<const StepSequence> sequences) {
     for (int64_t i = end - sequence.n_outputs; i < end; ++i) outputs_.push_back(static_cast<int32_t>(i));
     q_start_.push_back(end);
     kv_len_.push_back(static_cast<int32_t>(kv_len));
-    output_start_.push_back(static_cast<int32_t>(outputs_.size()));
     backend_.upload(full_.page_table.as<int32_t>() + static_cast<int64_t>(s) * max_pages_, sequence.pages.data(),
                     static_cast<size_t>(pages_of(kv_len)) * sizeof(PageId));
     fill_ropes(kv_len);
   }
-  auto put = [&](Tensor& target, const Tensor& room, const std::vector<int32_t>& values) {
-    target = room;
-    target.dims[0] = static_cast<int64_t>(values.size());
-    backend_.upload(target.data, values.data(), values.size() * sizeof(int32_t));
-  };
   put(batch_.ids, full_.ids, ids_);
   put(batch_.positions, full_.positions, positions_);
   put(batch_.slots, full_.slots, slots_);
@@ -121,6 +118,12 @@ void StepRunner::upload_batch(std::span<const StepSequence> sequences) {
   batch_.n_outputs = static_cast<int64_t>(outputs_.size());
   batch_.page_table = full_.page_table;
   batch_.page_table.dims[0] = batch_.n_seqs;
+}
+
+void StepRunner::put(Tensor& target, const Tensor& room, const std::vector<int32_t>& values) {
+  target = room;
+  target.dims[0] = static_cast<int64_t>(values.size());
+  backend_.upload(target.data, values.data(), values.size() * sizeof(int32_t));
 }
 
 void StepRunner::fill_ropes(int64_t n_positions) {
@@ -136,8 +139,9 @@ void StepRunner::fill_ropes(int64_t n_positions) {
 
 void StepRunner::compute(const StageObserver& observer) {
   // The sizes of a step are what decides which kernels run.
-  const uint64_t key = static_cast<uint64_t>(batch_.n_tokens) | static_cast<uint64_t>(batch_.n_seqs) << 20 |
-                       static_cast<uint64_t>(batch_.n_outputs) << 40 | uint64_t{observer != nullptr} << 63;
+  const uint64_t shape = static_cast<uint64_t>(batch_.n_tokens) | static_cast<uint64_t>(batch_.n_seqs) << 20 |
+                         static_cast<uint64_t>(batch_.n_outputs) << 40;
+  const uint64_t key = observer ? 0 : shape;
   backend_.run(
       key, [this, &observer] { forward(backend_, config_, weights_, ropes_, kv_, batch_, activations_, observer); });
 }
@@ -147,13 +151,14 @@ void StepRunner::logits(int64_t output, std::span<float> row) {
                     row.size() * sizeof(float));
 }
 
-std::string StepRunner::find_non_finite(size_t index) {
+std::string StepRunner::find_non_finite(const StepSequence& sequence) {
+  continuable_ = false;
+  upload_batch(std::span(&sequence, 1));
   std::string found;
   compute([&](int layer, const char* stage, const Tensor& result) {
     if (!found.empty()) return;
     const bool head = layer == config_.n_layers;
-    const std::vector<int32_t>& start = head ? output_start_ : q_start_;
-    if (finite_rows(result, start[index], start[index + 1])) return;
+    if (finite_rows(result, 0, head ? batch_.n_outputs : batch_.n_tokens)) return;
     if (head)
       found = "the output head";
     else

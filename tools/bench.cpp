@@ -16,6 +16,9 @@
 namespace infer::tools {
 namespace {
 
+/// Prompt tokens computed at a time when -ub is not given: a GPU wants more of them than a cache.
+constexpr int64_t kGpuUbatch = 2048;
+
 struct BenchFlags {
   ModelFlags model;
   std::vector<std::string> models;
@@ -62,23 +65,22 @@ void declare(Arguments& a, BenchFlags& f) {
   });
   list({"-d", "--n-depth"}, "tokens already in the context (default 0)", &f.depth);
   list({"-b", "--batch-size"}, "tokens scheduled at a time (default 2048)", &f.n_batch);
-  list({"-ub", "--ubatch-size"}, "tokens computed at a time (default 512)", &f.n_ubatch);
+  list({"-ub", "--ubatch-size"}, "tokens computed at a time (default 512, on a GPU 2048)", &f.n_ubatch);
   words({"-ctk", "--cache-type-k"}, "KV cache of keys (default f16)", &f.k_types);
   words({"-ctv", "--cache-type-v"}, "KV cache of values (default f16)", &f.v_types);
   list({"-t", "--threads"}, "threads (default: one per physical core)", &f.n_threads);
   a.integer({"-r", "--repetitions"}, "N", "repetitions (default 5)", &f.repetitions, 1, 1000);
   a.text({"-o", "--output"}, "FORM", "md, csv, json, jsonl (default md)", &f.form);
-  a.flag({"--bw"}, "also GB/s and GOP/s, and their share of the limits measured in this run", &f.bandwidth);
+  a.flag({"--bw"}, "also GB/s and operations/s, and their share of the limits measured in this run", &f.bandwidth);
   a.flag({"--no-warmup"}, "do not run once before measuring", &f.warmup, false);
   a.integer({"--delay"}, "S", "seconds to wait between tests", &f.delay, 0, 3600);
   a.flag({"--progress"}, "say on stderr what is being measured", &f.progress);
   a.flag({"--tokenizer"}, "measure encoding speed instead; needs -f", &f.tokenizer);
   a.text({"-f", "--file"}, "FILE", "text for --tokenizer", &f.tokenizer_file);
-  a.text({"-dev", "--device"}, "NAME", "cpu (default) or ref", &f.model.load.device);
+  add_device_flags(a, f.model.load);
   a.text({"--isa"}, "NAME", "force a CPU level: scalar, avx2, avx512", &f.model.load.isa);
   a.flag({"--no-mmap"}, "read the file into memory instead of mapping it", &f.model.load.mmap, false);
   a.ignored({"-v", "--verbose"}, false);
-  add_habits(a);
 }
 
 std::vector<BenchCase> expand(const BenchFlags& f, const std::string& model) {
@@ -101,6 +103,8 @@ std::vector<BenchCase> expand(const BenchFlags& f, const std::string& model) {
   return all;
 }
 
+bool on_gpu(const Model& model) { return model.info().device.rfind("cuda", 0) == 0; }
+
 class Runner {
  public:
   Runner(const Model& model, const BenchFlags& flags, const BenchCase& c)
@@ -108,7 +112,8 @@ class Runner {
     depth_ = ids(c.depth);
   }
 
-  void warm_up() { measure(std::min<int64_t>(c_.n_prompt, 32), std::min<int64_t>(c_.n_gen, 2)); }
+  /// On a GPU at full size: what is done at the first sight of a shape is not what is measured.
+  void warm_up() { measure(on_gpu(model_) ? c_.n_prompt : std::min<int64_t>(c_.n_prompt, 32), std::min<int64_t>(c_.n_gen, 2)); }
   double measure() { return measure(c_.n_prompt, c_.n_gen); }
   const Engine& engine() const { return engine_; }
 
@@ -120,6 +125,7 @@ class Runner {
     o.n_threads = static_cast<int>(c.n_threads);
     o.k_type = c.k_type, o.v_type = c.v_type;
     o.isa = f.model.load.isa;
+    o.mode = f.model.load.mode;
     return o;
   }
 
@@ -189,7 +195,10 @@ BenchRow describe(const BenchCase& c, const Model& model) {
   row.model_type =
       fmt::format("{} {} {}", escaped(info.arch),
                   n < 1e9 ? fmt::format("{:.0f}M", n / 1e6) : fmt::format("{:.2f}B", n / 1e9), info.file_type);
-  row.backend = info.device.rfind("cpu", 0) == 0 ? "CPU" : info.device;
+  const size_t open = info.device.find('('), comma = info.device.find(',');
+  const std::string kind = info.device.substr(0, info.device.find_first_of(" :"));
+  row.backend = kind == "cpu" ? "CPU" : kind == "cuda" ? "CUDA" : info.device;
+  if (on_gpu(model) && comma != std::string::npos) row.gpu_info = info.device.substr(open + 1, comma - open - 1);
   row.cpu_info = cpu_name();
   row.test_time = utc_now();
   row.model_size = info.tensor_bytes, row.stream_bytes = info.stream_bytes, row.n_params = info.n_params;
@@ -203,6 +212,20 @@ BenchRow describe(const BenchCase& c, const Model& model) {
   }
   return row;
 }
+
+/// What this machine can do, measured when the first model asks: the CPU's limits or the GPU's.
+struct Limits {
+  double cpu_gbps = 0, cpu_gops = 0, gpu_gbps = 0, gpu_tflops = 0;
+  void measure(bool gpu, int n_threads) {
+    if (gpu && gpu_gbps == 0) gpu_gbps = measure_gpu_read_bandwidth(), gpu_tflops = measure_gpu_tensor_peak();
+    if (!gpu && cpu_gbps == 0) cpu_gbps = measure_read_bandwidth(n_threads), cpu_gops = measure_int8_peak(n_threads);
+  }
+  void put_into(BenchRow& row) const {
+    row.bandwidth_gbps = row.on_gpu() ? gpu_gbps : cpu_gbps;
+    row.int8_peak_gops = row.on_gpu() ? 0 : cpu_gops;
+    row.tensor_peak_tflops = row.on_gpu() ? gpu_tflops : 0;
+  }
+};
 
 }  // namespace
 
@@ -262,19 +285,20 @@ int bench_command(const Args& args) {
   std::vector<BenchCase> cases;
   for (const std::string& path : f.models) append(cases, expand(f, path));
   BenchOutput output(f.form, cases, f.bandwidth);
-  const int limit_threads = f.n_threads.empty() ? 0 : static_cast<int>(f.n_threads[0]);
-  const double bandwidth = f.bandwidth ? measure_read_bandwidth(limit_threads) : 0;
-  const double peak = f.bandwidth ? measure_int8_peak(limit_threads) : 0;
+  Limits limits;
   for (const std::string& path : f.models) {
     f.model.path = path;
     const Model model = f.model.open();
-    for (const BenchCase& c : expand(f, path)) {
+    if (!model.info().device_note.empty()) note("device: {}; {}\n", model.info().device, model.info().device_note);
+    if (f.bandwidth) limits.measure(on_gpu(model), f.n_threads.empty() ? 0 : static_cast<int>(f.n_threads[0]));
+    for (BenchCase c : expand(f, path)) {
       if (interrupted()) break;
+      if (on_gpu(model) && f.n_ubatch.empty()) c.n_ubatch = kGpuUbatch;
       BenchRow row = describe(c, model);
       if (f.progress) note("{}: {}\n", path, row.test_name());
       Runner runner(model, f, c);
       row.n_threads = runner.engine().stats().n_threads;
-      row.bandwidth_gbps = bandwidth, row.int8_peak_gops = peak;
+      limits.put_into(row);
       if (f.warmup) runner.warm_up();
       for (int64_t r = 0; r < f.repetitions && !interrupted(); ++r) row.seconds.push_back(runner.measure());
       if (interrupted()) break;

@@ -27,9 +27,16 @@ std::string share(const BenchRow& r) {
     return fmt::format("{:.1f} GB/s ({:.0f} %)", gbps, 100 * gbps / r.bandwidth_gbps);
   }
   if (r.c.n_gen) return "";
+  if (r.on_gpu()) {
+    const double tflops = rate * 2 * static_cast<double>(r.matrix_params) / 1e12;
+    return fmt::format("{:.1f} TFLOPS ({:.0f} %)", tflops, 100 * tflops / r.tensor_peak_tflops);
+  }
   const double gops = rate * 2 * static_cast<double>(r.matrix_params) / 1e9;
   return fmt::format("{:.0f} GOP/s ({:.0f} %)", gops, 100 * gops / r.int8_peak_gops);
 }
+
+/// How llama-bench says that all layers are on the GPU.
+constexpr int kAllLayers = 99;
 
 // In llama-bench's order and widths; a parameter has a column only when it is not at its default throughout.
 std::vector<BenchColumn> all_columns() {
@@ -57,6 +64,7 @@ std::vector<BenchColumn> all_columns() {
       {"size", 10, true, size, nullptr},
       {"params", 10, true, params, nullptr},
       {"backend", 10, false, [](const BenchRow& r) { return r.backend; }, nullptr},
+      {"ngl", 3, true, [](const BenchRow&) { return std::to_string(kAllLayers); }, nullptr},
       {"threads", 7, true, [](const BenchRow& r) { return std::to_string(r.n_threads); }, nullptr},
       {"n_batch", 7, true, number(&BenchCase::n_batch), changed(&BenchCase::n_batch)},
       {"n_ubatch", 8, true, number(&BenchCase::n_ubatch), changed(&BenchCase::n_ubatch)},
@@ -99,7 +107,7 @@ ordered_json record(const BenchRow& r) {
   ordered_json j = {{"build_commit", INFER_BUILD_COMMIT},
                     {"build_number", INFER_BUILD_NUMBER},
                     {"cpu_info", r.cpu_info},
-                    {"gpu_info", ""},
+                    {"gpu_info", r.gpu_info},
                     {"backends", r.backend},
                     {"model_filename", r.c.model},
                     {"model_type", r.model_type},
@@ -110,7 +118,7 @@ ordered_json record(const BenchRow& r) {
                     {"n_threads", r.n_threads},
                     {"type_k", r.c.k_type},
                     {"type_v", r.c.v_type},
-                    {"n_gpu_layers", 0},
+                    {"n_gpu_layers", r.on_gpu() ? kAllLayers : 0},
                     {"flash_attn", true},
                     {"n_prompt", r.c.n_prompt},
                     {"n_gen", r.c.n_gen},
@@ -125,7 +133,10 @@ ordered_json record(const BenchRow& r) {
   if (r.bandwidth_gbps > 0) {
     j["stream_bytes"] = r.stream_bytes;
     j["read_bandwidth_gbps"] = r.bandwidth_gbps;
-    j["int8_peak_gops"] = r.int8_peak_gops;
+    if (r.on_gpu())
+      j["tensor_peak_tflops"] = r.tensor_peak_tflops;
+    else
+      j["int8_peak_gops"] = r.int8_peak_gops;
   }
   return j;
 }
@@ -184,6 +195,8 @@ BenchOutput::BenchOutput(const std::string& form, const std::vector<BenchCase>& 
 
 std::string BenchOutput::row(const BenchRow& row) {
   const bool first = n_rows_++ == 0;
+  if (first)  // as in llama-bench: layers on a GPU, threads on a CPU
+    std::erase_if(columns_, [&](const BenchColumn& c) { return c.title == (row.on_gpu() ? "threads" : "ngl"); });
   last_ = row;
   if (form_ == "csv") return (first ? csv_line(record(row), true) : "") + csv_line(record(row), false);
   if (form_ == "jsonl") return record(row).dump() + '\n';
@@ -204,7 +217,10 @@ std::string BenchOutput::end() const {
   if (form_ == "json") return n_rows_ ? "\n]\n" : "[]\n";
   if (form_ != "md" || n_rows_ == 0) return "";
   std::string out = "\n";
-  if (last_.bandwidth_gbps > 0)
+  if (last_.bandwidth_gbps > 0 && last_.on_gpu())
+    out += fmt::format("limits measured in this run: {:.0f} GB/s read, {:.0f} TFLOPS bf16\n", last_.bandwidth_gbps,
+                       last_.tensor_peak_tflops);
+  else if (last_.bandwidth_gbps > 0)
     out += fmt::format("limits measured in this run: {:.1f} GB/s read, {:.0f} GOP/s int8\n", last_.bandwidth_gbps,
                        last_.int8_peak_gops);
   return out + fmt::format("build: {} ({})\n", INFER_BUILD_COMMIT, INFER_BUILD_NUMBER);

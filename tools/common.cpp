@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
+#include <cmath>
 #include <memory>
 
 #include "tools/terminal.h"
@@ -23,9 +26,16 @@ MetadataOverride parse_override(const std::string& text) {
 
 }  // namespace
 
-void add_habits(Arguments& a) {
-  a.add({"-ngl", "--gpu-layers", "--n-gpu-layers"}, "N", "", [](const std::string& t) {
-    if (t != "auto" && t != "all") parse_integer("--n-gpu-layers", t, -1, 1 << 20);
+void add_device_flags(Arguments& a, LoadOptions& load) {
+  a.text({"-dev", "--device"}, "NAME", "auto, cuda, cuda:N, cpu, or ref (the slow float32 reference)", &load.device);
+  a.add({"--mode"}, "MODE", "how a GPU runs steps: auto, persistent, graph, eager", [&load](const std::string& t) {
+    for (const char* known : {"auto", "persistent", "graph", "eager"})
+      if (t == known) return load.mode = t, void();
+    throw Error(ErrorKind::usage, "--mode", "unknown", "'" + escaped(t) + "'", "auto, persistent, graph, eager");
+  });
+  a.add({"-ngl", "--gpu-layers", "--n-gpu-layers"}, "N", "", [&load](const std::string& t) {
+    const bool none = t != "auto" && t != "all" && parse_integer("--n-gpu-layers", t, -1, 1 << 20) == 0;
+    if (none && load.device != "ref") load.device = "cpu";
   });
   a.add({"-fa", "--flash-attn"}, "on|off|auto", "", [](const std::string& t) {
     for (const char* known : {"on", "off", "auto", "1", "0"})
@@ -36,7 +46,7 @@ void add_habits(Arguments& a) {
 
 void ModelFlags::add_to(Arguments& a) {
   a.text({"-m", "--model"}, "FILE", "GGUF file (the first part of a split one)", &path);
-  a.text({"-dev", "--device"}, "NAME", "auto, cpu, or ref (the slow float32 reference)", &load.device);
+  add_device_flags(a, load);
   a.integer({"-t", "--threads"}, "N", "threads (default: one per physical core)", &n_threads, -1, 1024);
   a.flag({"--no-mmap"}, "read the file into memory instead of mapping it", &load.mmap, false);
   a.flag({"--check-tensors"}, "refuse NaN and Inf among the weights", &load.check_tensors);
@@ -44,7 +54,6 @@ void ModelFlags::add_to(Arguments& a) {
         [this](const std::string& t) { load.overrides.push_back(parse_override(t)); });
   a.text({"--isa"}, "NAME", "force a CPU level: scalar, avx2, avx512", &load.isa);
   a.flag({"--mmap"}, "", &load.mmap);
-  add_habits(a);
   a.add({"-tb", "--threads-batch"}, "N", "",
         [](const std::string& t) { parse_integer("--threads-batch", t, -1, 1024); });
   a.add({"-lm", "--load-mode"}, "MODE", "", [this](const std::string& t) {
@@ -87,9 +96,39 @@ EngineOptions EngineFlags::options(const ModelFlags& model) const {
   o.n_ubatch = n_ubatch;
   o.n_threads = model.n_threads > 0 ? static_cast<int>(model.n_threads) : 0;
   o.isa = model.load.isa;
+  o.mode = model.load.mode;
   if (!k_type.empty()) o.k_type = k_type;
   if (!v_type.empty()) o.v_type = v_type;
   return o;
+}
+
+size_t parse_size(const std::string& flag, const std::string& text) {
+  const size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
+  std::string unit = text.substr(digits);
+  if (unit.ends_with("iB")) unit.resize(unit.size() - 2);
+  if (unit.ends_with("B")) unit.resize(unit.size() - 1);
+  double factor = 1;
+  if (!unit.empty()) {
+    const size_t power = std::string("KMGT").find(static_cast<char>(std::toupper(static_cast<unsigned char>(unit[0]))));
+    if (unit.size() != 1 || power == std::string::npos)
+      throw Error(ErrorKind::usage, flag, "bad size", "'" + escaped(text) + "'", "a number with K, M, G or T");
+    factor = std::pow(1024.0, static_cast<double>(power + 1));
+  }
+  return static_cast<size_t>(parse_real(flag, text.substr(0, digits), 1 / factor, 9e18 / factor) * factor);
+}
+
+void announce_device(const Model& model, const Engine& engine) {
+  const ModelInfo& info = model.info();
+  const EngineStats stats = engine.stats();
+  if (!info.device_note.empty()) note("device: {}; {}\n", info.device, info.device_note);
+  if (stats.device_free_bytes == 0) return;
+  const auto size = [](size_t bytes) {
+    const bool small = bytes < size_t{1} << 30;
+    return fmt::format("{:.{}f} {}", static_cast<double>(bytes) / (small ? 1048576.0 : 1073741824.0), small ? 0 : 1,
+                       small ? "MiB" : "GiB");
+  };
+  note("device: {}, weights {}, KV {} ({} positions), {} free\n", info.device, size(info.packed_bytes),
+       size(stats.kv_bytes), stats.n_ctx, size(stats.device_free_bytes));
 }
 
 Result generate(Engine& engine, const Request& request, const TokenCallback& on_token) {

@@ -11,8 +11,11 @@ namespace infer::tools {
 
 using Args = std::vector<std::string>;
 
-/// -ngl and -fa: checked, but without effect on a CPU.
-void add_habits(Arguments& arguments);
+/// -ngl and -fa, and how a GPU runs steps. -ngl 0 is the CPU, every other number all layers; -fa has no effect.
+void add_device_flags(Arguments& arguments, LoadOptions& load);
+
+/// "24G", "24GiB", "800M" or bytes; units are powers of 1024, as those of GPUs are.
+size_t parse_size(const std::string& flag, const std::string& text);
 
 /// -m, --device, --no-mmap, --check-tensors, --override-kv, -t ...
 struct ModelFlags {
@@ -42,6 +45,9 @@ std::string listed(const std::vector<T>& values, const char* separator = ", ") {
   return out;
 }
 
+/// One line on stderr when there is a GPU: what computes, what it holds, and why the GPU does not if it does not.
+void announce_device(const Model& model, const Engine& engine);
+
 /// Engine::generate() that Ctrl-C ends at the next step, also while the prompt is being computed.
 Result generate(Engine& engine, const Request& request, const TokenCallback& on_token);
 
@@ -57,5 +63,6 @@ int template_command(const Args& args);
 int inspect_command(const Args& args);
 int perplexity_command(const Args& args);
 int bench_command(const Args& args);
+int plan_command(const Args& args);
 
 }  // namespace infer::tools

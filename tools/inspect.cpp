@@ -47,6 +47,7 @@ ordered_json to_json(const Inspection& i) {
           {"plan",
            {{"device", m.device},
             {"n_ctx", i.n_ctx},
+            {"device_note", m.device_note},
             {"mapped_bytes", m.mapped_bytes},
             {"packed_bytes", i.packed_bytes},
             {"kv_bytes_per_token", i.kv_bytes_per_token},
@@ -76,6 +77,7 @@ void print(const Inspection& i, bool all_tensors) {
   fmt::print("\n  by type:");
   for (const auto& [type, n] : by_type) fmt::print("  {} x {} ({})", n.first, type, bytes(n.second));
   for (const std::string& w : m.warnings) fmt::print("\nwarning: {}", w);
+  if (!m.device_note.empty()) fmt::print("\nnote: {}", m.device_note);
   if (!i.refusal.empty()) {
     fmt::print("\n\nwill not run here\n");
     return;

@@ -32,6 +32,7 @@ const Command kCommands[] = {
     {"bench", "measure prompt and generation speed", bench_command},
     {"perplexity", "perplexity of a text, and KL against another model", perplexity_command},
     {"inspect", "what a file holds and what it needs to run", inspect_command},
+    {"plan", "what a model takes of a GPU's or the host's memory", plan_command},
     {"tokenize", "text to token ids", tokenize_command},
     {"detokenize", "token ids to text", detokenize_command},
     {"template", "render the chat template", template_command},
@@ -81,6 +82,7 @@ int dispatch(Args args) {
   if (args[0] == "--completion-bash") return print_completion();
   if (args[0] == "--list-devices") {
     for (const std::string& d : list_devices()) fmt::print("{}\n", d);
+    for (const std::string& d : list_unusable_devices()) fmt::print("not usable: {}\n", d);
     return 0;
   }
   for (const Command& c : kCommands)

@@ -37,12 +37,13 @@ struct MetadataOverride {
 };
 
 struct LoadOptions {
-  std::string device = "auto";  ///< "auto", "ref", "cpu"
+  std::string device = "auto";  ///< "auto": the first GPU that the model fits on, else "cpu"; "cuda", "cuda:1", "cpu", "ref"
   bool mmap = true;             ///< false: read the file into memory instead of mapping it
   bool vocab_only = false;      ///< tokenizer, template and metadata; such a model makes no engine
   bool check_tensors = false;   ///< decode every weight once and refuse NaN and Inf by tensor name
   int n_threads = 0;            ///< for packing; 0: one per physical core
   std::string isa;              ///< cpu: "" best of this machine; "scalar", "avx2", "avx512" force a level
+  std::string mode;             ///< cuda, how steps run: "" or "auto", "persistent", "graph", "eager"
   std::vector<MetadataOverride> overrides;
   /// Called from the loading thread with a fraction in [0, 1]; returning false cancels the load (Error run).
   std::function<bool(double)> progress;
@@ -58,6 +59,7 @@ struct TensorInfo {
 struct ModelInfo {
   std::string path, format, arch, name, file_type;  ///< file_type as people say it: "Q4_K - Medium"
   std::string device;                               ///< what computes: "cpu (avx512 vnni bf16, 2 threads)"
+  std::string device_note;                          ///< why "auto" left a GPU alone that is there
   size_t file_bytes = 0;
   int64_t n_params = 0, n_layers = 0, dim = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0, ffn_dim = 0, vocab = 0;
   int64_t context_length = 0;      ///< the file's ceiling
@@ -84,6 +86,23 @@ struct Inspection {
   int64_t n_ctx = 0;
 };
 
+/// What an engine will take of the memory of a device, by purpose; from headers alone.
+struct MemoryPlan {
+  std::string device;       ///< "cuda (NVIDIA H200, sm_90, 132 SMs)", or the name alone where none was asked
+  std::string refusal;      ///< empty when all of it fits, else why not, with the largest context that would fit
+  std::string k_type, v_type;
+  int64_t n_ctx = 0, n_seqs = 1;
+  int64_t context_length = 0;  ///< the file's ceiling
+  int64_t largest_ctx = 0;     ///< that would fit; 0: none
+  size_t available_bytes = 0;
+  size_t mapped_bytes = 0;  ///< weights used where they lie in the file
+  size_t matrix_bytes = 0, embedding_bytes = 0, vector_bytes = 0;  ///< packed weights
+  size_t kv_bytes_per_token = 0, kv_bytes = 0;
+  size_t rope_bytes = 0, activation_bytes = 0, scratch_bytes = 0;
+  size_t program_bytes = 0;  ///< the program itself, or the driver's context on a device
+  size_t total_bytes = 0;
+};
+
 struct ChatMessage {
   std::string role, content;
 };
@@ -101,12 +120,19 @@ struct ChatPrompt {
   std::vector<TokenId> ids;
 };
 
+struct EngineOptions;
+
 class Model {
  public:
   /// Throws Error: bad_file, does_not_fit, run (unreadable, cancelled), usage (unknown device).
   static Model load(const std::string& path, const LoadOptions& options = {});
   /// Reads headers only and never throws for a model that merely will not run: see Inspection::refusal.
   static Inspection inspect(const std::string& path, int64_t n_ctx = 0, const LoadOptions& options = {});
+
+  /// What an engine with these options needs. `memory_bytes` plans for a device with that much, which need not be there
+  /// (device "auto" is then a GPU); 0: what is free here now. Throws Error for a model or options that cannot run at all.
+  static MemoryPlan plan(const std::string& path, const EngineOptions& engine, const LoadOptions& options = {},
+                         size_t memory_bytes = 0);
 
   const ModelInfo& info() const;
 
@@ -210,7 +236,7 @@ struct EngineOptions {
   int64_t n_batch = 2048, n_ubatch = 512;  ///< tokens scheduled, computed at a time
   int n_threads = 0;     ///< 0: one per physical core
   std::string k_type, v_type;  ///< KV cache: f32 f16 bf16 q8_0; empty: f16, on ref f32
-  std::string isa;             ///< as LoadOptions::isa; empty: as the model was loaded with
+  std::string isa, mode;       ///< as in LoadOptions; empty: as the model was loaded with
   /// Positions of all sequences together; 0: n_seqs * n_ctx. With fewer, the newest sequence gives way when all are taken
   /// and is computed again later, with the same tokens.
   int64_t n_pool = 0;
@@ -220,8 +246,11 @@ struct EngineStats {
   int64_t n_ctx = 0, n_pages = 0, n_free_pages = 0, n_cached_pages = 0;
   size_t kv_bytes = 0, scratch_bytes = 0;
   int64_t n_steps = 0, n_tokens = 0;  ///< forward passes, and tokens computed in them
+  int64_t n_steps_ahead = 0;          ///< of the passes, started before the tokens of the one before were known
   int64_t n_preempted = 0;            ///< times a sequence gave its pages to an older one
   int64_t n_allocations = 0, n_parallel_regions = 0;  ///< of the backend, ever
+  int64_t n_launches = 0, n_captures = 0, n_syncs = 0;  ///< of a GPU, ever: launches, recorded steps, waits of the host
+  size_t device_free_bytes = 0;  ///< on a device with memory of its own, when the engine had been made
   int n_threads = 0;
   std::string backend;
 };
@@ -255,17 +284,25 @@ class Engine {
   void clear_cache();
   EngineStats stats() const;
 
- private:
   struct Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+
+ private:
   std::unique_ptr<Impl> impl_;
 };
 
-/// Devices this build can use, one "name: summary" each.
+/// Devices that can be used here, one "name: summary" each.
 std::vector<std::string> list_devices();
+/// The others, with the reason.
+std::vector<std::string> list_unusable_devices();
 
 /// Read bandwidth of main memory in GB/s, measured now with `n_threads` (0: one per physical core) in about `seconds`.
 double measure_read_bandwidth(int n_threads = 0, double seconds = 0.5);
 /// Peak of int8 multiply-add of the CPU's best instruction set in 1e9 operations/s (multiply and add are two), measured.
 double measure_int8_peak(int n_threads = 0, double seconds = 0.2);
+/// The same of GPU 0, or of the one that this thread has used last: memory in GB/s, bf16 products in 1e12 operations/s.
+/// Measured once per process. Throws Error(run) without one.
+double measure_gpu_read_bandwidth();
+double measure_gpu_tensor_peak();
 
 }  // namespace infer

@@ -89,7 +89,7 @@ std::vector<float> Runner::step(const std::vector<Chunk>& chunks, const StageObs
   batch.outputs = upload(*backend_, outputs, {n_outputs}, keep);
 
   Activations activations(*backend_, config_, n_tokens, n_outputs);
-  backend_->run(1, [&] { forward(*backend_, config_, weights_, ropes_, kv_, batch, activations, observer); });
+  backend_->run(0, [&] { forward(*backend_, config_, weights_, ropes_, kv_, batch, activations, observer); });
   std::vector<float> logits(static_cast<size_t>(n_outputs * config_.vocab));
   backend_->download(logits.data(), activations.logits.data, logits.size() * sizeof(float));
   return logits;

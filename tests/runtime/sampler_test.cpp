@@ -6,6 +6,7 @@
 #include <map>
 #include <random>
 
+#include "kernels/sample.h"
 #include "runtime/stop.h"
 #include "tests/catch.h"
 
@@ -348,4 +349,58 @@ TEST_CASE("stop strings: pieces of any length give the same text") {
       CHECK(out == text.substr(0, at));
     }
   }
+}
+
+TEST_CASE("sampler: the rule for devices draws the same tokens from the same seed") {
+  std::mt19937 random(7);
+  for (int which = 0; which < 60; ++which) {
+    Sampling s;
+    s.temperature = which % 4 == 0 ? 0 : 0.4f * static_cast<float>(which % 4);
+    s.top_k = 1 + static_cast<int>(random() % kMaxSampleTopK);
+    s.top_p = which % 3 ? 0.9f : 1.0f;
+    s.min_p = which % 5 ? 0.05f : 0.0f;
+    if (which % 2) {
+      s.repeat_penalty = 1.2f;
+      s.frequency_penalty = 0.3f;
+      s.presence_penalty = -0.2f;
+      s.repeat_last_n = which % 7 == 0 ? static_cast<int>(kSampleHistory) : 20;
+    }
+    Sampler sampler(s, random());
+    SampleRow row = sampler.row().value();
+    row.enabled = 1;
+    REQUIRE(sample_row_supported(row));
+    SamplerScratch scratch;
+    std::vector<int32_t> ring(kSampleHistory), out(1);
+    Drawn drawn;
+    Ids history;
+    const size_t n = which % 6 == 0 ? 40 : 3000, n_valid = n - static_cast<size_t>(which % 3);
+    for (int step = 0; step < 50; ++step) {
+      std::vector<float> logits = random_logits(n, static_cast<uint32_t>(random()));
+      for (float& x : logits) x = std::round(x * 16) / 16;  // ties
+      SampleArgs args;
+      args.logits = Tensor(logits.data(), DType::F32, {1, static_cast<int64_t>(n)});
+      args.n_valid = static_cast<int64_t>(n_valid);
+      args.rows = Tensor(&row, DType::I32, {1, 16});
+      args.history = Tensor(ring.data(), DType::I32, {1, kSampleHistory});
+      args.out = Tensor(out.data(), DType::I32, {1});
+      args.host_out = Tensor(&drawn, DType::I32, {1, 2});
+      std::vector<float> copy(logits.begin(), logits.begin() + static_cast<std::ptrdiff_t>(n_valid));
+      history.push_back(sampler.sample(copy, history, scratch));
+      sample_on_host(args);
+      REQUIRE(drawn.finite == 1);
+      REQUIRE(drawn.id == history.back());
+      REQUIRE(out[0] == drawn.id);
+    }
+  }
+}
+
+TEST_CASE("sampler: what no device draws has no row for it") {
+  Sampling s;
+  CHECK(Sampler(s, 1).row());
+  s.typical_p = 0.9f;
+  CHECK_FALSE(Sampler(s, 1).row());
+  s.temperature = 0;
+  CHECK(Sampler(s, 1).row());
+  s.logit_bias = {{1, 1.0f}};
+  CHECK_FALSE(Sampler(s, 1).row());
 }

@@ -49,7 +49,8 @@ struct Vectors {
   std::vector<char*> argv, envp;
   Vectors(const std::vector<std::string>& args, const std::vector<std::string>& environment) : words(args) {
     words.insert(words.begin(), INFER_PROGRAM);
-    settings = {"PATH=/usr/bin:/bin", "HOME=" + folder(), "LANG=C.UTF-8", "TERM=xterm"};
+    // No GPU: what is tested here is the program, alike on every machine.
+    settings = {"PATH=/usr/bin:/bin", "HOME=" + folder(), "LANG=C.UTF-8", "TERM=xterm", "CUDA_VISIBLE_DEVICES="};
     settings.insert(settings.end(), environment.begin(), environment.end());
     for (std::string& w : words) argv.push_back(w.data());
     for (std::string& s : settings) envp.push_back(s.data());

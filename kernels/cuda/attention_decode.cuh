@@ -1,0 +1,257 @@
+// Attention of up to 8 query heads that share a KV head over a range of positions, by the warps of one CTA: the inner
+// part of decoding, used by the kernel of attention_decode.cu and by the persistent one. It knows pages and positions;
+// what is normed, rotated or combined across CTAs is the caller's business.
+//
+// The idea: keys and values go from global memory straight into the registers that mma.m16n8k16 multiplies, without a
+// stop in shared memory. S = Q K^T takes the heads as rows and 8 keys as columns, and its result lies in registers just
+// as the product O^T = V^T P^T wants P^T. What does not fit by itself is made to: which dimension goes into which k
+// index of the first product, or row of the second, is free as long as both sides agree (arXiv:2205.14135 for the
+// rest).
+#pragma once
+
+#include "kernels/cuda/attention_fragments.cuh"
+#include "kernels/cuda/attention_plan.h"
+
+namespace infer::cuda {
+
+inline constexpr int kUnitRows = 8;    ///< query heads of one unit
+inline constexpr int kBlockKeys = 16;  ///< positions a warp takes at a time; half a page
+inline constexpr int kMergeTiles = 4;  ///< 16 dimensions each, merged across warps at a time
+
+/// One range of positions of one sequence and KV head. Scores are kept in powers of two: the weight of a position is
+/// exp2(score * log2(e) - row_max), row_sum is their sum and out the sum of weight * v, to be divided by it.
+struct AttentionUnit {
+  const float* q;                    ///< shared f32 [n_rows][head_dim], normed, rotated and times the attention scale
+  int n_rows;                        ///< 1..8
+  const uint8_t *k_cache, *v_cache;  ///< of this layer
+  int64_t n_kv_heads;
+  int kv_head;
+  const int32_t* pages;      ///< this sequence's row of the page table; read at [begin / 32, (end - 1) / 32] only
+  int begin, end;            ///< an empty range gives row_max -inf and zeros
+  float softcap;             ///< 0: off
+  float* out;                ///< shared f32 [n_rows][head_dim]
+  float *row_max, *row_sum;  ///< shared f32 [8]
+};
+
+/// Bytes of `shared`: maxima and sums of all warps, and over one another Q's fragments and the merge.
+template <int kHeadDim, int kWarps>
+__host__ __device__ constexpr int attend_shared_bytes() {
+  constexpr int kQuery = ceil_div(kHeadDim, 64) * 4 * 512, kMerge = kMergeTiles * 512 * kWarps;
+  return kWarps * 2 * kUnitRows * 4 + (kQuery > kMerge ? kQuery : kMerge);
+}
+
+/// What a warp has seen so far. A lane keeps the maximum and its share of the total of head lane / 4; sums are O^T.
+template <int kHeadDim, class Cache>
+struct WarpState {
+  using Shape = AttentionShape<kHeadDim, Cache>;
+  using Type = typename Cache::Type;
+  float sums[Shape::kTiles][4] = {};
+  float highest = -INFINITY, total = 0;
+
+  /// Scores of a block become weights, relative to the new maximum; p0 and p1 are P^T for accumulate().
+  __device__ __forceinline__ void weigh(const float c[2][4], float softcap, const bool valid[4], int lane, uint32_t& p0,
+                                        uint32_t& p1) {
+    float s[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      s[i] = c[i / 2][i % 2] + c[i / 2][i % 2 + 2];
+      s[i] = kLog2e * (softcap > 0 ? softcap * tanh_fast(s[i] / softcap) : s[i]);
+      if (!valid[i]) s[i] = -INFINITY;
+    }
+    float top = fmaxf(fmaxf(s[0], s[1]), fmaxf(s[2], s[3]));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+    top = fmaxf(highest, fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2)));
+    const float shrink = top == highest ? 1.0f : exp2_fast(highest - top);
+    highest = top;
+    p0 = Type::pack(exp2_fast(s[0] - top), exp2_fast(s[1] - top));
+    p1 = Type::pack(exp2_fast(s[2] - top), exp2_fast(s[3] - top));
+    // The total is of the rounded weights, those that multiply the values.
+    total = total * shrink + ((Type::low(p0) + Type::high(p0)) + (Type::low(p1) + Type::high(p1)));
+    if (__any_sync(0xffffffffu, shrink != 1.0f)) scale_sums(shrink, lane);
+  }
+
+  /// Multiplies the sums of head r with the factor that lanes 4r .. 4r+3 pass.
+  __device__ __forceinline__ void scale_sums(float factor, int lane) {
+    const float even = __shfl_sync(0xffffffffu, factor, lane % 4 * 8);
+    const float odd = __shfl_sync(0xffffffffu, factor, lane % 4 * 8 + 4);
+#pragma unroll
+    for (auto& tile : sums) tile[0] *= even, tile[1] *= odd, tile[2] *= even, tile[3] *= odd;
+  }
+};
+
+/// Q as fragments [kSteps][lane]: rows 0-7 of A hold the heads, rows 8-15 what rounding took from them, so that the
+/// product sees twice the bits at no cost.
+template <int kHeadDim, class Cache, int kWarps>
+__device__ __forceinline__ void make_query_fragments(const AttentionUnit& unit, uint4* query) {
+  using Shape = AttentionShape<kHeadDim, Cache>;
+  using Type = typename Cache::Type;
+  for (int i = threadIdx.x; i < Shape::kSteps * 32; i += kWarps * 32) {
+    const int step = i / 32, r = i % 32 / 4, j = i % 4;
+    float q[4];
+    for (int e = 0; e < 4; ++e) {
+      const int dim = Shape::k_dim(step, j, e);
+      q[e] = r < unit.n_rows && dim < kHeadDim ? unit.q[r * kHeadDim + dim] : 0.0f;
+    }
+    const uint32_t a0 = Type::pack(q[0], q[1]), a2 = Type::pack(q[2], q[3]);
+    query[i] = make_uint4(a0, Type::pack(q[0] - Type::low(a0), q[1] - Type::high(a0)), a2,
+                          Type::pack(q[2] - Type::low(a2), q[3] - Type::high(a2)));
+  }
+}
+
+/// One warp's blocks: first_block + warp, and every kWarps-th after it. A warp waits for its keys, then for its values;
+/// with 16 warps side by side, each with 4 KB on the way, that is three times what the memory can deliver.
+template <int kHeadDim, class Cache, int kWarps>
+__device__ __forceinline__ void attend_blocks(const AttentionUnit& unit, const uint4* query, int first_block,
+                                              int last_block, WarpState<kHeadDim, Cache>& state) {
+  using Shape = AttentionShape<kHeadDim, Cache>;
+  constexpr int64_t kBytes = head_page_bytes(Cache::id, kHeadDim);
+  const int lane = threadIdx.x % 32;
+  int block = first_block + static_cast<int>(threadIdx.x / 32);
+  int page = block < last_block ? unit.pages[block / 2] : 0;
+  for (; block < last_block; block += kWarps) {
+    const int64_t place = (page * unit.n_kv_heads + unit.kv_head) * kBytes;
+    if (block + kWarps < last_block) page = unit.pages[(block + kWarps) / 2];
+    const int row = block % 2 * kBlockKeys;
+    bool valid[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int position = block * kBlockKeys + 2 * (lane % 4) + i % 2 + 8 * (i / 2);
+      valid[i] = position >= unit.begin && position < unit.end;
+    }
+    ValuePart<kHeadDim, Cache> values;
+    float c[2][4] = {};
+#pragma unroll
+    for (int part = 0; part < Shape::kKParts; ++part) {
+      KeyPart<kHeadDim, Cache> keys;
+      keys.load(unit.k_cache + place, row, part, lane);
+      if (Shape::kTogether) values.load(unit.v_cache + place, row, 0, valid, lane);
+      keys.add_scores(query, part, lane, c);
+    }
+    if (!Shape::kTogether) values.load(unit.v_cache + place, row, 0, valid, lane);
+    uint32_t p0, p1;
+    state.weigh(c, unit.softcap, valid, lane, p0, p1);
+#pragma unroll
+    for (int part = 0; part < Shape::kVParts; ++part) {
+      if (part > 0) values.load(unit.v_cache + place, row, part, valid, lane);
+      values.accumulate(state.sums, part, p0, p1);
+    }
+  }
+}
+
+/// Brings the warps' states together in the order of their numbers. `stats` f32 [kWarps][2][8].
+template <int kHeadDim, class Cache, int kWarps, int kBarrier>
+__device__ __forceinline__ void merge_warps(const AttentionUnit& unit, WarpState<kHeadDim, Cache>& state, float* stats,
+                                            float4* buffer, int n_active) {
+  using Shape = AttentionShape<kHeadDim, Cache>;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, r = lane / 4, j = lane % 4;
+  state.total += __shfl_xor_sync(0xffffffffu, state.total, 1);
+  state.total += __shfl_xor_sync(0xffffffffu, state.total, 2);
+  if (j == 0) stats[warp * 16 + r] = state.highest, stats[warp * 16 + 8 + r] = state.total;
+  named_barrier<kBarrier, kWarps * 32>();  // all are through with Q's fragments too
+  float top = -INFINITY, total = 0;
+  for (int w = 0; w < n_active; ++w) top = fmaxf(top, stats[w * 16 + r]);
+  // Equal maxima may be -inf both, whose difference is NaN.
+  const auto factor = [&](float highest) { return highest == top ? 1.0f : exp2_fast(highest - top); };
+  for (int w = 0; w < n_active; ++w) total += stats[w * 16 + 8 + r] * factor(stats[w * 16 + r]);
+  if (warp == 0 && j == 0) unit.row_max[r] = top, unit.row_sum[r] = total;
+  state.scale_sums(factor(state.highest), lane);
+  const float* numbers = reinterpret_cast<const float*>(buffer);
+#pragma unroll
+  for (int base = 0; base < Shape::kTiles; base += kMergeTiles) {
+    constexpr int kRound = Shape::kTiles < kMergeTiles ? Shape::kTiles : kMergeTiles;
+    if (base > 0) named_barrier<kBarrier, kWarps * 32>();
+    if (warp < n_active) {
+#pragma unroll
+      for (int t = 0; t < kRound; ++t) {
+        const float* c = state.sums[base + t];
+        buffer[(warp * kRound + t) * 32 + lane] = make_float4(c[0], c[1], c[2], c[3]);
+      }
+    }
+    named_barrier<kBarrier, kWarps * 32>();
+    for (int i = threadIdx.x; i < kRound * 128; i += kWarps * 32) {
+      float sum = 0;
+      for (int w = 0; w < n_active; ++w) sum += numbers[w * kRound * 128 + i];
+      const int tile = base + i / 128, at = i % 128 / 4, head = 2 * (at % 4) + i % 2;
+      const int dim = Shape::v_dim(tile / Shape::kVLoad, i % 4 / 2, at / 4) + tile % Shape::kVLoad;
+      if (head < unit.n_rows && dim < kHeadDim) unit.out[head * kHeadDim + dim] = sum;
+    }
+  }
+  named_barrier<kBarrier, kWarps * 32>();
+}
+
+/// The same for any pair of cache types and head size by plain arithmetic in f32, one head after another: for f32
+/// caches and for keys and values of different types. `shared` f32 [kWarps][2 + head_dim] and more.
+template <int kWarps, int kBarrier>
+__device__ __noinline__ void attend_plain(const AttentionUnit& unit, int head_dim, DType k_type, DType v_type,
+                                          float* shared) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t k_bytes = head_page_bytes(k_type, head_dim), v_bytes = head_page_bytes(v_type, head_dim);
+  for (int head = 0; head < unit.n_rows; ++head) {
+    float highest = -INFINITY, total = 0, sums[8] = {};
+    for (int at = unit.begin + warp; at < unit.end; at += kWarps) {
+      const int page = unit.pages[at / static_cast<int>(kPageTokens)], row = at % static_cast<int>(kPageTokens);
+      const uint8_t* k = head_page(unit.k_cache, k_bytes, unit.n_kv_heads, page, unit.kv_head);
+      const uint8_t* v = head_page(unit.v_cache, v_bytes, unit.n_kv_heads, page, unit.kv_head);
+      float score = 0;
+      for (int i = lane; i < head_dim; i += 32) {
+        score += unit.q[head * head_dim + i] * cached_value(k_type, k, head_dim, row, i);
+      }
+      score = warp_sum(score);
+      score = kLog2e * (unit.softcap > 0 ? unit.softcap * tanh_fast(score / unit.softcap) : score);
+      const float top = fmaxf(highest, score);
+      const float shrink = top == highest ? 1.0f : exp2_fast(highest - top), weight = exp2_fast(score - top);
+      highest = top;
+      total = total * shrink + weight;
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        const int i = lane + 32 * n;
+        if (i < head_dim) sums[n] = sums[n] * shrink + weight * cached_value(v_type, v, head_dim, row, i);
+      }
+    }
+    float* mine = shared + warp * (head_dim + 2);
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      if (lane + 32 * n < head_dim) mine[lane + 32 * n] = sums[n];
+    }
+    if (lane == 0) mine[head_dim] = highest, mine[head_dim + 1] = total;
+    named_barrier<kBarrier, kWarps * 32>();
+    float top = -INFINITY;
+    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, shared[w * (head_dim + 2) + head_dim]);
+    for (int i = threadIdx.x; i < head_dim + 1; i += kWarps * 32) {
+      float sum = 0;
+      for (int w = 0; w < kWarps; ++w) {
+        const float* other = shared + w * (head_dim + 2);
+        const float factor = other[head_dim] == top ? 1.0f : exp2_fast(other[head_dim] - top);
+        sum += factor * other[i == head_dim ? head_dim + 1 : i];
+      }
+      if (i < head_dim)
+        unit.out[head * head_dim + i] = sum;
+      else
+        unit.row_sum[head] = sum, unit.row_max[head] = top;
+    }
+    named_barrier<kBarrier, kWarps * 32>();
+  }
+}
+
+/// Called by the threads 0 .. 32 * kWarps - 1 of a CTA, all of which see `unit.q` already; when it returns they all see
+/// the results. `shared` has attend_shared_bytes<kHeadDim, kWarps>() bytes, aligned to 16. Synchronises by the named
+/// barrier kBarrier only.
+template <int kHeadDim, class Cache, int kWarps, int kBarrier = 2>
+__device__ __forceinline__ void attend_range(const AttentionUnit& unit, float* shared) {
+  static_assert(kHeadDim % 16 == 0 && kHeadDim <= 256);
+  if constexpr (!Cache::tensor_cores) {
+    attend_plain<kWarps, kBarrier>(unit, kHeadDim, Cache::id, Cache::id, shared);
+  } else {
+    float4* buffer = reinterpret_cast<float4*>(shared + kWarps * 2 * kUnitRows);
+    uint4* query = reinterpret_cast<uint4*>(buffer);
+    make_query_fragments<kHeadDim, Cache, kWarps>(unit, query);
+    named_barrier<kBarrier, kWarps * 32>();
+    const int first_block = unit.begin / kBlockKeys, last_block = ceil_div(unit.end, kBlockKeys);
+    const int n_blocks = unit.end > unit.begin ? last_block - first_block : 0;
+    WarpState<kHeadDim, Cache> state;
+    attend_blocks<kHeadDim, Cache, kWarps>(unit, query, first_block, first_block + n_blocks, state);
+    merge_warps<kHeadDim, Cache, kWarps, kBarrier>(unit, state, shared, buffer, n_blocks < kWarps ? n_blocks : kWarps);
+  }
+}
+
+}  // namespace infer::cuda

@@ -1,0 +1,52 @@
+// How the positions of a sequence are dealt out to blocks of threads that attend over them side by side. Pure integers,
+// the same on host and device, so that the launcher, every block and the tests agree without talking to each other.
+// Splits are cut at multiples of 32 positions (a page of the cache), never shorter than 256, and the last one always
+// holds the newest position: a kernel that has just written that position can let one block wait for it.
+#pragma once
+
+#include <cstdint>
+
+#include "quant/host_device.h"
+
+namespace infer::cuda {
+
+inline constexpr int kSplitUnit = 32;  ///< positions; cuts lie at multiples of it
+inline constexpr int kMinSplit = 256;  ///< positions; below it starting a block costs more than it saves
+
+struct SplitPlan {
+  int first = 0;     ///< first position that is seen
+  int end = 0;       ///< one past the newest
+  int n_splits = 1;  ///< at least 1
+  int units = 0;     ///< whole units of kSplitUnit positions that are dealt out evenly
+
+  INFER_HD int cut(int i) const {
+    const int each = units / n_splits, longer = units % n_splits;
+    return (first + kSplitUnit - 1) / kSplitUnit * kSplitUnit + kSplitUnit * (i * each + (i < longer ? i : longer));
+  }
+  /// Split i covers the positions [begin(i), end_of(i)). What lies outside whole units goes to the first and the last.
+  INFER_HD int begin(int i) const { return i == 0 ? first : cut(i); }
+  INFER_HD int end_of(int i) const { return i == n_splits - 1 ? end : cut(i + 1); }
+};
+
+/// For a query at the newest of `kv_len` positions that sees the last `window` of them (0: all).
+INFER_HD SplitPlan plan_splits(int kv_len, int64_t window, int max_splits) {
+  SplitPlan plan;
+  plan.end = kv_len;
+  plan.first = window > 0 && window < kv_len ? kv_len - static_cast<int>(window) : 0;
+  const int units = kv_len / kSplitUnit - (plan.first + kSplitUnit - 1) / kSplitUnit;
+  plan.units = units > 0 ? units : 0;
+  const int most = plan.units / (kMinSplit / kSplitUnit);
+  plan.n_splits = most < max_splits ? most : max_splits;
+  if (plan.n_splits < 1) plan.n_splits = 1;
+  return plan;
+}
+
+/// Splits per sequence that keep `n_blocks` blocks of threads busy with `n_parts` independent parts (tokens times KV
+/// heads times groups of query heads). With more parts than blocks, halves even out what sequences differ in length.
+INFER_HD int splits_wanted(int64_t n_blocks, int64_t n_parts) {
+  if (n_parts >= 4 * n_blocks) return 1;
+  if (n_parts >= n_blocks) return 2;
+  return static_cast<int>(n_blocks / (n_parts > 0 ? n_parts : 1));
+}
+
+}  // namespace infer::cuda

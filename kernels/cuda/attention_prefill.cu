@@ -1,0 +1,305 @@
+// Attention of many new tokens per sequence: the flash form (arXiv:2205.14135, arXiv:2307.08691) on tensor cores, keys
+// and values gathered through the page table into shared memory, the next tile on its way while one is multiplied.
+//
+// The rows of a tile are (token, query head) pairs of one KV head, all heads of a token side by side: so a short chunk
+// fills a tile, and a tile of keys serves the whole group. Tiles that no row of the tile may see are never loaded.
+#include "kernels/cuda/attention_rows.cuh"
+#include "kernels/cuda/kv_cache.cuh"
+#include "kernels/cuda/launchers.h"
+
+namespace infer::cuda {
+namespace {
+
+struct PrefillArgs {
+  const float* q;  ///< [n_tokens, n_heads, head_dim]
+  const uint8_t *k_cache, *v_cache;
+  const int32_t *page_table, *q_start, *kv_len;
+  const float* sinks;
+  void* out;
+  int64_t max_pages;
+  int n_seqs, n_heads, n_kv_heads, head_dim, group, window;
+  float scale, softcap;
+  DType k_type, v_type, out_type;
+};
+
+/// The part of the work that one block has.
+struct Tile {
+  int first_token, n_tokens;  ///< of the sequence, in this step
+  int first_row;              ///< of the sequence's n_tokens * group rows
+  int first_position;         ///< of first_token
+  int low, high;              ///< positions that some row of the tile sees
+  const int32_t* pages;
+  bool any;
+};
+
+/// Tiles are counted through the sequences, whose lengths only the device knows; the grid has room for the worst case.
+template <int kRows>
+__device__ Tile find_tile(const PrefillArgs& a, int number) {
+  Tile t{};
+  for (int s = 0; s < a.n_seqs; ++s) {
+    const int begin = a.q_start[s], n_tokens = a.q_start[s + 1] - begin, n_rows = n_tokens * a.group;
+    const int n_tiles = ceil_div(n_rows, kRows);
+    if (number < n_tiles) {
+      t.first_token = begin, t.n_tokens = n_tokens, t.first_row = number * kRows;
+      t.first_position = a.kv_len[s] - n_tokens;
+      const int lowest = t.first_position + t.first_row / a.group;
+      const int highest = t.first_position + min(t.first_row + kRows - 1, n_rows - 1) / a.group;
+      t.low = a.window > 0 ? max(0, lowest - a.window + 1) : 0;
+      t.high = highest + 1;
+      t.pages = a.page_table + s * a.max_pages;
+      t.any = true;
+      return t;
+    }
+    number -= n_tiles;
+  }
+  return t;
+}
+
+/// Eight numbers of a row of a cache of any type, as f16.
+__device__ __forceinline__ uint4 cached_half8(DType type, const uint8_t* page, int head_dim, int row, int dim) {
+  uint32_t pairs[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int at = dim + 2 * i;
+    const float x = at < head_dim ? cached_value(type, page, head_dim, row, at) : 0.0f;
+    const float y = at + 1 < head_dim ? cached_value(type, page, head_dim, row, at + 1) : 0.0f;
+    pairs[i] = f32_to_f16_clamped(x) | static_cast<uint32_t>(f32_to_f16_clamped(y)) << 16;
+  }
+  return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+/// The same for codes, four places at once so that their loads overlap. Codes of what is not inside count as zeros.
+struct CodeBatch {
+  static constexpr int kSize = 4;
+  uint2 codes[kSize];
+  uint32_t scale[kSize];
+
+  __device__ __forceinline__ void load(int i, const uint8_t* page, int head_dim, int row, int dim, bool inside) {
+    load_stream<2>(page + row * head_dim + dim, inside, &codes[i].x);
+    const int at = row * (head_dim / 32) + dim / 32;
+    scale[i] = load_stream_16(page + kPageTokens * head_dim + at * 2, inside) * 0x10001u;
+  }
+  __device__ __forceinline__ uint4 half8(int i) const {
+    const uint32_t x = codes[i].x ^ kFlipSigns, y = codes[i].y ^ kFlipSigns;
+    return make_uint4(codes_to_half2<0>(x, scale[i]), codes_to_half2<2>(x, scale[i]), codes_to_half2<0>(y, scale[i]),
+                      codes_to_half2<2>(y, scale[i]));
+  }
+};
+
+/// Rows [first_key, first_key + kTileKeys) of one head to shared memory; zeros for keys that the tile may not see,
+/// whose memory may hold anything or not exist.
+template <int kHeadDim, bool kNative>
+__device__ __forceinline__ void load_tile(const PrefillArgs& a, const Tile& t, const uint8_t* cache, DType type,
+                                          int kv_head, int first_key, uint16_t* tile) {
+  using Shape = PrefillShape<kHeadDim>;
+  constexpr int kChunks = kHeadDim / 8, kPage = static_cast<int>(kPageTokens);
+  constexpr int kPerThread = kTileKeys * kChunks / Shape::kThreads;
+  const int64_t bytes = head_page_bytes(type, a.head_dim);
+  const uint8_t* pages[kTileKeys / kPage];
+#pragma unroll
+  for (int p = 0; p < kTileKeys / kPage; ++p) {
+    const int at = first_key + p * kPage;
+    const bool exists = at < t.high && at + kPage > t.low;
+    pages[p] = exists ? head_page(cache, bytes, a.n_kv_heads, t.pages[at / kPage], kv_head) : cache;
+  }
+  // The compiler would keep every chunk's offset in registers from tile to tile; it shall find them anew instead.
+  int thread = threadIdx.x;
+  asm volatile("" : "+r"(thread));
+  // Calls f(page, row in it, dimension, whether it is to be read, where it goes) for chunk i of this thread.
+  const auto visit = [&](int i, auto&& f) {
+    const int number = thread + i * Shape::kThreads, row = number / kChunks, dim = number % kChunks * 8;
+    const int key = first_key + row;
+    f(row < kPage ? pages[0] : pages[1], row % kPage, dim, key >= t.low && key < t.high && dim < a.head_dim,
+      tile + row * Shape::kStride + dim);
+  };
+  if constexpr (kNative) {
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i) {
+      visit(i, [&](const uint8_t* page, int row, int dim, bool inside, uint16_t* to) {
+        copy_async(to, page + (inside ? (row * a.head_dim + dim) * 2 : 0), inside);
+      });
+    }
+  } else if (type == DType::Q8_0) {
+    static_assert(kPerThread % 2 == 0);
+    constexpr int kBatch = kPerThread % CodeBatch::kSize == 0 ? CodeBatch::kSize : 2;
+#pragma unroll 1
+    for (int first = 0; first < kPerThread; first += kBatch) {
+      CodeBatch batch;
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        visit(first + i, [&](const uint8_t* page, int row, int dim, bool inside, uint16_t*) {
+          batch.load(i, page, a.head_dim, row, dim, inside);
+        });
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        visit(first + i,
+              [&](const uint8_t*, int, int, bool, uint16_t* to) { *reinterpret_cast<uint4*>(to) = batch.half8(i); });
+      }
+    }
+  } else {
+#pragma unroll 1
+    for (int i = 0; i < kPerThread; ++i) {
+      visit(i, [&](const uint8_t* page, int row, int dim, bool inside, uint16_t* to) {
+        const uint4 zero = make_uint4(0, 0, 0, 0);
+        *reinterpret_cast<uint4*>(to) = inside ? cached_half8(type, page, a.head_dim, row, dim) : zero;
+      });
+    }
+  }
+}
+
+/// The tile's rows of Q, rounded; zeros beyond its last row.
+template <int kHeadDim, class Type>
+__device__ __forceinline__ void load_queries(const PrefillArgs& a, const Tile& t, int kv_head, uint16_t* queries) {
+  using Shape = PrefillShape<kHeadDim>;
+  const int n_rows = t.n_tokens * a.group;
+  for (int i = threadIdx.x; i < Shape::kRows * (kHeadDim / 2); i += Shape::kThreads) {
+    const int row = i / (kHeadDim / 2), dim = i % (kHeadDim / 2) * 2, at = t.first_row + row;
+    float x = 0, y = 0;
+    if (at < n_rows) {
+      const int64_t head = kv_head * a.group + at % a.group;
+      const float* q = a.q + (static_cast<int64_t>(t.first_token + at / a.group) * a.n_heads + head) * a.head_dim;
+      x = dim < a.head_dim ? q[dim] : 0.0f, y = dim + 1 < a.head_dim ? q[dim + 1] : 0.0f;
+    }
+    *reinterpret_cast<uint32_t*>(queries + row * Shape::kStride + dim) = Type::pack(x, y);
+  }
+}
+
+/// Divides by the totals, sinks included, and writes the rows.
+template <int kHeadDim, class Type>
+__device__ __forceinline__ void write_rows(const PrefillArgs& a, const Tile& t, int kv_head, int first_row, int lane,
+                                           RowState<kHeadDim, Type>& state) {
+#pragma unroll
+  for (int m = 0; m < state.kMTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float total = state.total[m][half];
+      total += __shfl_xor_sync(0xffffffffu, total, 1);
+      total += __shfl_xor_sync(0xffffffffu, total, 2);
+      const int at = first_row + m * 16 + half * 8 + lane / 4;
+      if (at >= t.n_tokens * a.group) continue;
+      const int head = kv_head * a.group + at % a.group;
+      float factor = 1.0f / total;
+      if (a.sinks) {
+        const float sink = a.sinks[head] * kLog2e, top = fmaxf(state.highest[m][half], sink);
+        const float weight = exp2_fast(state.highest[m][half] - top);
+        factor = weight / (total * weight + exp2_fast(sink - top));
+      }
+      const int64_t row = (static_cast<int64_t>(t.first_token + at / a.group) * a.n_heads + head) * a.head_dim;
+#pragma unroll
+      for (int n = 0; n < state.kDimTiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int dim = n * 8 + lane % 4 * 2 + i;
+          if (dim >= a.head_dim) continue;
+          const float x = state.sums[m][n][half * 2 + i] * factor;
+          if (a.out_type == DType::F32)
+            static_cast<float*>(a.out)[row + dim] = x;
+          else if (a.out_type == DType::F16)
+            static_cast<__half*>(a.out)[row + dim] = narrow<__half>(x);
+          else
+            static_cast<__nv_bfloat16*>(a.out)[row + dim] = narrow<__nv_bfloat16>(x);
+        }
+      }
+    }
+  }
+}
+
+/// Grid: KV heads times tiles of kRows rows, the last tiles (which see most) first. Block: 4 warps of 32 rows or 8 of
+/// 16. Shared: Q, two tiles of K and of V. Reads every visible key once per tile of rows; bound by the tensor cores.
+/// kNative: both caches hold Type already, and head_dim is a multiple of 8; else they are converted on the way.
+template <int kHeadDim, class Type, bool kNative>
+__global__ void __launch_bounds__(PrefillShape<kHeadDim>::kThreads) attention_prefill_kernel(const PrefillArgs a) {
+  using Shape = PrefillShape<kHeadDim>;
+  extern __shared__ __align__(16) uint16_t shared[];
+  const int kv_head = blockIdx.x % a.n_kv_heads;
+  const Tile t = find_tile<Shape::kRows>(a, (gridDim.x - 1 - blockIdx.x) / a.n_kv_heads);
+  if (!t.any) return;
+  uint16_t* tiles = shared + Shape::kRows * Shape::kStride;  // K, V, K, V
+  const auto fetch = [&](int first_key, int buffer) {
+    uint16_t* to = tiles + buffer * 2 * Shape::kTile;
+    load_tile<kHeadDim, kNative>(a, t, a.k_cache, a.k_type, kv_head, first_key, to);
+    load_tile<kHeadDim, kNative>(a, t, a.v_cache, a.v_type, kv_head, first_key, to + Shape::kTile);
+    commit_async();
+  };
+  const int lane = threadIdx.x % 32, first_row = t.first_row + static_cast<int>(threadIdx.x / 32) * 16 * Shape::kMTiles;
+  fetch(t.low / kTileKeys * kTileKeys, 0);
+  load_queries<kHeadDim, Type>(a, t, kv_head, shared);
+  RowState<kHeadDim, Type> state;
+#pragma unroll
+  for (int i = 0; i < 2 * Shape::kMTiles; ++i) {
+    const int row = min(first_row + i * 8 + lane / 4, t.n_tokens * a.group - 1);
+    state.position[i / 2][i % 2] = t.first_position + row / a.group;
+    state.highest[i / 2][i % 2] = -INFINITY, state.total[i / 2][i % 2] = 0;
+  }
+  const int warp_low = __shfl_sync(0xffffffffu, state.position[0][0], 0);
+  const int warp_high = __shfl_sync(0xffffffffu, state.position[Shape::kMTiles - 1][1], 31);
+  // Scores are scaled in the exponent, unless they must be final before the maximum is taken.
+  const bool scale_first = a.softcap > 0 || a.scale <= 0;
+  const uint16_t* queries = shared + (first_row - t.first_row) * Shape::kStride;
+  int buffer = 0;
+  for (int first_key = t.low / kTileKeys * kTileKeys; first_key < t.high; first_key += kTileKeys, buffer ^= 1) {
+    wait_async<0>();
+    __syncthreads();  // this tile is there, and nobody reads the other buffer any more
+    if (first_key + kTileKeys < t.high) fetch(first_key + kTileKeys, buffer ^ 1);
+    const int last_key = first_key + kTileKeys - 1;
+    if (first_key > warp_high || (a.window > 0 && warp_low - last_key >= a.window)) continue;
+    const uint16_t* keys = tiles + buffer * 2 * Shape::kTile;
+    float s[Shape::kMTiles][kTileKeys / 8][4] = {};
+    state.scores(queries, keys, lane, s);
+    if (scale_first) state.finish_scores(s, a.scale, a.softcap);
+    if (last_key > warp_low || (a.window > 0 && warp_high - first_key >= a.window)) {
+      state.mask(s, first_key + lane % 4 * 2, a.window);
+    }
+    state.weigh(s, scale_first ? 1.0f : a.scale * kLog2e);
+    state.accumulate(s, keys + Shape::kTile, lane);
+  }
+  write_rows(a, t, kv_head, first_row, lane, state);
+}
+
+template <int kHeadDim, class Type, bool kNative>
+void launch(const PrefillArgs& a, int64_t n_tokens, cudaStream_t stream) {
+  using Shape = PrefillShape<kHeadDim>;
+  const auto kernel = attention_prefill_kernel<kHeadDim, Type, kNative>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes),
+        "attention_prefill");
+  const int64_t n_tiles = n_tokens * a.group / Shape::kRows + a.n_seqs;
+  kernel<<<static_cast<unsigned>(n_tiles * a.n_kv_heads), Shape::kThreads, Shape::kSharedBytes, stream>>>(a);
+  check_launch("attention_prefill");
+}
+
+template <class Type, bool kNative>
+void launch_sized(const PrefillArgs& a, int64_t n_tokens, cudaStream_t stream) {
+  if (a.head_dim <= 64) return launch<64, Type, kNative>(a, n_tokens, stream);
+  if (a.head_dim <= 96) return launch<96, Type, kNative>(a, n_tokens, stream);
+  if (a.head_dim <= 128) return launch<128, Type, kNative>(a, n_tokens, stream);
+  if (a.head_dim <= 256) return launch<256, Type, kNative>(a, n_tokens, stream);
+  throw Error(ErrorKind::usage, "attention", "head too large", std::to_string(a.head_dim), "256");
+}
+
+}  // namespace
+
+void attention_prefill(const AttentionArgs& args, cudaStream_t stream) {
+  PrefillArgs a{};
+  a.q = args.q.as<float>();
+  a.k_cache = args.k_cache.as<uint8_t>(), a.v_cache = args.v_cache.as<uint8_t>();
+  a.page_table = args.page_table.as<int32_t>();
+  a.q_start = args.q_start.as<int32_t>(), a.kv_len = args.kv_len.as<int32_t>();
+  a.sinks = args.sinks.as<float>();
+  a.out = args.out.data;
+  a.max_pages = args.page_table.cols();
+  a.window = static_cast<int>(args.window < (1 << 30) ? args.window : 0);  // no cache is that long
+  a.n_seqs = static_cast<int>(args.kv_len.rows());
+  a.n_heads = static_cast<int>(args.q.dims[1]), a.n_kv_heads = static_cast<int>(args.k_cache.dims[1]);
+  a.head_dim = static_cast<int>(args.q.dims[2]), a.group = a.n_heads / a.n_kv_heads;
+  a.scale = args.scale, a.softcap = args.softcap;
+  a.k_type = args.k_cache.dtype, a.v_type = args.v_cache.dtype, a.out_type = args.out.dtype;
+  const int64_t n_tokens = args.q.rows();
+  if (n_tokens == 0 || a.n_seqs == 0) return;
+  const bool native = a.k_type == a.v_type && a.head_dim % 8 == 0;
+  if (native && a.k_type == DType::F16) return launch_sized<HalfType, true>(a, n_tokens, stream);
+  if (native && a.k_type == DType::BF16) return launch_sized<Bf16Type, true>(a, n_tokens, stream);
+  launch_sized<HalfType, false>(a, n_tokens, stream);
+}
+
+}  // namespace infer::cuda

@@ -1,0 +1,124 @@
+// The CUDA backend: one device, one stream, kernels behind the same seam as `ref` and `cpu`. Three ways to run a step:
+//
+//   program  up to kMaxDecodeRows sequences that decode one token each: run() lets the stage calls write a program
+//            (program.h) once, and one persistent kernel walks it for every token after that (decode.cu).
+//   graph    other steps of at most kMaxGraphRows tokens: the launches are captured once per key and replayed.
+//   eager    prompts, and everything in --mode eager: the launches are made call by call.
+//
+// Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives and stages of the graph and eager
+// ways; cuda_run.cpp records and replays; cuda_sample.cpp draws tokens. Nothing here knows models, files or text.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/matmul_lt.h"
+#include "kernels/cuda/program.h"
+
+namespace infer::cuda {
+
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options);
+
+enum class Mode { automatic, persistent, graph, eager };
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(const BackendOptions& options);
+  ~CudaBackend() override;
+
+  const char* name() const override { return "cuda"; }
+  std::string describe() const override;
+  int n_threads() const override;  ///< of loading: copies into pinned memory
+
+  void prepare(const Needs& needs) override;
+
+  Buffer allocate(size_t bytes) override;
+  void upload(void* dst, const void* src, size_t bytes) override;
+  void download(void* dst, const void* src, size_t bytes) override;
+  void wait() override;
+  std::optional<size_t> memory_left() const override;
+
+  size_t packed_bytes(const Tensor& host, WeightRole role) const override;
+  Tensor pack(const Tensor& host, WeightRole role, void* dst) const override;
+
+  void embed(const EmbedArgs&) override;
+  void norm(const NormArgs&) override;
+  void matmul(const MatmulArgs&) override;
+  void activate(const ActivateArgs&) override;
+  void add(const AddArgs&) override;
+  void rope_store(const RopeStoreArgs&) override;
+  void attention(const AttentionArgs&) override;
+  void gather(const Tensor& x, const Tensor& rows, const Tensor& out) override;
+  void scale_softcap(const Tensor& x, float scale, float softcap) override;
+
+  // cuda_sample.cpp
+  bool samples(const SampleRow&) const override;
+  void sample(const SampleArgs&) override;
+  Buffer allocate_pinned(size_t bytes) override;
+  uint64_t mark() override;
+  void wait_for(uint64_t mark) override;
+
+  void attn_in(const AttnInArgs&) override;
+  void attn_out(const AttnOutArgs&) override;
+  void ffn(const FfnArgs&) override;
+  void logits(const LogitsArgs&) override;
+
+  void run(uint64_t key, const std::function<void()>& fn) override;
+  BackendStats stats() const override;
+
+ private:
+  struct Recorded {
+    std::unique_ptr<Program> program;  ///< a step of one token per sequence; else captured, or call by call
+    GraphExec graph[2];                ///< of the program's stages by the parity of its layers, or of the calls (first)
+    bool seen = false;
+  };
+
+  // cuda_memory.cpp
+  void use_device() const;  ///< makes the device current in the calling thread
+  char* scratch_block(size_t bytes);
+
+  // cuda_ops.cpp
+  void prepare_ops(const Needs& needs);
+  /// out [m, n] (+)= x [m, k] * w^T + bias with x in f32; accumulate adds to what out holds.
+  void product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate);
+
+  // cuda_run.cpp
+  void prepare_programs();
+  std::unique_ptr<Program> record(const std::function<void()>& fn, int64_t& n_tokens);
+  bool place_program(Program& program);
+  void run_program(Recorded& recorded);
+  GraphExec capture(const std::function<void()>& fn);
+  void launch_stages(const Program& program);
+
+  DeviceInfo device_;
+  Mode mode_ = Mode::automatic;
+  Stream stream_;
+  std::unique_ptr<MatmulLt> lt_;
+  Needs needs_;
+  std::vector<Buffer> scratch_;
+  Tensor narrow_a_, narrow_b_;  ///< 16-bit activations of the products of prompts
+  Tensor dequantized_;          ///< 16-bit weights of one product
+  AttentionScratch attention_scratch_;
+  Recorder* recorder_ = nullptr;  ///< not null while run() records
+  Buffer program_memory_;         ///< stages and exchange buffers of all programs
+  size_t program_used_ = 0;
+  std::map<uint64_t, Recorded> recorded_;
+  std::shared_ptr<std::atomic<int64_t>> live_bytes_;
+  mutable std::atomic<int64_t> allocations_{0};
+  BackendStats counters_;
+  std::array<Event, 4> marks_;  ///< of the last marks; made when first used
+  uint64_t n_marks_ = 0;
+
+  struct Staging;  // pinned memory, see cuda_memory.cpp
+  std::unique_ptr<Staging> staging_;
+};
+
+}  // namespace infer::cuda

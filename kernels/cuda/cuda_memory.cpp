@@ -1,0 +1,230 @@
+// The backend's life and its memory: what is allocated, how bytes come and go, how weights get their form. A weight
+// goes from the file's pages through pinned memory to the device, where a kernel moves its bits into tiles while the
+// next part is being copied; every thread that loads has a lane of its own for that (staging.h).
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_row.h"
+#include "kernels/cuda/sizes.h"
+#include "kernels/cuda/staging.h"
+#include "quant/formats.h"
+
+namespace infer::cuda {
+
+struct CudaBackend::Staging {
+  static constexpr size_t kDownloadBytes = size_t{1} << 20;
+  UploadRing ring;
+  Pinned downloads{kDownloadBytes};
+  Event zeroed;  ///< after the last allocation's memory was cleared: other streams wait for it before they write
+  LanePool lanes;
+};
+
+namespace {
+
+Mode parse_mode(const std::string& name) {
+  if (name.empty() || name == "auto") return Mode::automatic;
+  if (name == "persistent") return Mode::persistent;
+  if (name == "graph") return Mode::graph;
+  if (name == "eager") return Mode::eager;
+  throw Error(ErrorKind::usage, "mode", "unknown", '"' + escaped(name) + '"', "auto, persistent, graph, eager");
+}
+
+std::string mebibytes(size_t bytes) { return std::to_string((bytes >> 20) + 1) + " MiB"; }
+
+/// Maps the pages of [data, data + bytes) in one call instead of one fault for every few of them. A hint: memory that is
+/// no file's, and systems that do not know it, are none the worse.
+void map_pages(const char* data, size_t bytes) {
+#if defined(MADV_POPULATE_READ)
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(begin), reinterpret_cast<uintptr_t>(data) + bytes - begin, MADV_POPULATE_READ);
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
+/// Copies host bytes to the device part by part; `place` enqueues what is to be done with a part.
+template <class Place>
+void send(Lane& lane, const char* data, size_t bytes, size_t part_bytes, Place place) {
+  for (size_t at = 0; at < bytes; at += part_bytes) {
+    Lane::Half& half = lane.halves[lane.next];
+    lane.next ^= 1;
+    const size_t n = std::min(part_bytes, bytes - at);
+    half.pinned.reclaim();  // what has read the pinned half has read the device's too: both are of one stream
+    map_pages(data + at, n);
+    std::memcpy(half.pinned.data(), data + at, n);
+    place(half, at, n);
+    half.pinned.in_use_until(lane.stream.get());
+  }
+}
+
+void copy(void* dst, const void* pinned, size_t bytes, cudaStream_t stream) {
+  check(cudaMemcpyAsync(dst, pinned, bytes, cudaMemcpyHostToDevice, stream), "load weights");
+}
+
+void pack_matrix(Lane& lane, const Tensor& host, const Tensor& packed) {
+  const auto row = static_cast<size_t>(row_bytes(host.dtype, host.cols()));
+  const size_t rows_at_a_time = Lane::kPartBytes / row / kTileRows * kTileRows;
+  if (rows_at_a_time == 0)
+    throw Error(ErrorKind::bad_file, "weights", "rows too long for the cuda backend", std::to_string(row) + " bytes",
+                "at most " + std::to_string(Lane::kPartBytes / kTileRows));
+  send(lane, host.as<char>(), row * static_cast<size_t>(host.rows()), rows_at_a_time * row,
+       [&](Lane::Half& half, size_t at, size_t n) {
+         copy(half.device.data(), half.pinned.data(), n, lane.stream.get());
+         pack_rows(host.dtype, half.device.data(), static_cast<int64_t>(at / row), static_cast<int64_t>(n / row), packed,
+                   lane.stream.get());
+       });
+}
+
+/// Vectors arrive in any plain format and become f32.
+void pack_vector(Lane& lane, const Tensor& host, void* dst) {
+  std::vector<float> values(static_cast<size_t>(host.n_elements()));
+  if (!decode_row(host.dtype, host.data, values.data(), host.n_elements()))
+    throw Error(ErrorKind::bad_file, "weights", "cannot be decoded to f32", format_name(host.dtype));
+  send(lane, reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float), Lane::kPartBytes,
+       [&](Lane::Half& half, size_t at, size_t n) {
+         copy(static_cast<char*>(dst) + at, half.pinned.data(), n, lane.stream.get());
+       });
+}
+
+DeviceInfo usable_device(int index) {
+  const std::string reason = unusable_reason(index);
+  if (!reason.empty()) throw Error(ErrorKind::run, "device", "cuda cannot be used: " + reason);
+  return device_info(index);
+}
+
+}  // namespace
+
+CudaBackend::CudaBackend(const BackendOptions& options)
+    : device_(usable_device(options.device_index)),
+      mode_(parse_mode(options.mode)),
+      live_bytes_(std::make_shared<std::atomic<int64_t>>(0)) {
+  use_device();
+  check(cudaStreamCreateWithFlags(stream_.out(), cudaStreamNonBlocking), "make a stream");
+  staging_ = std::make_unique<Staging>();
+  check(cudaEventCreateWithFlags(staging_->zeroed.out(), cudaEventDisableTiming), "make an event");
+}
+
+CudaBackend::~CudaBackend() {
+  // What is still under way reads memory that goes now. An error has been told, or is nobody's business any more.
+  try {
+    wait();
+  } catch (const Error&) {
+  }
+}
+
+std::string CudaBackend::describe() const { return cuda::describe(device_); }
+
+int CudaBackend::n_threads() const { return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 8); }
+
+void CudaBackend::use_device() const { check(cudaSetDevice(device_.index), "choose the device"); }
+
+Buffer CudaBackend::allocate(size_t bytes) {
+  use_device();
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, std::max<size_t>(bytes, 1));
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    const std::string left = mebibytes(memory_left().value_or(0));
+    throw Error(ErrorKind::does_not_fit, describe(), "out of device memory", mebibytes(bytes) + " wanted", left + " free");
+  }
+  check(status, "allocate");
+  // From here on the buffer is its own master: it may be freed by any thread, after the backend. cudaFree finds the
+  // device by the address, and waits for what still uses it.
+  *live_bytes_ += static_cast<int64_t>(bytes);
+  ++allocations_;
+  Buffer buffer(data, [live = live_bytes_, bytes](void* p) {
+    cudaFree(p);
+    *live -= static_cast<int64_t>(bytes);
+  });
+  check(cudaMemsetAsync(data, 0, bytes, stream_.get()), "clear memory");
+  check(cudaEventRecord(staging_->zeroed.get(), stream_.get()), "clear memory");
+  return buffer;
+}
+
+char* CudaBackend::scratch_block(size_t bytes) {
+  scratch_.push_back(allocate(bytes));
+  return static_cast<char*>(scratch_.back().get());
+}
+
+void CudaBackend::upload(void* dst, const void* src, size_t bytes) {
+  use_device();
+  if (bytes > 0) counters_.syncs += staging_->ring.upload(dst, src, bytes, stream_.get());
+}
+
+void CudaBackend::download(void* dst, const void* src, size_t bytes) {
+  use_device();
+  for (size_t at = 0; at < bytes; at += Staging::kDownloadBytes) {
+    const size_t n = std::min(Staging::kDownloadBytes, bytes - at);
+    check(cudaMemcpyAsync(staging_->downloads.data(), static_cast<const char*>(src) + at, n, cudaMemcpyDeviceToHost,
+                          stream_.get()),
+          "download");
+    check(cudaStreamSynchronize(stream_.get()), "download");
+    ++counters_.syncs;
+    std::memcpy(static_cast<char*>(dst) + at, staging_->downloads.data(), n);
+  }
+}
+
+void CudaBackend::wait() {
+  use_device();
+  staging_->lanes.wait();
+  check(cudaStreamSynchronize(stream_.get()), "wait");
+  ++counters_.syncs;
+}
+
+std::optional<size_t> CudaBackend::memory_left() const {
+  use_device();
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "ask for free memory");
+  return free;
+}
+
+size_t CudaBackend::packed_bytes(const Tensor& host, WeightRole role) const { return cuda::packed_bytes(host, role); }
+
+Tensor CudaBackend::pack(const Tensor& host, WeightRole role, void* dst) const {
+  use_device();
+  const LanePool::Lease lane = staging_->lanes.take();
+  check(cudaStreamWaitEvent(lane->stream.get(), staging_->zeroed.get(), 0), "load weights");
+  Tensor packed = host;
+  packed.data = dst;
+  switch (role) {
+    case WeightRole::matrix:
+      packed.layout = packed_layout(host.dtype);
+      pack_matrix(*lane, host, packed);
+      break;
+    case WeightRole::embedding:
+      send(*lane, host.as<char>(), cuda::packed_bytes(host, role), Lane::kPartBytes,
+           [&](Lane::Half& half, size_t at, size_t n) {
+             copy(static_cast<char*>(dst) + at, half.pinned.data(), n, lane->stream.get());
+           });
+      break;
+    case WeightRole::vector:
+      packed.dtype = DType::F32;
+      pack_vector(*lane, host, dst);
+      break;
+  }
+  return packed;
+}
+
+BackendStats CudaBackend::stats() const {
+  BackendStats stats = counters_;
+  stats.allocations = allocations_;
+  stats.bytes = *live_bytes_;
+  return stats;
+}
+
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options) {
+  return std::make_unique<CudaBackend>(options);
+}
+
+}  // namespace infer::cuda
+
+namespace infer {
+
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options) { return cuda::make_cuda_backend(options); }
+
+}  // namespace infer

@@ -1,0 +1,186 @@
+// Recording and replaying steps: programs for the persistent kernel, CUDA graphs for other small steps, plain launches
+// for prompts. A key is looked at once; nothing is allocated or captured for it again.
+#include <algorithm>
+#include <vector>
+
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/decode_launch.h"
+
+namespace infer::cuda {
+namespace {
+
+constexpr int64_t kMaxGraphRows = 64;                    // of steps worth capturing: launches cost more than they compute
+constexpr size_t kProgramMemory = size_t{48} << 20;      // all programs of a backend
+constexpr size_t kMaxRecorded = 4096;                    // keys remembered; prompts of every length pass by
+constexpr int kStaticShared = 4096;                      // of the decode kernel, rounded up
+
+size_t align(size_t n) { return (n + 255) / 256 * 256; }
+
+}  // namespace
+
+int64_t decode_shared_bytes(const DeviceInfo& device) {
+  return static_cast<int64_t>(device.shared_bytes_per_block) - kStaticShared;
+}
+
+void launch_decode(const DecodeLaunch& launch, int n_ctas, bool cooperative, cudaStream_t stream) {
+  if (launch.n_rows == 1) return launch_decode_1(launch, n_ctas, cooperative, stream);
+  if (launch.n_rows == 2) return launch_decode_2(launch, n_ctas, cooperative, stream);
+  launch_decode_4(launch, n_ctas, cooperative, stream);
+}
+
+void CudaBackend::prepare(const Needs& needs) {
+  use_device();
+  needs_ = needs;
+  prepare_ops(needs);
+  prepare_programs();
+}
+
+void CudaBackend::prepare_programs() {
+  if (!program_memory_) program_memory_ = allocate(kProgramMemory);
+}
+
+std::unique_ptr<Program> CudaBackend::record(const std::function<void()>& fn, int64_t& n_tokens) {
+  Recorder recorder({device_.n_sms, decode_shared_bytes(device_)});
+  recorder_ = &recorder;
+  try {
+    fn();
+  } catch (...) {
+    recorder_ = nullptr;
+    throw;
+  }
+  recorder_ = nullptr;
+  n_tokens = recorder.n_tokens();
+  auto program = recorder.finish();
+  if (program && !place_program(*program)) program = nullptr;
+  return program;
+}
+
+/// Lays a program out in device memory. False when there is no room: the step then runs as a graph.
+bool CudaBackend::place_program(Program& p) {
+  int64_t partial = 0, arrived = 0;
+  for (const DecodeStage& s : p.stages) {
+    if (s.kind != StageKind::attention) continue;
+    partial = std::max<int64_t>(partial, int64_t{s.n_units} * 8 * (s.attention.head_dim + 2) * 4);
+    arrived = std::max<int64_t>(arrived, s.n_units / s.attention.max_splits * 4);
+  }
+  const size_t x_bytes = align(static_cast<size_t>(2 * p.n_rows * p.dim) * 4);
+  const size_t sizes[] = {align(p.exchange_bytes), align(static_cast<size_t>(partial)),
+                          align(static_cast<size_t>(arrived)), x_bytes, align(p.stages.size() * sizeof(DecodeStage))};
+  size_t total = 0;
+  for (size_t bytes : sizes) total += bytes;
+  if (!program_memory_ || program_used_ + total > kProgramMemory) return false;
+  uint8_t* base = static_cast<uint8_t*>(program_memory_.get()) + program_used_;
+  program_used_ += total;
+  std::vector<uint8_t*> parts;
+  for (size_t bytes : sizes) parts.push_back(base), base += bytes;
+
+  p.place(parts[0]);
+  for (DecodeStage& s : p.stages) {
+    s.attention.partial = reinterpret_cast<float*>(parts[1]);
+    s.attention.arrived = reinterpret_cast<int32_t*>(parts[2]);
+  }
+  const std::vector<uint32_t> empty(p.exchange_bytes / 4, 0x80000000u);  // -0.0 everywhere
+  upload(parts[0], empty.data(), empty.size() * 4);
+  for (const DecodeStage& s : p.stages) {
+    if (s.output != StageOutput::hidden || s.hidden_form != ActForm::int8) continue;
+    const std::vector<uint8_t> codes(static_cast<size_t>(2 * p.n_rows * s.w[0].rows), 0x80);
+    upload(s.out_codes, codes.data(), codes.size());
+    break;
+  }
+  upload(parts[4], p.stages.data(), p.stages.size() * sizeof(DecodeStage));
+  p.memory = program_memory_;
+  p.launch.stages = reinterpret_cast<const DecodeStage*>(parts[4]);
+  p.launch.n_rows = p.n_rows, p.launch.dim = p.dim;
+  p.launch.shared = p.shared;
+  p.launch.x_save = reinterpret_cast<float*>(parts[3]);
+  p.launch.end = static_cast<int32_t>(p.stages.size());
+  return true;
+}
+
+void CudaBackend::launch_stages(const Program& p) {
+  for (int i = 0; i < static_cast<int>(p.stages.size()); ++i) {
+    DecodeLaunch one = p.launch;
+    one.parity = p.parity;
+    one.begin = i, one.end = i + 1;
+    one.single_stage = 1;
+    launch_decode(one, p.n_ctas, false, stream_.get());
+    ++counters_.launches;
+  }
+}
+
+void CudaBackend::run_program(Recorded& recorded) {
+  Program& p = *recorded.program;
+  const bool can_persist = device_.cooperative && device_.major >= 9;
+  if (mode_ == Mode::persistent || (mode_ == Mode::automatic && can_persist)) {
+    p.launch.parity = p.parity;
+    launch_decode(p.launch, p.n_ctas, true, stream_.get());
+    ++counters_.launches;
+  } else if (mode_ == Mode::eager) {
+    launch_stages(p);
+  } else {
+    GraphExec& graph = recorded.graph[p.parity];
+    if (!graph) graph = capture([&] { launch_stages(p); });
+    check(cudaGraphLaunch(graph.get(), stream_.get()), "replay a graph");
+    ++counters_.launches;
+  }
+  p.parity = (p.parity + static_cast<uint32_t>(p.n_layers)) & 1;
+}
+
+GraphExec CudaBackend::capture(const std::function<void()>& fn) {
+  ++counters_.captures;
+  const int64_t launches = counters_.launches;
+  Graph graph;
+  check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "begin a capture");
+  try {
+    fn();
+  } catch (...) {
+    cudaStreamEndCapture(stream_.get(), graph.out());
+    throw;
+  }
+  check(cudaStreamEndCapture(stream_.get(), graph.out()), "end a capture");
+  GraphExec exec;
+  check(cudaGraphInstantiate(exec.out(), graph.get(), 0), "instantiate a graph");
+  counters_.launches = launches;  // captured, not launched
+  return exec;
+}
+
+void CudaBackend::run(uint64_t key, const std::function<void()>& fn) {
+  use_device();
+  ++counters_.runs;
+  if (key == 0) return fn();
+  if (recorded_.size() > kMaxRecorded) recorded_.clear(), program_used_ = 0;
+  Recorded& r = recorded_[key];
+  if (!r.seen) {
+    r.seen = true;
+    int64_t n_tokens = 0;
+    r.program = record(fn, n_tokens);
+    if (r.program) {
+      ++counters_.captures;
+    } else if (n_tokens <= kMaxGraphRows && mode_ != Mode::eager) {
+      r.graph[0] = capture(fn);
+    }
+  }
+  if (r.program) return run_program(r);
+  if (!r.graph[0]) return fn();
+  check(cudaGraphLaunch(r.graph[0].get(), stream_.get()), "replay a graph");
+  ++counters_.launches;
+}
+
+void matvec(const MatmulArgs& args, bool accumulate, cudaStream_t stream) {
+  int device = 0, n_sms = 0, shared = 0;
+  check(cudaGetDevice(&device), "matvec");
+  check(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device), "matvec");
+  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "matvec");
+  const auto stage = product_stage(args, accumulate);
+  if (!stage) throw Error(ErrorKind::run, "matmul", "no CUDA kernel for this product", format_name(args.w.dtype));
+  DecodeLaunch launch;
+  launch.single = *stage;
+  launch.end = 1, launch.single_stage = 1;
+  launch.n_rows = static_cast<int32_t>(args.x.rows());
+  launch.shared = plan_shared({*stage}, launch.n_rows, 0, shared - kStaticShared);
+  if (launch.shared.n_slots < 1)
+    throw Error(ErrorKind::run, "matmul", "rows too long for the CUDA kernel", std::to_string(args.w.cols()));
+  launch_decode(launch, std::min(n_sms, stage->n_units), false, stream);
+}
+
+}  // namespace infer::cuda

@@ -1,0 +1,70 @@
+// What closes the products that cuBLASLt makes: the bias, and the activation of a gate and an up that were kept in bf16
+// to halve their traffic. Products of few rows do both while they have the sums in registers (decode.cuh).
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launchers.h"
+
+namespace infer::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kMostBlocks = 4096;
+
+unsigned blocks_for(int64_t n) {
+  const int64_t blocks = ceil_div<int64_t>(n, kThreads);
+  return static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks);
+}
+
+/// out[i] += bias[i % cols]. Grid: up to 4096 blocks of 256 threads, one number a thread and turn; no shared memory.
+/// Moves 8 bytes a number (the bias stays in L1): bound by memory.
+__global__ void add_bias_kernel(float* out, const float* bias, int64_t n, int64_t cols) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) {
+    out[i] += bias[i % cols];
+  }
+}
+
+template <Activation kActivation>
+__device__ __forceinline__ float activated(float x) {
+  if constexpr (kActivation == Activation::silu) return x / (1.0f + exp2_fast(-kLog2e * x));
+  constexpr float kRoot = 0.7978845608028654f;  // sqrt(2 / pi)
+  return 0.5f * x * (1.0f + tanh_fast(kRoot * (x + 0.044715f * x * x * x)));
+}
+
+/// out = activation(gate) * up. Grid: up to 4096 blocks of 256 threads, 8 numbers a thread and turn; no shared memory.
+/// Moves 6 bytes a number: bound by memory. out may be gate: a thread writes only where it alone has read.
+template <Activation kActivation>
+__global__ void activate_bf16_kernel(const uint4* gate, const uint4* up, uint4* out, int64_t n_eights) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n_eights; i += step) {
+    const uint4 g = gate[i], u = up[i];
+    const uint32_t from[4] = {g.x, g.y, g.z, g.w}, with[4] = {u.x, u.y, u.z, u.w};
+    uint32_t to[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      to[j] = Bf16Type::pack(activated<kActivation>(Bf16Type::low(from[j])) * Bf16Type::low(with[j]),
+                             activated<kActivation>(Bf16Type::high(from[j])) * Bf16Type::high(with[j]));
+    }
+    out[i] = make_uint4(to[0], to[1], to[2], to[3]);
+  }
+}
+
+}  // namespace
+
+void add_bias(const Tensor& out, const Tensor& bias, cudaStream_t stream) {
+  const int64_t n = out.n_elements();
+  if (n == 0) return;
+  add_bias_kernel<<<blocks_for(n), kThreads, 0, stream>>>(out.as<float>(), bias.as<float>(), n, out.cols());
+  check_launch("add_bias");
+}
+
+void activate_bf16(const ActivateArgs& a, cudaStream_t stream) {
+  const int64_t n_eights = a.gate.n_elements() / 8;
+  if (n_eights == 0) return;
+  const auto kernel = a.activation == Activation::silu ? activate_bf16_kernel<Activation::silu>
+                                                       : activate_bf16_kernel<Activation::gelu_tanh>;
+  kernel<<<blocks_for(n_eights), kThreads, 0, stream>>>(a.gate.as<uint4>(), a.up.as<uint4>(), a.out.as<uint4>(),
+                                                        n_eights);
+  check_launch("activate_bf16");
+}
+
+}  // namespace infer::cuda

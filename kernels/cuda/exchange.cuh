@@ -1,0 +1,82 @@
+// How values pass between CTAs without barriers: a value is its own flag. An exchange buffer holds -0.0 everywhere; a
+// writer stores its value once (a -0.0 becomes 0.0), a reader loads until no -0.0 is left. There are two copies of each
+// buffer, used by layers of even and odd number; whoever writes a value into one copy empties the same place of the
+// other. That is safe because whoever writes stage s of layer l has seen all of stage s - 1, to which every CTA of the
+// grid contributes at least once per layer (gate and up), hence everybody has long read what is emptied. Codes of four
+// int8 have a flag of their own: a byte of -128, which quantisation never makes.
+//
+// Words are read and written with relaxed loads and stores of gpu scope: a word is either empty or complete, and no
+// other memory is read on the strength of it. All CTAs must be resident (cooperative launch).
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace infer::cuda {
+
+inline constexpr uint32_t kEmpty = 0x80000000u, kEmptyCodes = 0x80808080u;
+/// Polls before the kernel gives up and traps: some seconds. A lost value must not hang the device.
+inline constexpr uint32_t kPollLimit = 1u << 25;
+
+__device__ __forceinline__ uint4 load_relaxed4(const void* p) {
+  uint4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ uint32_t load_relaxed(const void* p) {
+  uint32_t v;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ void store_relaxed(void* p, uint32_t v) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+
+__device__ __forceinline__ void count_poll(uint32_t& n) {
+  if (++n > kPollLimit) __trap();
+}
+
+/// Four floats, as soon as all are there.
+__device__ __forceinline__ float4 poll4(const float* p) {
+  uint32_t n = 0;
+  uint4 v = load_relaxed4(p);
+  while (v.x == kEmpty || v.y == kEmpty || v.z == kEmpty || v.w == kEmpty) {
+    count_poll(n);
+    v = load_relaxed4(p);
+  }
+  return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
+}
+__device__ __forceinline__ float poll1(const float* p) {
+  uint32_t n = 0, v = load_relaxed(p);
+  while (v == kEmpty) {
+    count_poll(n);
+    v = load_relaxed(p);
+  }
+  return __uint_as_float(v);
+}
+/// 16 codes.
+__device__ __forceinline__ uint4 poll_codes(const uint8_t* p) {
+  uint32_t n = 0;
+  uint4 v = load_relaxed4(p);
+  while (v.x == kEmptyCodes || v.y == kEmptyCodes || v.z == kEmptyCodes || v.w == kEmptyCodes) {
+    count_poll(n);
+    v = load_relaxed4(p);
+  }
+  return v;
+}
+
+/// Writes a value into the copy of this layer and empties its place in the other.
+__device__ __forceinline__ void put(float* now, float* other, float v) {
+  store_relaxed(now, __float_as_uint(v + 0.0f));
+  store_relaxed(other, kEmpty);
+}
+__device__ __forceinline__ void put_codes(uint8_t* now, uint8_t* other, uint32_t four) {
+  store_relaxed(now, four);
+  store_relaxed(other, kEmptyCodes);
+}
+
+}  // namespace infer::cuda

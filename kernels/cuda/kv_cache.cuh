@@ -1,0 +1,109 @@
+// The KV cache as the device sees it: [n_pages, n_kv_heads, kPageTokens, head_dim] in f32, f16, bf16 or q8_0. The unit
+// is the "head page", the kPageTokens rows of one KV head in one page, one contiguous run of bytes.
+//
+// q8_0 has as many bytes as the file format and the same codes, in another order, so that codes can be read 16 bytes at
+// a time: within a head page first all codes, int8 [kPageTokens][head_dim], then the scales, f16
+// [kPageTokens][head_dim / 32].
+#pragma once
+
+#include "kernels/cuda/common.cuh"
+#include "kernels/ops.h"
+#include "quant/q8_0.h"
+
+namespace infer::cuda {
+
+struct CacheF32 {
+  static constexpr DType id = DType::F32;
+  static constexpr bool tensor_cores = false, codes = false;
+  using Type = HalfType;
+};
+struct CacheF16 {
+  static constexpr DType id = DType::F16;
+  static constexpr bool tensor_cores = true, codes = false;
+  using Type = HalfType;
+};
+struct CacheBF16 {
+  static constexpr DType id = DType::BF16;
+  static constexpr bool tensor_cores = true, codes = false;
+  using Type = Bf16Type;
+};
+struct CacheQ8_0 {
+  static constexpr DType id = DType::Q8_0;
+  static constexpr bool tensor_cores = true, codes = true;
+  using Type = HalfType;
+};
+
+/// Bytes of kPageTokens rows; head_dim is a multiple of 32 for Q8_0.
+__host__ __device__ constexpr int64_t head_page_bytes(DType dtype, int64_t head_dim) {
+  if (dtype == DType::Q8_0) return kPageTokens * (head_dim + head_dim / 16);
+  return kPageTokens * head_dim * (dtype == DType::F32 ? 4 : 2);
+}
+
+template <class Byte>
+__device__ __forceinline__ Byte* head_page(Byte* cache, int64_t bytes, int64_t n_kv_heads, int64_t page,
+                                           int64_t kv_head) {
+  return cache + (page * n_kv_heads + kv_head) * bytes;
+}
+
+/// One number of a head page, for code that need not be fast.
+__device__ __forceinline__ float cached_value(DType dtype, const uint8_t* page, int head_dim, int row, int dim) {
+  const int at = row * head_dim + dim;
+  switch (dtype) {
+    case DType::F32:
+      return __ldcg(reinterpret_cast<const float*>(page) + at);
+    case DType::F16:
+      return f16_to_f32(__ldcg(reinterpret_cast<const unsigned short*>(page) + at));
+    case DType::BF16:
+      return bf16_to_f32(__ldcg(reinterpret_cast<const unsigned short*>(page) + at));
+    default: {
+      const auto* scales = reinterpret_cast<const unsigned short*>(page + kPageTokens * head_dim);
+      const float scale = f16_to_f32(__ldcg(scales + row * (head_dim / 32) + dim / 32));
+      return scale * static_cast<float>(__ldcg(reinterpret_cast<const signed char*>(page) + at));
+    }
+  }
+}
+
+/// The code of one lane's number and the scale of the 32 numbers of a warp, as Q8_0::encode finds them.
+__device__ __forceinline__ int8_t encode_q8_0(float x, uint16_t& scale) {
+  const uint32_t largest = __reduce_max_sync(0xffffffffu, float_bits(x) & 0x7fffffff);
+  const bool finite = largest < 0x7f800000;
+  const float d = __fdiv_rn(bits_float(largest), 127.0f);
+  const float inverse = finite && d > 1e-37f ? __fdiv_rn(1.0f, d) : 0.0f;
+  scale = finite ? f32_to_f16(d) : 0x7e00;
+  const float rounded = multiply_then_add(finite ? x : 0.0f, inverse, 12582912.0f);
+  return static_cast<int8_t>(rounded - 12582912.0f);
+}
+
+/// One warp writes one row of a head page from `row` f32 [head_dim] (shared or global memory).
+__device__ __forceinline__ void store_cache_row(DType dtype, uint8_t* page, int head_dim, int offset, const float* row,
+                                                int lane) {
+  const int base = offset * head_dim;
+  if (dtype == DType::F32) {
+    for (int i = lane; i < head_dim; i += 32) reinterpret_cast<float*>(page)[base + i] = row[i];
+  } else if (dtype == DType::F16) {
+    for (int i = lane; i < head_dim; i += 32) reinterpret_cast<uint16_t*>(page)[base + i] = f32_to_f16(row[i]);
+  } else if (dtype == DType::BF16) {
+    for (int i = lane; i < head_dim; i += 32) reinterpret_cast<uint16_t*>(page)[base + i] = f32_to_bf16(row[i]);
+  } else {
+    auto* scales = reinterpret_cast<uint16_t*>(page + kPageTokens * head_dim) + offset * (head_dim / 32);
+    for (int i = lane; i < head_dim; i += 32) {
+      uint16_t scale;
+      reinterpret_cast<int8_t*>(page)[base + i] = encode_q8_0(row[i], scale);
+      if (lane == 0) scales[i / 32] = scale;
+    }
+  }
+}
+
+/// The same by place: `slot` is page * kPageTokens + offset within the page. Called by all lanes of a warp.
+__device__ __forceinline__ void store_kv(DType dtype, uint8_t* cache, int64_t n_kv_heads, int kv_head, int head_dim,
+                                         int64_t slot, const float* row, int lane) {
+  uint8_t* page = head_page(cache, head_page_bytes(dtype, head_dim), n_kv_heads, slot / kPageTokens, kv_head);
+  store_cache_row(dtype, page, head_dim, static_cast<int>(slot % kPageTokens), row, lane);
+}
+template <class Cache>
+__device__ __forceinline__ void store_kv(uint8_t* cache, int64_t n_kv_heads, int kv_head, int head_dim, int64_t slot,
+                                         const float* row, int lane) {
+  store_kv(Cache::id, cache, n_kv_heads, kv_head, head_dim, slot, row, lane);
+}
+
+}  // namespace infer::cuda

@@ -1,0 +1,64 @@
+// What the .cu files offer to the backend: one launcher per op, taking the op's argument struct (device addresses) and
+// a stream. Launchers enqueue and return; they allocate nothing, synchronise nothing and throw Error when CUDA refuses
+// a launch. Activations are float32 except where a comment says that bf16 and f16 are accepted too.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/packed.h"
+#include "kernels/ops.h"
+
+namespace infer::cuda {
+
+// ---- pointwise.cu ----------------------------------------------------------------------------------------------
+void embed(const EmbedArgs&, cudaStream_t);        ///< table: file blocks (layout 0) of any format
+void norm(const NormArgs&, cudaStream_t);          ///< out: f32, f16 or bf16
+void activate(const ActivateArgs&, cudaStream_t);  ///< out: f32, f16 or bf16
+void add(const AddArgs&, cudaStream_t);
+void gather(const Tensor& x, const Tensor& rows, const Tensor& out, cudaStream_t);
+void scale_softcap(const Tensor& x, float scale, float softcap, cudaStream_t);
+void convert(const Tensor& from, const Tensor& to, cudaStream_t);  ///< f32 to f16 (clamped to +-65504) or bf16
+
+// ---- rope_store.cu ---------------------------------------------------------------------------------------------
+/// q, k, v rows may be slices of one wider row: the strides are in floats from token to token.
+void rope_store(const RopeStoreArgs&, cudaStream_t);
+
+// ---- attention_prefill.cu, attention_decode.cu -----------------------------------------------------------------
+/// Scratch for attention_decode: partial results of split sequences.
+struct AttentionScratch {
+  float* partial = nullptr;   ///< [max_units, 8, head_dim + 2]: sums, maximum and total of 8 query heads
+  int32_t* arrived = nullptr; ///< [max_tokens * n_kv_heads], zero between launches
+  int64_t max_units = 0;
+};
+/// Flash attention on tensor cores for any number of new tokens per sequence. out: f32, f16 or bf16.
+void attention_prefill(const AttentionArgs&, cudaStream_t);
+/// One new token per sequence (n_tokens == n_seqs); splits long sequences over the SMs. out: f32, f16 or bf16.
+void attention_decode(const AttentionArgs&, const AttentionScratch&, int n_sms, cudaStream_t);
+
+// ---- pack.cu: layouts in packed.h ------------------------------------------------------------------------------
+/// Rows [row_begin, row_begin + n_rows) of a matrix from file blocks in device memory; row_begin is a multiple of 16.
+void pack_rows(DType, const void* blocks, int64_t row_begin, int64_t n_rows, const Tensor& packed, cudaStream_t);
+/// Rows of a packed matrix as f16 or bf16 [n_rows, cols], row-major. Quantised formats and F32.
+void dequantize_rows(const Tensor& packed, int64_t row_begin, int64_t n_rows, const Tensor& out, cudaStream_t);
+
+// ---- decode.cu -------------------------------------------------------------------------------------------------
+/// Up to 4 rows of x against any packed or plain w, in f32; accumulate adds to what out holds.
+void matvec(const MatmulArgs&, bool accumulate, cudaStream_t);
+
+// ---- sample.cu -------------------------------------------------------------------------------------------------
+/// Two launches for any number of rows. args.host_out is pinned memory.
+void sample(const SampleArgs&, cudaStream_t);
+
+// ---- epilogues.cu: what closes a product of cuBLASLt -----------------------------------------------------------
+/// out[m, n] += bias[n]
+void add_bias(const Tensor& out, const Tensor& bias, cudaStream_t);
+/// activate() with gate, up and out in bf16, a multiple of 8 numbers at addresses that are multiples of 16.
+void activate_bf16(const ActivateArgs&, cudaStream_t);
+
+// ---- limits.cu: what limits.cpp times --------------------------------------------------------------------------
+/// Reads `bytes` (a multiple of 16) of device memory once; sink: 4 bytes that are written almost never.
+void read_memory(const void* data, size_t bytes, uint32_t* sink, int n_sms, cudaStream_t);
+/// n (an even number of) random bf16 numbers in (-1, 1).
+void random_bf16(void* out, int64_t n, int n_sms, cudaStream_t);
+
+}  // namespace infer::cuda

@@ -1,0 +1,27 @@
+// Products on the tensor cores through cuBLASLt, which is opened at run time: a machine without it loses the speed of
+// long prompts and nothing else, with a message. Knows 16-bit and 32-bit row-major matrices; formats are unpacked before
+// they get here.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <memory>
+#include <string>
+
+#include "kernels/tensor.h"
+
+namespace infer::cuda {
+
+class MatmulLt {
+ public:
+  /// Null, with the reason in `why_not`, when no cuBLASLt can be opened. Allocates its workspace.
+  static std::unique_ptr<MatmulLt> open(std::string& why_not);
+  virtual ~MatmulLt() = default;
+  /// out[m, n] = beta * out + sum_k x[m, k] * w[n, k]. x and w share a type (f16, bf16 or f32) and may have padded rows
+  /// (strides in elements); out is f32, f16 or bf16 with row stride out_stride. beta is 0 or 1.
+  virtual void matmul(const Tensor& x, int64_t x_stride, const Tensor& w, int64_t w_stride, const Tensor& out,
+                      int64_t out_stride, float beta, cudaStream_t stream) = 0;
+  virtual size_t workspace_bytes() const = 0;
+};
+
+}  // namespace infer::cuda

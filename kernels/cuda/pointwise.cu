@@ -1,0 +1,275 @@
+// Primitives that touch each number once: embedding lookup, norm, activation, residual, gather, logit scale, and the
+// change to 16 bits before a product on tensor cores. All are bound by memory, or by the launch for few tokens. Rows
+// have any length; four numbers at a time where length and addresses allow it.
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launchers.h"
+#include "quant/formats.h"
+
+namespace infer::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kMaxBlocks = 1 << 20;  ///< of kernels that stride over the rest
+
+unsigned blocks_for(int64_t n) {
+  const int64_t blocks = ceil_div<int64_t>(n, kThreads);
+  return static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
+}
+
+bool aligned_16(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
+
+// kWide numbers that lie side by side; 1 or 4.
+template <int kWide>
+__device__ __forceinline__ void read(const float* from, float x[kWide]) {
+  if constexpr (kWide == 4) {
+    const float4 y = *reinterpret_cast<const float4*>(from);
+    x[0] = y.x, x[1] = y.y, x[2] = y.z, x[3] = y.w;
+  } else {
+    x[0] = *from;
+  }
+}
+template <int kWide, class T>
+__device__ __forceinline__ void write(T* to, const float x[kWide]) {
+  struct alignas(kWide * sizeof(T)) Run {
+    T value[kWide];
+  } run;
+#pragma unroll
+  for (int i = 0; i < kWide; ++i) run.value[i] = narrow<T>(x[i]);
+  *reinterpret_cast<Run*>(to) = run;
+}
+
+/// Sum over the block, the same for all threads and from run to run.
+__device__ __forceinline__ float block_sum(float x) {
+  __shared__ float warps[kThreads / 32];
+  x = warp_sum(x);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
+  __syncthreads();
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kThreads / 32; ++i) sum += warps[i];
+  return sum;
+}
+
+/// Grid: one block per token. A thread decodes groups of 32 numbers.
+template <class F>
+__global__ void embed_kernel(const typename F::Block* table, const int32_t* ids, float scale, float* out, int64_t dim,
+                             int64_t vocab) {
+  const int64_t token = blockIdx.x, id = ids[token];
+  if (id < 0 || id >= vocab) return;
+  const typename F::Block* row = table + id * (dim / F::block);
+  for (int64_t group = threadIdx.x; group * kGroup < dim; group += blockDim.x) {
+    float x[kGroup];
+    const int n = decode_row_group<F>(row, group, dim, x);
+    float* to = out + token * dim + group * kGroup;
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+      if (i < n) to[i] = x[i] * scale;
+    }
+  }
+}
+
+/// 1 / rms of the block's row.
+template <int kWide>
+__device__ __forceinline__ float inverse_rms(const float* x, int64_t cols, float eps) {
+  float squares = 0;
+  for (int64_t i = threadIdx.x * kWide; i < cols; i += kThreads * kWide) {
+    float v[kWide];
+    read<kWide>(x + i, v);
+#pragma unroll
+    for (int e = 0; e < kWide; ++e) squares += v[e] * v[e];
+  }
+  return 1.0f / sqrtf(block_sum(squares) / static_cast<float>(cols) + eps);
+}
+
+/// Grid: one block per row, which is read twice, the second time from L1 or L2. In place is fine.
+template <int kWide, class T>
+__global__ void __launch_bounds__(kThreads)
+    norm_kernel(const float* x, const float* weight, float eps, T* out, int64_t cols) {
+  const float* row = x + blockIdx.x * cols;
+  const float inverse = inverse_rms<kWide>(row, cols, eps);
+  for (int64_t i = threadIdx.x * kWide; i < cols; i += kThreads * kWide) {
+    float v[kWide], w[kWide];
+    read<kWide>(row + i, v);
+    read<kWide>(weight + i, w);
+#pragma unroll
+    for (int e = 0; e < kWide; ++e) v[e] = v[e] * inverse * w[e];
+    write<kWide>(out + blockIdx.x * cols + i, v);
+  }
+}
+
+/// x += scale * branch, branch normed first if there is a weight. Grid: one block per row.
+template <int kWide>
+__global__ void __launch_bounds__(kThreads)
+    add_kernel(float* x, float* branch, const float* weight, float eps, float scale, int64_t cols) {
+  float *row = x + blockIdx.x * cols, *other = branch + blockIdx.x * cols;
+  const float inverse = weight ? inverse_rms<kWide>(other, cols, eps) : 1.0f;
+  for (int64_t i = threadIdx.x * kWide; i < cols; i += kThreads * kWide) {
+    float sum[kWide], b[kWide], w[kWide];
+    read<kWide>(row + i, sum);
+    read<kWide>(other + i, b);
+    if (weight) {
+      read<kWide>(weight + i, w);
+#pragma unroll
+      for (int e = 0; e < kWide; ++e) b[e] = b[e] * inverse * w[e];
+      write<kWide>(other + i, b);
+    }
+#pragma unroll
+    for (int e = 0; e < kWide; ++e) sum[e] = multiply_then_add(scale, b[e], sum[e]);
+    write<kWide>(row + i, sum);
+  }
+}
+
+/// 1 / (1 + exp(-x)) without an exponential that overflows, so that far tails keep their digits.
+__device__ __forceinline__ float logistic(float x) {
+  const float e = expf(-fabsf(x));
+  return (x < 0 ? e : 1.0f) / (1.0f + e);
+}
+
+__device__ __forceinline__ float activated(float x, Activation activation) {
+  if (activation == Activation::silu) return x * logistic(x);
+  // (1 + tanh(y)) / 2 is the logistic function of 2 y.
+  constexpr float kTwoRoots = 1.5957691216057308f;  // 2 sqrt(2 / pi)
+  return x * logistic(kTwoRoots * (x + 0.044715f * x * x * x));
+}
+
+/// Grid: threads over runs of kWide numbers.
+template <int kWide, class T>
+__global__ void activate_kernel(const float* gate, const float* up, Activation activation, T* out, int64_t n) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x * kWide;
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWide; i < n; i += stride) {
+    float g[kWide], u[kWide];
+    read<kWide>(gate + i, g);
+    read<kWide>(up + i, u);
+#pragma unroll
+    for (int e = 0; e < kWide; ++e) g[e] = activated(g[e], activation) * u[e];
+    write<kWide>(out + i, g);
+  }
+}
+
+template <int kWide, class T>
+__global__ void convert_kernel(const float* from, T* to, int64_t n) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x * kWide;
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWide; i < n; i += stride) {
+    float x[kWide];
+    read<kWide>(from + i, x);
+    write<kWide>(to + i, x);
+  }
+}
+
+/// Grid: one block per row of the result.
+template <int kWide>
+__global__ void gather_kernel(const float* x, const int32_t* rows, float* out, int64_t cols, int64_t n_rows) {
+  const int64_t row = rows[blockIdx.x];
+  if (row < 0 || row >= n_rows) return;
+  for (int64_t i = threadIdx.x * kWide; i < cols; i += kThreads * kWide) {
+    float v[kWide];
+    read<kWide>(x + row * cols + i, v);
+    write<kWide>(out + blockIdx.x * cols + i, v);
+  }
+}
+
+template <int kWide>
+__global__ void scale_softcap_kernel(float* x, float scale, float softcap, int64_t n) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x * kWide;
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWide; i < n; i += stride) {
+    float v[kWide];
+    read<kWide>(x + i, v);
+#pragma unroll
+    for (int e = 0; e < kWide; ++e) {
+      const float y = v[e] * scale;
+      v[e] = softcap > 0 ? softcap * tanhf(y / softcap) : y;
+    }
+    write<kWide>(x + i, v);
+  }
+}
+
+/// Calls function.operator()<kWide, T>() for the type of `out`.
+template <class Function>
+void dispatch(const char* op, DType out, bool wide, Function&& function) {
+  const bool known = visit_activation_type(out, [&]<class T>() {
+    if (wide)
+      function.template operator()<4, T>();
+    else
+      function.template operator()<1, T>();
+  });
+  if (!known) throw Error(ErrorKind::usage, op, "no such output type", format_name(out), "F32, F16, BF16");
+}
+
+}  // namespace
+
+void embed(const EmbedArgs& a, cudaStream_t stream) {
+  const int64_t n_tokens = a.ids.rows(), dim = a.table.cols();
+  if (n_tokens == 0 || dim == 0) return;
+  const int64_t n_groups = ceil_div<int64_t>(dim, kGroup);
+  const unsigned threads =
+      n_groups >= kThreads ? kThreads : static_cast<unsigned>(ceil_div<int64_t>(n_groups, 32) * 32);
+  const bool known = visit_format(a.table.dtype, [&]<class F>() {
+    embed_kernel<F><<<static_cast<unsigned>(n_tokens), threads, 0, stream>>>(
+        a.table.as<typename F::Block>(), a.ids.as<int32_t>(), a.scale, a.out.as<float>(), dim, a.table.rows());
+  });
+  if (!known) throw Error(ErrorKind::bad_file, "embed", "no kernel for the format", format_name(a.table.dtype));
+  check_launch("embed");
+}
+
+void norm(const NormArgs& a, cudaStream_t stream) {
+  const int64_t cols = a.x.cols(), rows = cols == 0 ? 0 : a.x.n_elements() / cols;
+  if (rows == 0) return;
+  const bool wide = cols % 4 == 0 && aligned_16(a.x.data) && aligned_16(a.weight.data) && aligned_16(a.out.data);
+  dispatch("norm", a.out.dtype, wide, [&]<int kWide, class T>() {
+    norm_kernel<kWide, T><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(a.x.as<float>(), a.weight.as<float>(),
+                                                                                a.eps, a.out.as<T>(), cols);
+  });
+  check_launch("norm");
+}
+
+void activate(const ActivateArgs& a, cudaStream_t stream) {
+  const int64_t n = a.gate.n_elements();
+  if (n == 0) return;
+  const bool wide = n % 4 == 0 && aligned_16(a.gate.data) && aligned_16(a.up.data) && aligned_16(a.out.data);
+  dispatch("activate", a.out.dtype, wide, [&]<int kWide, class T>() {
+    activate_kernel<kWide, T><<<blocks_for(n / kWide), kThreads, 0, stream>>>(a.gate.as<float>(), a.up.as<float>(),
+                                                                              a.activation, a.out.as<T>(), n);
+  });
+  check_launch("activate");
+}
+
+void add(const AddArgs& a, cudaStream_t stream) {
+  const int64_t cols = a.x.cols(), rows = cols == 0 ? 0 : a.x.n_elements() / cols;
+  if (rows == 0) return;
+  const bool wide = cols % 4 == 0 && aligned_16(a.x.data) && aligned_16(a.branch.data) && aligned_16(a.norm.data);
+  const auto kernel = wide ? add_kernel<4> : add_kernel<1>;
+  kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(a.x.as<float>(), a.branch.as<float>(),
+                                                               a.norm.as<float>(), a.eps, a.scale, cols);
+  check_launch("add");
+}
+
+void gather(const Tensor& x, const Tensor& rows, const Tensor& out, cudaStream_t stream) {
+  const int64_t n = rows.rows(), cols = x.cols();
+  if (n == 0) return;
+  const bool wide = cols % 4 == 0 && aligned_16(x.data) && aligned_16(out.data);
+  const auto kernel = wide ? gather_kernel<4> : gather_kernel<1>;
+  kernel<<<static_cast<unsigned>(n), kThreads, 0, stream>>>(x.as<float>(), rows.as<int32_t>(), out.as<float>(), cols,
+                                                            x.rows());
+  check_launch("gather");
+}
+
+void scale_softcap(const Tensor& x, float scale, float softcap, cudaStream_t stream) {
+  const int64_t n = x.n_elements();
+  if (n == 0 || (scale == 1 && softcap <= 0)) return;
+  const bool wide = n % 4 == 0 && aligned_16(x.data);
+  const auto kernel = wide ? scale_softcap_kernel<4> : scale_softcap_kernel<1>;
+  kernel<<<blocks_for(wide ? n / 4 : n), kThreads, 0, stream>>>(x.as<float>(), scale, softcap, n);
+  check_launch("scale_softcap");
+}
+
+void convert(const Tensor& from, const Tensor& to, cudaStream_t stream) {
+  const int64_t n = from.n_elements();
+  if (n == 0) return;
+  const bool wide = n % 4 == 0 && aligned_16(from.data) && aligned_16(to.data);
+  dispatch("convert", to.dtype, wide, [&]<int kWide, class T>() {
+    convert_kernel<kWide, T><<<blocks_for(n / kWide), kThreads, 0, stream>>>(from.as<float>(), to.as<T>(), n);
+  });
+  check_launch("convert");
+}
+
+}  // namespace infer::cuda

@@ -1,0 +1,338 @@
+// From calls of the backend seam to a program of stages: shapes are checked, units dealt to CTAs, exchange buffers and
+// shared memory laid out. No CUDA call is made here.
+#include "kernels/cuda/program.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/packed.h"
+
+namespace infer::cuda {
+namespace {
+
+constexpr int64_t kPlainChunkBytes = 1024;  // of a row: sixteen copies of this size fill a slot
+constexpr int64_t kInFlightQuantized = 40 << 10, kInFlightPlain = 80 << 10;
+
+int32_t narrow(int64_t n) { return static_cast<int32_t>(n); }
+int64_t align(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+int slot_bytes(const MatrixArg& w) { return w.is_plain ? w.chunk_bytes * kTileRows : w.chunk_bytes; }
+
+template <class T>
+T* offset(T* p, const uint8_t* base) {
+  return reinterpret_cast<T*>(const_cast<uint8_t*>(base) + reinterpret_cast<uintptr_t>(p));
+}
+
+}  // namespace
+
+ActForm act_form(DType weight) {
+  return weight == DType::F32    ? ActForm::f32
+         : weight == DType::F16  ? ActForm::f16
+         : weight == DType::BF16 ? ActForm::bf16
+                                 : ActForm::int8;
+}
+
+int64_t act_bytes(ActForm form, int64_t cols) {
+  if (form == ActForm::int8) return (cols + 31) / 32 * 48;
+  return align(cols * (form == ActForm::f32 ? 4 : 2), 16);
+}
+
+std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
+  if (!w || w.n_dims != 2 || w.dims[0] < 1 || w.dims[1] < 1 || w.layout != packed_layout(w.dtype)) return std::nullopt;
+  MatrixArg m;
+  m.data = w.as<uint8_t>();
+  m.bias = bias ? bias.as<float>() : nullptr;
+  m.dtype = static_cast<int32_t>(w.dtype);
+  m.rows = narrow(w.rows()), m.cols = narrow(w.cols());
+  m.n_tiles = narrow((w.rows() + kTileRows - 1) / kTileRows);
+  bool known = false;
+  visit_format(w.dtype, [&]<class F>() {
+    known = true;
+    if constexpr (F::block == 1) {
+      m.is_plain = 1;
+      m.tile_bytes = row_major_stride(sizeof(typename F::Block), w.cols());
+      const int64_t chunk = std::min<int64_t>(kPlainChunkBytes, m.tile_bytes);
+      m.chunk_bytes = narrow(chunk);
+      m.n_chunks = narrow((m.tile_bytes + chunk - 1) / chunk);
+      m.last_bytes = narrow(m.tile_bytes - (m.n_chunks - 1) * chunk);
+    } else {
+      constexpr int kChunk = Packed<F>::chunk_groups;
+      const int64_t groups = w.cols() / kGroup;
+      m.tile_bytes = tile_bytes<F>(w.cols());
+      m.n_chunks = narrow((groups + kChunk - 1) / kChunk);
+      m.chunk_bytes = Chunk<F>{narrow(std::min<int64_t>(groups, kChunk))}.bytes();
+      m.last_bytes = narrow(m.tile_bytes - static_cast<int64_t>(m.n_chunks - 1) * m.chunk_bytes);
+    }
+  });
+  if (!known) return std::nullopt;
+  return m;
+}
+
+SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64_t dim, int64_t shared_bytes) {
+  SharedPlan plan;
+  int64_t act_row = 0, area = 0, slot = 0;
+  bool plain = false;
+  for (const DecodeStage& s : stages) {
+    if (s.kind == StageKind::attention) {
+      area = std::max<int64_t>(area, attention_area_bytes(s.attention.head_dim));
+      continue;
+    }
+    act_row = std::max(act_row, align(act_bytes(s.form, s.cols), 16));
+    for (int i = 0; i < s.n_matrices; ++i) {
+      slot = std::max<int64_t>(slot, slot_bytes(s.w[i]));
+      plain = plain || s.w[i].is_plain;
+    }
+  }
+  area = align(std::max(area, act_row * n_rows), 128);
+  slot = align(std::max<int64_t>(slot, 128), 128);
+  const int64_t x = align(dim * n_rows * 4, 128);
+  const int64_t sums = kMaxSlots * 2 * 16 * 4 * (n_rows <= 2 ? n_rows : kMaxDecodeRows);
+  const int64_t ring = shared_bytes - area - x - sums;
+  plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots));
+  plan.slot_bytes = narrow(slot);
+  plan.act = narrow(plan.n_slots * slot);
+  plan.x = plan.act + narrow(area);
+  plan.partial = plan.x + narrow(x);
+  plan.total = plan.partial + narrow(sums);
+  plan.act_row_bytes = narrow(act_row);
+  plan.in_flight = narrow(std::max<int64_t>(2, (plain ? kInFlightPlain : kInFlightQuantized) / slot));
+  return plan;
+}
+
+std::optional<DecodeStage> product_stage(const MatmulArgs& args, bool accumulate) {
+  const auto w = matrix_arg(args.w, args.bias);
+  if (!w || args.x.rows() > kMaxDecodeRows) return std::nullopt;
+  DecodeStage s;
+  s.form = act_form(args.w.dtype);
+  s.n_matrices = 1;
+  s.w[0] = *w;
+  s.n_units = w->n_tiles;
+  s.cols = w->cols;
+  s.in = args.x.as<float>(), s.out = args.out.as<float>();
+  s.in_width = narrow(args.x.cols()), s.out_width = narrow(args.out.cols());
+  s.accumulate = accumulate;
+  return s;
+}
+
+void Program::place(uint8_t* base) {
+  for (DecodeStage& s : stages) {
+    const bool exchanged_in = s.kind == StageKind::attention || s.residual_index > 0 || s.input == StageInput::vector ||
+                              s.input == StageInput::hidden;
+    if (exchanged_in && s.input != StageInput::plain) s.in = offset(s.in, base);
+    if (s.input == StageInput::hidden && s.form == ActForm::int8) s.in_codes = offset(s.in_codes, base);
+    if (s.output == StageOutput::vector || s.output == StageOutput::hidden) s.out = offset(s.out, base);
+    if (s.output == StageOutput::hidden && s.hidden_form == ActForm::int8) s.out_codes = offset(s.out_codes, base);
+  }
+}
+
+// ---- Recorder ---------------------------------------------------------------------------------------------------
+
+void Recorder::unsupported(const char* what) {
+  if (reason_.empty()) reason_ = what;
+}
+
+size_t Recorder::reserve(size_t bytes) {
+  // Never at 0: a null pointer means that there is no such buffer.
+  const size_t at = static_cast<size_t>(align(static_cast<int64_t>(std::max<size_t>(program_->exchange_bytes, 256)), 256));
+  program_->exchange_bytes = at + bytes;
+  return at;
+}
+
+float* Recorder::exchange(int64_t width) {
+  return reinterpret_cast<float*>(reserve(static_cast<size_t>(2 * n_tokens_ * width) * sizeof(float)));
+}
+
+DecodeStage& Recorder::add_stage() {
+  program_->stages.emplace_back();
+  return program_->stages.back();
+}
+
+bool Recorder::add_matrix(DecodeStage& s, const Tensor& w, const Tensor& bias) {
+  const auto m = matrix_arg(w, bias);
+  const ActForm form = act_form(w.dtype);
+  if (!m || (s.n_matrices > 0 && (form != s.form || m->cols != s.cols))) {
+    unsupported("weights that want different activations in one stage");
+    return false;
+  }
+  s.form = form;
+  s.cols = m->cols;
+  MatrixArg& slot = s.w[s.n_matrices];
+  slot = *m;
+  slot.out_offset = s.n_matrices > 0 ? s.w[s.n_matrices - 1].out_offset + s.w[s.n_matrices - 1].rows : 0;
+  ++s.n_matrices;
+  program_->weight_bytes += static_cast<double>(packed_matrix_bytes(w.dtype, w.rows(), w.cols()));
+  return true;
+}
+
+void Recorder::embed(const EmbedArgs& a) {
+  n_tokens_ = a.ids.rows();
+  dim_ = a.table.cols();
+  embed_ = a;
+  have_embed_ = true;
+  if (n_tokens_ > kMaxDecodeRows) unsupported("more rows than a program takes");
+  if (a.table.layout != kFileBlocks) unsupported("an embedding that is not in file blocks");
+  if (dim_ % 16 != 0) unsupported("a width that is no multiple of 16");
+}
+
+void Recorder::residual_input(DecodeStage& s, const Tensor& norm, float eps) {
+  s.input = StageInput::residual;
+  s.norm = norm.as<float>();
+  s.eps = eps;
+  s.residual_index = n_residuals_++;
+  s.residual_scale = branch_.scale;
+  if (s.residual_index == 0) {
+    s.embedding = {embed_.table.as<uint8_t>(), embed_.ids.as<int32_t>(), static_cast<int32_t>(embed_.table.dtype),
+                   embed_.scale, row_bytes(embed_.table.dtype, dim_)};
+    return;
+  }
+  s.in = branch_.values;
+  s.in_layer = branch_.layer;
+  s.in_width = narrow(dim_);
+  s.post_norm = branch_.post_norm ? branch_.post_norm.as<float>() : nullptr;
+  s.post_eps = branch_.post_eps;
+}
+
+void Recorder::attn_in(const AttnInArgs& a) {
+  ++layer_;
+  if (!have_embed_ || a.x.rows() != n_tokens_) unsupported("a layer without embedding");
+  if (!reason_.empty()) return;
+  DecodeStage& s = add_stage();
+  residual_input(s, a.norm, a.eps);
+  s.output = StageOutput::vector;
+  s.out_layer = layer_;
+  if (!add_matrix(s, a.wq, a.bq) || !add_matrix(s, a.wk, a.bk) || !add_matrix(s, a.wv, a.bv)) return;
+  for (int i = 0; i < 3; ++i) s.n_units += s.w[i].n_tiles;
+  s.out_width = s.w[2].out_offset + s.w[2].rows;
+  if (!qkv_) qkv_ = exchange(s.out_width);
+  s.out = qkv_;
+  rope_store_ = a.rope_store;
+}
+
+void Recorder::attention(const AttentionArgs& a) {
+  if (!reason_.empty()) return;
+  if (a.kv_len.rows() != n_tokens_) return unsupported("several new tokens of one sequence");
+  if (a.k_cache.dtype != a.v_cache.dtype) return unsupported("keys and values of different types");
+  const RopeStoreArgs& r = rope_store_;
+  DecodeStage& s = add_stage();
+  s.kind = StageKind::attention;
+  s.input = StageInput::vector;
+  s.output = StageOutput::vector;
+  s.in_layer = s.out_layer = layer_;
+  AttentionArg& t = s.attention;
+  t.k_cache = a.k_cache.as<uint8_t>(), t.v_cache = a.v_cache.as<uint8_t>();
+  t.k_type = static_cast<int32_t>(a.k_cache.dtype), t.v_type = static_cast<int32_t>(a.v_cache.dtype);
+  t.n_heads = narrow(a.q.dims[1]), t.n_kv_heads = narrow(a.k_cache.dims[1]), t.head_dim = narrow(a.q.dims[2]);
+  t.page_table = a.page_table.as<int32_t>(), t.max_pages = narrow(a.page_table.cols());
+  t.kv_len = a.kv_len.as<int32_t>(), t.positions = r.positions.as<int32_t>(), t.slots = r.slots.as<int32_t>();
+  t.q_norm = r.q_norm ? r.q_norm.as<float>() : nullptr, t.k_norm = r.k_norm ? r.k_norm.as<float>() : nullptr;
+  t.cos_sin = r.rope.cos_sin ? r.rope.cos_sin.as<float>() : nullptr;
+  t.rope_pairs = r.rope.cos_sin ? narrow(r.rope.cos_sin.dims[1]) : 0;
+  t.adjacent = r.rope.adjacent;
+  t.eps = r.eps, t.scale = a.scale, t.softcap = a.softcap;
+  t.sinks = a.sinks ? a.sinks.as<float>() : nullptr;
+  t.window = narrow(std::min<int64_t>(a.window, INT32_MAX));
+  s.in = qkv_;
+  s.in_width = narrow((t.n_heads + 2 * t.n_kv_heads) * t.head_dim);
+  s.out_width = s.cols = t.n_heads * t.head_dim;
+  if (!attn_) attn_ = exchange(s.out_width);
+  s.out = attn_;
+}
+
+void Recorder::attn_out(const AttnOutArgs& a) {
+  if (!reason_.empty()) return;
+  DecodeStage& s = add_stage();
+  s.input = StageInput::vector;
+  s.output = StageOutput::vector;
+  s.in_layer = s.out_layer = layer_;
+  if (!add_matrix(s, a.wo, a.bo)) return;
+  s.n_units = s.w[0].n_tiles;
+  s.in = attn_, s.in_width = s.cols;
+  if (!attn_branch_) attn_branch_ = exchange(dim_);
+  s.out = attn_branch_, s.out_width = narrow(dim_);
+  branch_ = {attn_branch_, layer_, a.add.norm, a.add.eps, a.add.scale};
+}
+
+void Recorder::ffn(const FfnArgs& a) {
+  if (!reason_.empty()) return;
+  const ActForm hidden_form = act_form(a.w_down.dtype);
+  const int64_t ffn_dim = a.w_gate.rows();
+  if (ffn_dim % 16 != 0) return unsupported("a hidden width that is no multiple of 16");
+  {
+    DecodeStage& s = add_stage();
+    residual_input(s, a.norm, a.eps);
+    s.output = StageOutput::hidden;
+    s.out_layer = layer_;
+    if (!add_matrix(s, a.w_gate, a.b_gate) || !add_matrix(s, a.w_up, a.b_up)) return;
+    s.n_parts = 2;
+    s.n_units = s.w[0].n_tiles;
+    s.hidden_form = hidden_form;
+    s.gelu = a.activation == Activation::gelu_tanh;
+    s.out_width = narrow(hidden_form == ActForm::int8 ? ffn_dim / 16 : ffn_dim);
+    if (!hidden_) {
+      hidden_ = exchange(ffn_dim);
+      hidden_codes_ = reinterpret_cast<uint8_t*>(reserve(static_cast<size_t>(2 * n_tokens_ * ffn_dim)));
+    }
+    s.out = hidden_, s.out_codes = hidden_codes_;
+  }
+  // Whether a layer's hidden values are codes may differ from layer to layer: then one buffer would serve two forms.
+  for (const DecodeStage& other : program_->stages)
+    if (other.output == StageOutput::hidden && other.hidden_form != hidden_form)
+      return unsupported("layers whose down projections want different activations");
+  DecodeStage& s = add_stage();
+  s.input = StageInput::hidden;
+  s.output = StageOutput::vector;
+  s.in_layer = s.out_layer = layer_;
+  if (!add_matrix(s, a.w_down, a.b_down)) return;
+  s.n_units = s.w[0].n_tiles;
+  s.in = hidden_, s.in_codes = hidden_codes_;
+  s.in_width = narrow(hidden_form == ActForm::int8 ? ffn_dim / 16 : ffn_dim);
+  if (!ffn_branch_) ffn_branch_ = exchange(dim_);
+  s.out = ffn_branch_, s.out_width = narrow(dim_);
+  branch_ = {ffn_branch_, layer_, a.add.norm, a.add.eps, a.add.scale};
+}
+
+void Recorder::logits(const LogitsArgs& a) {
+  if (!reason_.empty()) return;
+  if (a.rows.rows() != n_tokens_) return unsupported("logits of some of the rows only");
+  DecodeStage& s = add_stage();
+  residual_input(s, a.norm, a.eps);
+  s.output = StageOutput::logits;
+  if (!add_matrix(s, a.head, a.bias)) return;
+  s.n_units = s.w[0].n_tiles;
+  s.out = a.out.as<float>(), s.out_width = narrow(a.out.cols());
+  s.logit_scale = a.scale, s.softcap = a.softcap;
+  complete_ = true;
+}
+
+void Recorder::gather(const Tensor&, const Tensor&, const Tensor&) { unsupported("logits of some of the rows only"); }
+
+std::unique_ptr<Program> Recorder::finish() {
+  if (reason_.empty() && !complete_) reason_ = "a step without logits";
+  if (!reason_.empty()) return nullptr;
+  Program& p = *program_;
+  p.n_rows = narrow(n_tokens_), p.n_layers = layer_ + 1, p.dim = narrow(dim_);
+  // Every CTA must have a part in every gate and up, or it could fall behind by more than a layer (exchange.cuh).
+  p.n_ctas = limits_.n_sms;
+  for (const DecodeStage& s : p.stages)
+    if (s.output == StageOutput::hidden) p.n_ctas = std::min(p.n_ctas, s.n_units);
+  int next = 0;
+  for (DecodeStage& s : p.stages) {
+    if (s.kind == StageKind::attention) {
+      AttentionArg& t = s.attention;
+      const int parts = p.n_rows * t.n_kv_heads * ((t.n_heads / t.n_kv_heads + 7) / 8);
+      t.max_splits = std::max(1, splits_wanted(p.n_ctas, parts));
+      s.n_units = parts * t.max_splits;
+      s.first_cta = next % p.n_ctas;  // those that had the fewest tiles last
+    } else {
+      s.first_cta = next % p.n_ctas;
+      next += s.n_units;
+    }
+  }
+  p.shared = infer::cuda::plan_shared(p.stages, p.n_rows, dim_, limits_.shared_bytes);
+  if (p.shared.n_slots < 2) {
+    reason_ = "activations that leave no room for weights in shared memory";
+    return nullptr;
+  }
+  return std::move(program_);
+}
+
+}  // namespace infer::cuda

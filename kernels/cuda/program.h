@@ -1,0 +1,190 @@
+// A decode step as data: the stages of a forward pass over up to kMaxDecodeRows tokens, one of each sequence, in the
+// order in which the kernel of decode.cuh walks them. Recorder turns the calls of the backend seam into such a program;
+// it is pure logic on shapes and addresses, testable without a GPU. Results pass from stage to stage through exchange
+// buffers, two copies of each by the parity of the layer, whose empty places hold -0.0 (see exchange.cuh).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace infer::cuda {
+
+inline constexpr int kMaxDecodeRows = 4;
+inline constexpr int kWarps = 16;               ///< consumers of a CTA; one more warp fetches
+inline constexpr int kConsumers = kWarps * 32;  ///< threads
+inline constexpr int kMaxSlots = 16;            ///< of the ring, and tiles whose sums are kept until they are finished
+
+/// Bytes of shared memory of an attention stage: queries, results, K and V, maxima and sums, and kAttendBytes of scratch
+/// (checked against attention_decode.cuh where that is compiled).
+inline constexpr int kAttendBytes = 33792;
+constexpr int attention_area_bytes(int head_dim) { return (2 * 8 + 2) * head_dim * 4 + 4 * 8 * 4 + kAttendBytes; }
+
+/// How the input of a product lies in shared memory: as its weights want it.
+enum class ActForm : int32_t { int8, f16, bf16, f32 };
+
+enum class StageKind : int32_t { product, attention };
+enum class StageInput : int32_t {
+  residual,  ///< x (+= branch), normed
+  vector,    ///< f32 of the exchange: attention's result
+  hidden,    ///< activated gate * up: int8 groups of 16, or f32
+  plain,     ///< f32 in global memory, all there
+};
+enum class StageOutput : int32_t { vector, hidden, logits, plain };
+
+struct MatrixArg {
+  const uint8_t* data = nullptr;
+  const float* bias = nullptr;  ///< [rows]
+  int32_t dtype = 0, rows = 0, cols = 0;
+  int32_t n_tiles = 0, n_chunks = 0;
+  int32_t chunk_bytes = 0, last_bytes = 0;  ///< of a tile's chunks; plain formats: of one row of them
+  int64_t tile_bytes = 0;                   ///< plain formats: row stride
+  int32_t out_offset = 0;                   ///< of row 0 in the stage's output row
+  int32_t is_plain = 0;
+};
+
+struct EmbeddingArg {
+  const uint8_t* table = nullptr;
+  const int32_t* ids = nullptr;
+  int32_t dtype = 0;
+  float scale = 1;
+  int64_t row_bytes = 0;
+};
+
+struct AttentionArg {
+  uint8_t *k_cache = nullptr, *v_cache = nullptr;
+  int32_t k_type = 0, v_type = 0;
+  int32_t n_heads = 0, n_kv_heads = 0, head_dim = 0, max_pages = 0;
+  const int32_t *page_table = nullptr, *kv_len = nullptr, *positions = nullptr, *slots = nullptr;
+  const float *q_norm = nullptr, *k_norm = nullptr, *cos_sin = nullptr, *sinks = nullptr;
+  int32_t rope_pairs = 0, adjacent = 0;
+  float eps = 0, scale = 1, softcap = 0;
+  int32_t window = 0, max_splits = 1;
+  float* partial = nullptr;    ///< [units, 8, head_dim + 2]
+  int32_t* arrived = nullptr;  ///< [rows * n_kv_heads * head groups]
+};
+
+struct DecodeStage {
+  StageKind kind = StageKind::product;
+  StageInput input = StageInput::plain;
+  StageOutput output = StageOutput::plain;
+  ActForm form = ActForm::int8;
+  ActForm hidden_form = ActForm::int8;  ///< of the stage that reads a hidden output
+  int32_t n_matrices = 0, n_parts = 1;  ///< 2 parts: gate and up tiles of the same rows make one unit
+  int32_t n_units = 0, first_cta = 0;
+  MatrixArg w[3];
+  int32_t cols = 0;                      ///< of the input
+  int32_t in_layer = 0, out_layer = 0;   ///< their parity chooses the copy of the exchange
+  float *in = nullptr, *out = nullptr;   ///< exchange, two copies of [rows][width]; plain: the only copy
+  uint8_t *in_codes = nullptr, *out_codes = nullptr;  ///< hidden int8: [2][rows][cols] beside scales in `in`, `out`
+  int32_t in_width = 0, out_width = 0;                ///< floats of a row
+  // residual input
+  const float *norm = nullptr, *post_norm = nullptr;
+  float eps = 0, post_eps = 0, residual_scale = 1;
+  int32_t residual_index = 0;  ///< how many residual inputs came before; 0 starts from the embedding
+  EmbeddingArg embedding;
+  int32_t gelu = 0;       ///< else SiLU
+  int32_t accumulate = 0; ///< plain output
+  float logit_scale = 1, softcap = 0;
+  AttentionArg attention;
+};
+
+/// Offsets into the dynamic shared memory of a CTA, and the ring's geometry.
+struct SharedPlan {
+  int32_t n_slots = 0, slot_bytes = 0, in_flight = 0;
+  int32_t act = 0, x = 0, partial = 0, total = 0;  ///< the ring begins at 0
+  int32_t act_row_bytes = 0;
+};
+
+struct DecodeLaunch {
+  const DecodeStage* stages = nullptr;  ///< device memory; null: `single`
+  DecodeStage single;
+  int32_t begin = 0, end = 0, n_rows = 1, dim = 0;
+  int32_t single_stage = 0;  ///< x comes from and goes to x_save
+  SharedPlan shared;
+  uint32_t parity = 0;      ///< layers of all steps so far, modulo 2: says which copies of the exchange are empty
+  float* x_save = nullptr;  ///< [2][rows][dim], between launches of single stages
+};
+
+/// What a program needs of the device.
+struct ProgramLimits {
+  int n_sms = 0;
+  int64_t shared_bytes = 0;  ///< per CTA
+};
+
+/// A complete recorded step. Addresses of exchange buffers are offsets until place() is told where they lie.
+class Program {
+ public:
+  std::vector<DecodeStage> stages;
+  int n_rows = 0, n_layers = 0, dim = 0, n_ctas = 0;
+  SharedPlan shared;
+  size_t exchange_bytes = 0;  ///< to be filled with -0.0
+  double weight_bytes = 0;    ///< streamed by one step
+  /// Adds the base address to everything that lies in the exchange.
+  void place(uint8_t* exchange);
+
+  // Set by the backend once the program lies on the device.
+  std::shared_ptr<void> memory;
+  DecodeLaunch launch;
+  uint32_t parity = 0;
+};
+
+class Recorder {
+ public:
+  explicit Recorder(const ProgramLimits& limits) : limits_(limits) {}
+
+  void embed(const EmbedArgs&);
+  void attn_in(const AttnInArgs&);
+  void attention(const AttentionArgs&);
+  void attn_out(const AttnOutArgs&);
+  void ffn(const FfnArgs&);
+  void logits(const LogitsArgs&);
+  void gather(const Tensor& x, const Tensor& rows, const Tensor& out);
+  void unsupported(const char* what);
+
+  int64_t n_tokens() const { return n_tokens_; }
+  /// The program, or nothing: reason() then says why the step cannot be one.
+  std::unique_ptr<Program> finish();
+  const std::string& reason() const { return reason_; }
+
+ private:
+  DecodeStage& add_stage();
+  bool add_matrix(DecodeStage&, const Tensor& w, const Tensor& bias);
+  void residual_input(DecodeStage&, const Tensor& norm, float eps);
+  size_t reserve(size_t bytes);
+  float* exchange(int64_t width);
+
+  ProgramLimits limits_;
+  std::unique_ptr<Program> program_ = std::make_unique<Program>();
+  std::string reason_;
+  int64_t n_tokens_ = 0, dim_ = 0;
+  int layer_ = -1, n_residuals_ = 0;
+  EmbedArgs embed_{};
+  bool have_embed_ = false, complete_ = false;
+  RopeStoreArgs rope_store_{};
+  // The branch that the next residual input adds, and the exchanges, made at first use.
+  struct Branch {
+    float* values = nullptr;
+    int layer = 0;
+    Tensor post_norm;
+    float post_eps = 0, scale = 1;
+  } branch_;
+  float *qkv_ = nullptr, *attn_ = nullptr, *attn_branch_ = nullptr, *ffn_branch_ = nullptr, *hidden_ = nullptr;
+  uint8_t* hidden_codes_ = nullptr;
+};
+
+/// How weights of this format want their activations.
+ActForm act_form(DType weight);
+/// Bytes of one row of activations of `cols` columns in shared memory.
+int64_t act_bytes(ActForm form, int64_t cols);
+/// Geometry of a matrix; nothing when the layout is not one that products read.
+std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias);
+/// A single product y [m, n] = x w^T as a stage of its own, for steps that are no program. m <= kMaxDecodeRows.
+std::optional<DecodeStage> product_stage(const MatmulArgs& args, bool accumulate);
+SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64_t dim, int64_t shared_bytes);
+
+}  // namespace infer::cuda

@@ -1,0 +1,48 @@
+// What the CUDA backend takes of a GPU's memory and what it has kernels for, as pure functions: plans are made before a
+// device is touched, and on machines that have none. Plain C++, part of every build.
+#pragma once
+
+#include <algorithm>
+#include <iterator>
+#include <string>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/packed.h"
+#include "quant/formats.h"
+
+namespace infer::cuda {
+
+/// A context and the module with all kernels; measured, rounded up.
+inline constexpr size_t kContextBytes = size_t{640} << 20;
+
+inline size_t packed_bytes(const Tensor& host, WeightRole role) {
+  const int64_t rows = host.n_elements() / host.cols();
+  if (role == WeightRole::vector) return static_cast<size_t>(host.n_elements()) * sizeof(float);
+  if (role == WeightRole::embedding) return static_cast<size_t>(tensor_bytes(host.dtype, rows, host.cols()));
+  return static_cast<size_t>(packed_matrix_bytes(host.dtype, rows, host.cols()));
+}
+
+/// Names the first thing that has no kernel; empty when all is well. Types of the cache count once an engine has chosen.
+inline std::string refusal(const Needs& needs) {
+  for (const DType dtype : needs.matrix_formats)
+    if (!decodable(dtype)) return "no CUDA kernel for weights of the format " + format_name(dtype);
+  for (const DType dtype : needs.embedding_formats)
+    if (!decodable(dtype)) return "no CUDA kernel to look up rows of the format " + format_name(dtype);
+  const int64_t heads[] = {32, 64, 80, 96, 128, 256};
+  if (needs.head_dim > 0 && std::find(std::begin(heads), std::end(heads), needs.head_dim) == std::end(heads))
+    return "no CUDA kernel for attention with heads of " + std::to_string(needs.head_dim) +
+           " (only for 32, 64, 80, 96, 128, 256)";
+  for (const DType dtype : {needs.k_type, needs.v_type})
+    if (dtype != DType::F32 && dtype != DType::F16 && dtype != DType::BF16 && dtype != DType::Q8_0)
+      return "no CUDA kernel for a KV cache of " + format_name(dtype);
+  return {};
+}
+
+/// At most what prepare() allocates: 16-bit activations and weights of one product, cuBLASLt's workspace, partial
+/// results of attention.
+inline size_t scratch_bytes(const Needs& needs) {
+  const auto rows = static_cast<size_t>(std::max<int64_t>(1, needs.max_tokens));
+  return 2 * rows * static_cast<size_t>(needs.max_width) * 2 + (size_t{384} << 20);
+}
+
+}  // namespace infer::cuda

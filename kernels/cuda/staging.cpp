@@ -1,0 +1,126 @@
+// Pinned memory of staging.h.
+#include "kernels/cuda/staging.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace infer::cuda {
+namespace {
+
+Event make_event() {
+  Event event;
+  check(cudaEventCreateWithFlags(event.out(), cudaEventDisableTiming), "make an event");
+  return event;
+}
+
+std::vector<PinnedPart> make_parts(size_t n, size_t bytes) {
+  std::vector<PinnedPart> parts;
+  for (size_t i = 0; i < n; ++i) parts.emplace_back(bytes);
+  return parts;
+}
+
+}  // namespace
+
+Pinned::Pinned(size_t bytes) {
+  void* data = nullptr;
+  check(cudaHostAlloc(&data, bytes, cudaHostAllocPortable), "pinned memory");
+  data_ = static_cast<char*>(data);
+}
+
+Pinned::~Pinned() {
+  if (data_) cudaFreeHost(data_);
+}
+
+DeviceBlock::DeviceBlock(size_t bytes) {
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw Error(ErrorKind::does_not_fit, "cuda", "no device memory is left for loading");
+  }
+  check(status, "device memory for loading");
+  data_ = static_cast<char*>(data);
+}
+
+DeviceBlock::~DeviceBlock() {
+  if (data_) cudaFree(data_);
+}
+
+PinnedPart::PinnedPart(size_t bytes) : memory_(bytes), done_(make_event()) {}
+
+bool PinnedPart::reclaim() {
+  if (!std::exchange(in_use_, false)) return false;
+  if (cudaEventQuery(done_.get()) == cudaSuccess) return false;
+  cudaGetLastError();  // "not ready" is an answer and no error
+  check(cudaEventSynchronize(done_.get()), "upload");
+  return true;
+}
+
+void PinnedPart::in_use_until(cudaStream_t stream) {
+  check(cudaEventRecord(done_.get(), stream), "upload");
+  in_use_ = true;
+}
+
+UploadRing::UploadRing() : parts_(make_parts(4, kPartBytes)) {}
+
+int UploadRing::small(void* dst, const void* src, size_t bytes, cudaStream_t stream) {
+  int waits = 0;
+  if (used_ + bytes > kPartBytes) {
+    parts_[part_].in_use_until(stream);
+    part_ = (part_ + 1) % parts_.size();
+    used_ = 0;
+    waits = parts_[part_].reclaim();
+  }
+  char* const at = parts_[part_].data() + used_;
+  std::memcpy(at, src, bytes);
+  check(cudaMemcpyAsync(dst, at, bytes, cudaMemcpyHostToDevice, stream), "upload");
+  used_ += (bytes + 63) / 64 * 64;
+  return waits;
+}
+
+int UploadRing::upload(void* dst, const void* src, size_t bytes, cudaStream_t stream) {
+  if (bytes <= kSmall) return small(dst, src, bytes, stream);
+  if (halves_.empty()) halves_ = make_parts(2, kHalfBytes);
+  int waits = 0;
+  for (size_t at = 0; at < bytes; at += kHalfBytes) {
+    PinnedPart& half = halves_[half_];
+    half_ ^= 1;
+    const size_t n = std::min(kHalfBytes, bytes - at);
+    waits += half.reclaim();
+    std::memcpy(half.data(), static_cast<const char*>(src) + at, n);
+    check(cudaMemcpyAsync(static_cast<char*>(dst) + at, half.data(), n, cudaMemcpyHostToDevice, stream), "upload");
+    half.in_use_until(stream);
+  }
+  return waits;
+}
+
+Lane::Lane() { check(cudaStreamCreateWithFlags(stream.out(), cudaStreamNonBlocking), "make a stream"); }
+
+LanePool::Lease LanePool::take() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!idle_.empty()) {
+      Lane* const lane = idle_.back();
+      idle_.pop_back();
+      return {*this, lane};
+    }
+  }
+  auto made = std::make_unique<Lane>();  // pinning takes milliseconds: not under the lock
+  const std::lock_guard lock(mutex_);
+  idle_.reserve(lanes_.size() + 1);  // so that giving back cannot fail
+  lanes_.push_back(std::move(made));
+  return {*this, lanes_.back().get()};
+}
+
+void LanePool::give_back(Lane* lane) {
+  const std::lock_guard lock(mutex_);
+  idle_.push_back(lane);
+}
+
+bool LanePool::wait() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& lane : lanes_) check(cudaStreamSynchronize(lane->stream.get()), "load");
+  return !lanes_.empty();
+}
+
+}  // namespace infer::cuda

@@ -1,0 +1,137 @@
+// Takes groups of packed weights apart in registers: wide loads from a chunk (in global or shared memory), codes as
+// quads of signed or unsigned bytes, scales as floats. What packed.h says byte by byte, in the few instructions that a
+// kernel at the memory's speed can afford: about two integer operations a weight on an H200.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/packed.h"
+
+namespace infer::cuda {
+
+/// How many different scales a group of 32 has.
+template <class F>
+inline constexpr int kHalves = Packed<F>::scales == Scales::six_bit_16 || Packed<F>::scales == Scales::nibble_min ||
+                                       Packed<F>::scales == Scales::signed_byte
+                                   ? 2
+                                   : 1;
+/// Whether sum(activation) is needed: the stored codes are biased, or the format has minimums.
+template <class F>
+inline constexpr bool kNeedsSums = Packed<F>::bias > 0 || F::has_offset;
+
+/// Four nibbles of `four`, a code each, to four signed bytes of the format's table of 16.
+template <class F>
+__device__ __forceinline__ uint32_t table_quad(uint32_t four) {
+  const auto word = [](int first) {  // folded to a constant
+    uint32_t out = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      out |= static_cast<uint32_t>(static_cast<uint8_t>(Packed<F>::table(first + i))) << (8 * i);
+    return out;
+  };
+  const uint32_t t0 = word(0), t1 = word(4), t2 = word(8), t3 = word(12);
+  const uint32_t low = __byte_perm(t0, t1, four), high = __byte_perm(t2, t3, four);
+  return __byte_perm(low, high, 0x3210 | (four & 0x8888) >> 1);
+}
+
+/// Quads 0..7 of a group: stored codes, or the table's values.
+template <class F>
+__device__ __forceinline__ void load_quads(const uint8_t* chunk, Chunk<F> c, int row, int g, uint32_t (&q)[8]) {
+  using P = Packed<F>;
+  constexpr uint32_t kNibbles = 0x0f0f0f0f, kPairs = 0x03030303, kBits = 0x01010101;
+  if constexpr (P::low_bits == 8) {
+    const uint4 a = *reinterpret_cast<const uint4*>(chunk + c.low(row, g));
+    const uint4 b = *reinterpret_cast<const uint4*>(chunk + c.low_second(row, g));
+    q[0] = a.x, q[1] = a.y, q[2] = a.z, q[3] = a.w, q[4] = b.x, q[5] = b.y, q[6] = b.z, q[7] = b.w;
+  } else if constexpr (P::low_bits == 4) {
+    const uint4 v = *reinterpret_cast<const uint4*>(chunk + c.low(row, g));
+    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (P::bias == kTable) {
+        q[i] = table_quad<F>(w[i]), q[i + 4] = table_quad<F>(w[i] >> 16);
+      } else {
+        q[i] = w[i] & kNibbles, q[i + 4] = w[i] >> 4 & kNibbles;
+      }
+    }
+  } else {
+    const uint2 v = *reinterpret_cast<const uint2*>(chunk + c.low(row, g));
+#pragma unroll
+    for (int i = 0; i < 8; ++i) q[i] = (i % 2 ? v.y : v.x) >> (i / 2 * 2) & kPairs;
+  }
+  if constexpr (P::high_bits == 1) {
+    const uint32_t v = *reinterpret_cast<const uint32_t*>(chunk + c.high(row, g));
+#pragma unroll
+    for (int i = 0; i < 8; ++i) q[i] |= (v >> i & kBits) << P::low_bits;
+  } else if constexpr (P::high_bits == 2) {
+    const uint2 v = *reinterpret_cast<const uint2*>(chunk + c.high(row, g));
+#pragma unroll
+    for (int i = 0; i < 8; ++i) q[i] |= ((i % 2 ? v.y : v.x) >> (i / 2 * 2) & kPairs) << P::low_bits;
+  }
+}
+
+/// weight = scale[h] * stored + offset[h] for the two halves of a group; equal where kHalves is 1. Offsets hold what
+/// the bias of the codes costs.
+struct GroupScales {
+  float scale[2], offset[2];
+};
+
+__device__ __forceinline__ float half_at(const uint8_t* p) {
+  return f16_to_f32(*reinterpret_cast<const uint16_t*>(p));
+}
+
+template <class F>
+__device__ __forceinline__ GroupScales load_scales(const uint8_t* chunk, Chunk<F> c, int row, int g) {
+  using P = Packed<F>;
+  const uint8_t* of_group = chunk + c.group_scale(row, g);
+  const uint8_t* of_block = chunk + c.block_scale(row, g);
+  GroupScales s{};
+  if constexpr (P::scales == Scales::half) {
+    s.scale[0] = half_at(of_group);
+  } else if constexpr (P::scales == Scales::half_min) {
+    const uint32_t v = *reinterpret_cast<const uint32_t*>(of_group);
+    s.scale[0] = f16_to_f32(static_cast<uint16_t>(v)), s.offset[0] = f16_to_f32(static_cast<uint16_t>(v >> 16));
+  } else if constexpr (P::scales == Scales::exponent) {
+    s.scale[0] = MXFP4::half_scale(of_group[0]);
+  } else if constexpr (P::scales == Scales::six_bit_min) {
+    const uint4 v = *reinterpret_cast<const uint4*>(of_block);
+    // Byte i of v.y, v.z, v.w belongs to groups i and i + 4, see quant/bits.h.
+    const int shift = g % 4 * 8;
+    const bool low = g % 8 < 4;
+    const uint32_t a = v.y >> shift, b = v.z >> shift, high = v.w >> shift;
+    const uint32_t scale = low ? a & 63 : (high & 15) | (a >> 2 & 48);
+    const uint32_t min = low ? b & 63 : (high >> 4 & 15) | (b >> 2 & 48);
+    s.scale[0] = f16_to_f32(static_cast<uint16_t>(v.x)) * static_cast<float>(scale);
+    s.offset[0] = -(f16_to_f32(static_cast<uint16_t>(v.x >> 16)) * static_cast<float>(min));
+  } else if constexpr (P::scales == Scales::six_bit_8) {
+    const uint2 v = *reinterpret_cast<const uint2*>(of_block);
+    const int sub = static_cast<int>((v.y >> (4 * (g % 8)) & 15) | (v.x >> (16 + 2 * (g % 8)) & 3) << 4) - 32;
+    s.scale[0] = f16_to_f32(static_cast<uint16_t>(v.x)) * static_cast<float>(sub);
+  } else if constexpr (P::scales == Scales::signed_byte) {
+    const uint32_t v = *reinterpret_cast<const uint16_t*>(of_group);
+    const float d = half_at(of_block);
+    s.scale[0] = d * static_cast<float>(static_cast<int8_t>(v));
+    s.scale[1] = d * static_cast<float>(static_cast<int8_t>(v >> 8));
+  } else if constexpr (P::scales == Scales::nibble_min) {
+    const uint32_t v = *reinterpret_cast<const uint16_t*>(of_group);
+    const uint32_t d = *reinterpret_cast<const uint32_t*>(of_block);
+    const float scale = f16_to_f32(static_cast<uint16_t>(d)), min = f16_to_f32(static_cast<uint16_t>(d >> 16));
+    s.scale[0] = scale * static_cast<float>(v & 15), s.offset[0] = -(min * static_cast<float>(v >> 4 & 15));
+    s.scale[1] = scale * static_cast<float>(v >> 8 & 15), s.offset[1] = -(min * static_cast<float>(v >> 12 & 15));
+  } else {
+    static_assert(P::scales == Scales::six_bit_16);
+    const uint4 v = *reinterpret_cast<const uint4*>(of_block);
+    const float d = f16_to_f32(static_cast<uint16_t>(v.x));
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int sub = 2 * (g % 8) + h;  // low bits: byte sub % 8 of (y, z); high bits: byte sub % 4 of w
+      const uint32_t low = (sub % 8 < 4 ? v.y : v.z) >> (sub % 4 * 8 + 4 * (sub / 8)) & 15;
+      const uint32_t high = v.w >> (sub % 4 * 8 + 2 * (sub / 4)) & 3;
+      s.scale[h] = d * static_cast<float>(static_cast<int>(low | high << 4) - 32);
+    }
+  }
+  if constexpr (kHalves<F> == 1) s.scale[1] = s.scale[0], s.offset[1] = s.offset[0];
+  return s;
+}
+
+}  // namespace infer::cuda

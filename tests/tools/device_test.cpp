@@ -1,0 +1,130 @@
+// Devices as a person asks for them: --device, -ngl, --mode, and `infer plan`. The program sees no GPU here, so that
+// these hold on every machine.
+#include <nlohmann/json.hpp>
+
+#include "tests/catch.h"
+#include "tests/tools/program.h"
+
+using namespace infer::test;
+
+namespace {
+
+void check_refusal(const Outcome& o, int status, const std::string& part) {
+  INFO("status " << o.status << ", stderr: " << o.err);
+  CHECK(o.status == status);
+  CHECK(contains(o.err, part));
+  CHECK(lines_of(o.err).size() == 1);
+  CHECK(o.err.rfind("error: ", 0) == 0);
+}
+
+// Why there is no GPU, in one of the ways in which there can be none.
+bool says_why(const std::string& text) {
+  return contains(text, "built without CUDA") || contains(text, "there is no NVIDIA driver") ||
+         contains(text, "driver is too old") || contains(text, "there is no NVIDIA GPU");
+}
+
+// A model with heads of 64, for which the GPU has kernels.
+const std::string& wide() {
+  static const std::string path = [] {
+    TinyModel model;
+    model.dim = 256;
+    model.weights = infer::DType::BF16;
+    model.context = 4096;
+    const std::string made = path_in_folder("wide.gguf");
+    write_tiny_model(made, model);
+    return made;
+  }();
+  return path;
+}
+
+}  // namespace
+
+TEST_CASE("a GPU that was asked for and cannot be used ends the program with the reason") {
+  for (const char* device : {"cuda", "cuda:0", "cuda:99"}) {
+    INFO(device);
+    for (const char* command : {"run", "inspect", "plan", "bench"}) {
+      std::vector<std::string> args = {command, "-m", tiny_bpe(), "--device", device};
+      if (std::string(command) == "run") args.insert(args.end(), {"-p", "x", "-n", "1"});
+      const Outcome o = run(args);
+      check_refusal(o, 1, "device: cuda cannot be used: ");
+      CHECK(says_why(o.err));
+      CHECK(o.out.empty());
+    }
+  }
+}
+
+TEST_CASE("without a GPU nothing is said about it") {
+  for (const std::vector<std::string>& more :
+       {std::vector<std::string>{}, {"-ngl", "99"}, {"--device", "auto"}, {"--mode", "graph"}, {"--device", "cpu"}}) {
+    std::vector<std::string> args = {"run", tiny_bpe(), "-no-cnv", "-p", "x", "-n", "2", "--temp", "0"};
+    args.insert(args.end(), more.begin(), more.end());
+    const Outcome o = run(args);
+    CHECK(o.status == 0);
+    CHECK_FALSE(contains(o.err, "cuda"));
+    CHECK_FALSE(contains(o.err, "device"));
+  }
+}
+
+TEST_CASE("-ngl 0 is the CPU, whatever the device would have been") {
+  CHECK(run({"run", tiny_bpe(), "-no-cnv", "-p", "x", "-n", "1", "--device", "cuda", "-ngl", "0"}).status == 0);
+  check_refusal(run({"run", tiny_bpe(), "-p", "x", "--device", "cuda", "-ngl", "33"}), 1, "cuda cannot be used");
+}
+
+TEST_CASE("wrong names of devices and modes are usage errors that name the choices") {
+  check_refusal(run({tiny_bpe(), "-p", "x", "--device", "cpu:1"}), 2, "auto, cuda, cuda:N, cpu, ref");
+  check_refusal(run({tiny_bpe(), "-p", "x", "--device", "cuda:one"}), 2, "cuda:one");
+  check_refusal(run({tiny_bpe(), "-p", "x", "--mode", "warp"}), 2, "auto, persistent, graph, eager");
+  check_refusal(run({"bench", "-m", tiny_bpe(), "--mode", "warp"}), 2, "auto, persistent, graph, eager");
+}
+
+TEST_CASE("devices that cannot be used are listed with the reason") {
+  const Outcome o = run({"--list-devices"});
+  CHECK(o.status == 0);
+  CHECK(contains(o.out, "not usable: cuda: "));
+  CHECK(says_why(o.out));
+  CHECK(contains(o.out, "cpu: any"));
+}
+
+TEST_CASE("plan shows what a GPU of a given size would hold, without one") {
+  const Outcome o = run({"plan", "-m", wide(), "--vram", "24G", "-c", "1024", "-np", "2"});
+  CHECK(o.status == 0);
+  CHECK(o.err.empty());
+  for (const char* part : {"memory of cuda, 2 sequences of 1024 positions", "weights, packed", "embedding", "KV cache",
+                           "activations", "program", "in all", "24576.0 MiB", "largest context that fits: "}) {
+    INFO(part << "\n" << o.out);
+    CHECK(contains(o.out, part));
+  }
+  const auto j = nlohmann::json::parse(run({"plan", wide(), "--vram", "24GiB", "-c", "1024", "--json"}).out);
+  CHECK(j["device"] == "cuda");
+  CHECK(j["fits"] == true);
+  CHECK(j["n_ctx"] == 1024);
+  CHECK(j["kv_bytes"] == 1024 * j["kv_bytes_per_token"].get<int64_t>());
+  CHECK(j["available_bytes"] == int64_t{24} << 30);
+  const auto q8 = nlohmann::json::parse(
+      run({"plan", wide(), "--vram", "24G", "-c", "1024", "-ctk", "q8_0", "-ctv", "q8_0", "--json"}).out);
+  CHECK(q8["kv_bytes"] < j["kv_bytes"]);
+}
+
+TEST_CASE("plan ends with status 4 and the largest context when it does not fit") {
+  const Outcome o = run({"plan", "-m", wide(), "--vram", "1200M", "-c", "4000000"});
+  check_refusal(o, 4, "context: 4000000 positions need");
+  CHECK(contains(o.err, "allowed at most "));
+  CHECK(contains(o.out, "4000000 positions"));
+  const auto j = nlohmann::json::parse(run({"plan", wide(), "--vram", "1200M", "-c", "4000000", "--json"}).out);
+  CHECK(j["fits"] == false);
+  const std::string largest = std::to_string(j["largest_ctx"].get<int64_t>());
+  CHECK(contains(o.err, "at most " + largest));
+  CHECK(run({"plan", wide(), "--vram", "1200M", "-c", largest}).status == 0);
+  check_refusal(run({"plan", wide(), "--vram", "100M"}), 4, "weights: need ");
+}
+
+TEST_CASE("plan without a size is for the device that would be used") {
+  const Outcome o = run({"plan", tiny_bpe()});
+  CHECK(o.status == 0);
+  CHECK(contains(o.out, "memory of cpu ("));
+  check_refusal(run({"plan"}), 2, "no model given");
+  for (const char* bad : {"", "24X", "G", "-1G", "0", "1e3G", "24 G"})
+    check_refusal(run({"plan", tiny_bpe(), "--vram", bad}), 2, "--vram");
+  // Heads of 16: no kernel, and no plan either.
+  check_refusal(run({"plan", tiny_bpe(), "--vram", "24G"}), 3, "no CUDA kernel for attention with heads of 16");
+}
