@@ -114,18 +114,19 @@ class Backend {
 };
 
 struct BackendOptions {
-  int n_threads = 0;       ///< 0: one per physical core
-  std::string isa = {};    ///< cpu: "" best of this machine, else "scalar", "avx2", "avx512"
-  int device_index = 0;    ///< cuda: which GPU
-  std::string mode = {};   ///< cuda: "" or "auto", "persistent", "graph", "eager"; others only check the name
+  int n_threads = 0;      ///< 0: one per physical core
+  std::string isa = {};   ///< cpu: "" best of this machine, else "scalar", "avx2", "avx512"
+  int device_index = 0;   ///< cuda: which GPU
+  std::string mode = {};  ///< cuda: "" or "auto", "persistent", "graph", "eager"; others only check the name
 };
 
-/// What can be asked about a backend whose devices have memory of their own, before one is made and where there is none.
+/// What can be asked about a backend whose devices have memory of their own, before one is made and where there is
+/// none.
 struct DeviceRow {
-  int (*count)();                             ///< devices to think of; some may be unusable
-  std::string (*unusable_reason)(int index);  ///< for people; empty when the device can be used
-  std::string (*describe)(int index);         ///< of a usable one, as Backend::describe()
-  std::string (*refusal)(const Needs&);       ///< what there is no kernel for; empty when all is well
+  int (*count)();                                               ///< devices to think of; some may be unusable
+  std::string (*unusable_reason)(int index);                    ///< for people; empty when the device can be used
+  std::string (*describe)(int index);                           ///< of a usable one, as Backend::describe()
+  std::string (*refusal)(const Needs&);                         ///< what there is no kernel for; empty when all is well
   size_t (*packed_bytes)(const Tensor& host, WeightRole role);  ///< as Backend::packed_bytes()
   size_t (*scratch_bytes)(const Needs&);                        ///< at most what prepare() allocates
   size_t context_bytes;                                         ///< what the system's driver takes before all else

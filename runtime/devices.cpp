@@ -1,5 +1,5 @@
-// What a build can compute on and what this machine can do, for people: names of devices, measured limits; and the names
-// of reasons to end.
+// What a build can compute on and what this machine can do, for people: names of devices, measured limits; and the
+// names of reasons to end.
 #include <algorithm>
 
 #include "infer.h"

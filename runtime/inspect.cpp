@@ -52,8 +52,8 @@ void plan_run(const Checkpoint& checkpoint, int64_t n_ctx, const LoadOptions& op
   if (plan.device_scratch_bytes == 0) backend->prepare(needs);
   out.n_ctx = plan.limits.n_ctx;
   out.kv_bytes_per_token = plan.kv_bytes_per_token;
-  out.scratch_bytes = plan.activation_bytes + plan.rope_bytes + plan.device_scratch_bytes +
-                      static_cast<size_t>(backend->stats().bytes);
+  out.scratch_bytes =
+      plan.activation_bytes + plan.rope_bytes + plan.device_scratch_bytes + static_cast<size_t>(backend->stats().bytes);
   out.peak_bytes = resident + out.packed_bytes + plan.kv_bytes + out.scratch_bytes + plan.program_bytes +
                    kTokenBytes * static_cast<size_t>(vocabulary ? vocabulary->size() : 0);
 }

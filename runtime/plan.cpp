@@ -62,11 +62,10 @@ int64_t choose_context(int64_t wanted, int64_t ceiling, const ContextCosts& cost
   const size_t spared = available - std::min(available, costs.spare_bytes);
   const int64_t largest = largest_context(costs, spared);
   if (largest == 0)
-    throw Error(
-        ErrorKind::does_not_fit, "context",
-        fmt::format("{} beside the weights are needed before the first token, and {} are available",
-                    human_size(costs.fixed_bytes + kPageTokens * costs.bytes_per_position), human_size(spared)),
-        "", kNothingFits);
+    throw Error(ErrorKind::does_not_fit, "context",
+                fmt::format("{} beside the weights are needed before the first token, and {} are available",
+                            human_size(costs.fixed_bytes + kPageTokens * costs.bytes_per_position), human_size(spared)),
+                "", kNothingFits);
   return std::min(ceiling, largest);
 }
 

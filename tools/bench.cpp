@@ -113,7 +113,9 @@ class Runner {
   }
 
   /// On a GPU at full size: what is done at the first sight of a shape is not what is measured.
-  void warm_up() { measure(on_gpu(model_) ? c_.n_prompt : std::min<int64_t>(c_.n_prompt, 32), std::min<int64_t>(c_.n_gen, 2)); }
+  void warm_up() {
+    measure(on_gpu(model_) ? c_.n_prompt : std::min<int64_t>(c_.n_prompt, 32), std::min<int64_t>(c_.n_gen, 2));
+  }
   double measure() { return measure(c_.n_prompt, c_.n_gen); }
   const Engine& engine() const { return engine_; }
 

@@ -26,12 +26,12 @@ struct BenchRow {
   size_t model_size = 0, stream_bytes = 0;
   int64_t n_params = 0, matrix_params = 0;
   int n_threads = 0;
-  std::vector<double> seconds;                    ///< one per repetition
-  double bandwidth_gbps = 0;                      ///< measured limits, 0 when not asked for
-  double int8_peak_gops = 0;                      ///< of a CPU
-  double tensor_peak_tflops = 0;                  ///< of a GPU
+  std::vector<double> seconds;    ///< one per repetition
+  double bandwidth_gbps = 0;      ///< measured limits, 0 when not asked for
+  double int8_peak_gops = 0;      ///< of a CPU
+  double tensor_peak_tflops = 0;  ///< of a GPU
   bool on_gpu() const { return !gpu_info.empty(); }
-  std::string test_name() const;                  ///< "pp512", "tg128 @ d4096"
+  std::string test_name() const;  ///< "pp512", "tg128 @ d4096"
   double tokens() const { return static_cast<double>(c.n_prompt + c.n_gen); }
   std::vector<double> rates() const;  ///< tok/s of every repetition
 };

@@ -49,7 +49,8 @@ void print(const MemoryPlan& p) {
   line("embedding", p.embedding_bytes);
   line("norms and biases", p.vector_bytes);
   line("KV cache", p.kv_bytes,
-       fmt::format("{:.1f} KiB a token, {} and {}", static_cast<double>(p.kv_bytes_per_token) / 1024, p.k_type, p.v_type));
+       fmt::format("{:.1f} KiB a token, {} and {}", static_cast<double>(p.kv_bytes_per_token) / 1024, p.k_type,
+                   p.v_type));
   line("rotation tables", p.rope_bytes);
   line("activations", p.activation_bytes);
   line("scratch of kernels", p.scratch_bytes, "at most");
@@ -67,8 +68,9 @@ int plan_command(const Args& args) {
   EngineFlags engine;
   size_t memory_bytes = 0;
   bool json = false;
-  Arguments a("infer plan -m MODEL.gguf [-c N] [-np K] [--vram 24G]",
-              "What an engine takes of a device's memory, from the file's headers alone. Exit status 4: it does not fit.\n");
+  Arguments a(
+      "infer plan -m MODEL.gguf [-c N] [-np K] [--vram 24G]",
+      "What an engine takes of a device's memory, from the file's headers alone. Exit status 4: it does not fit.\n");
   a.positional("MODEL", [&](const std::string& t) { model.path = t; });
   model.add_to(a);
   engine.add_to(a);

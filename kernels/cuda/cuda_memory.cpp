@@ -35,8 +35,8 @@ Mode parse_mode(const std::string& name) {
 
 std::string mebibytes(size_t bytes) { return std::to_string((bytes >> 20) + 1) + " MiB"; }
 
-/// Maps the pages of [data, data + bytes) in one call instead of one fault for every few of them. A hint: memory that is
-/// no file's, and systems that do not know it, are none the worse.
+/// Maps the pages of [data, data + bytes) in one call instead of one fault for every few of them. A hint: memory that
+/// is no file's, and systems that do not know it, are none the worse.
 void map_pages(const char* data, size_t bytes) {
 #if defined(MADV_POPULATE_READ)
   constexpr uintptr_t kPage = 4096;
@@ -75,8 +75,8 @@ void pack_matrix(Lane& lane, const Tensor& host, const Tensor& packed) {
   send(lane, host.as<char>(), row * static_cast<size_t>(host.rows()), rows_at_a_time * row,
        [&](Lane::Half& half, size_t at, size_t n) {
          copy(half.device.data(), half.pinned.data(), n, lane.stream.get());
-         pack_rows(host.dtype, half.device.data(), static_cast<int64_t>(at / row), static_cast<int64_t>(n / row), packed,
-                   lane.stream.get());
+         pack_rows(host.dtype, half.device.data(), static_cast<int64_t>(at / row), static_cast<int64_t>(n / row),
+                   packed, lane.stream.get());
        });
 }
 
@@ -130,7 +130,8 @@ Buffer CudaBackend::allocate(size_t bytes) {
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     const std::string left = mebibytes(memory_left().value_or(0));
-    throw Error(ErrorKind::does_not_fit, describe(), "out of device memory", mebibytes(bytes) + " wanted", left + " free");
+    throw Error(ErrorKind::does_not_fit, describe(), "out of device memory", mebibytes(bytes) + " wanted",
+                left + " free");
   }
   check(status, "allocate");
   // From here on the buffer is its own master: it may be freed by any thread, after the backend. cudaFree finds the

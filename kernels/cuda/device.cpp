@@ -70,9 +70,7 @@ std::string no_device_reason(cudaError_t status) {
          (visible ? " among those that CUDA_VISIBLE_DEVICES allows ('" + escaped(visible) + "')" : std::string());
 }
 
-std::string compute_capability(int major, int minor) {
-  return "sm_" + std::to_string(major) + std::to_string(minor);
-}
+std::string compute_capability(int major, int minor) { return "sm_" + std::to_string(major) + std::to_string(minor); }
 
 std::string name_of(int index) {
   cudaDeviceProp properties;

@@ -22,7 +22,8 @@ inline size_t packed_bytes(const Tensor& host, WeightRole role) {
   return static_cast<size_t>(packed_matrix_bytes(host.dtype, rows, host.cols()));
 }
 
-/// Names the first thing that has no kernel; empty when all is well. Types of the cache count once an engine has chosen.
+/// Names the first thing that has no kernel; empty when all is well. Types of the cache count once an engine has
+/// chosen.
 inline std::string refusal(const Needs& needs) {
   for (const DType dtype : needs.matrix_formats)
     if (!decodable(dtype)) return "no CUDA kernel for weights of the format " + format_name(dtype);

@@ -62,7 +62,8 @@ class PinnedPart {
   bool in_use_ = false;
 };
 
-/// Uploads of a step: small ones packed one after another into four parts that take turns, large ones through two halves.
+/// Uploads of a step: small ones packed one after another into four parts that take turns, large ones through two
+/// halves.
 class UploadRing {
  public:
   static constexpr size_t kSmall = size_t{64} << 10, kPartBytes = size_t{256} << 10, kHalfBytes = size_t{8} << 20;

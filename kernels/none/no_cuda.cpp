@@ -7,9 +7,7 @@
 namespace infer {
 namespace {
 
-[[noreturn]] void refuse() {
-  throw Error(ErrorKind::run, "device", "cuda cannot be used: " + cuda_unusable_reason(0));
-}
+[[noreturn]] void refuse() { throw Error(ErrorKind::run, "device", "cuda cannot be used: " + cuda_unusable_reason(0)); }
 
 }  // namespace
 
@@ -20,12 +18,8 @@ std::string cuda_unusable_reason(int) { return "this program was built without C
 int cuda_device_count() { return 0; }
 
 const DeviceRow kCudaDevices = {
-    cuda_device_count,
-    cuda_unusable_reason,
-    [](int) -> std::string { return "cuda"; },
-    cuda::refusal,
-    cuda::packed_bytes,
-    cuda::scratch_bytes,
+    cuda_device_count,   cuda_unusable_reason, [](int) -> std::string { return "cuda"; },
+    cuda::refusal,       cuda::packed_bytes,   cuda::scratch_bytes,
     cuda::kContextBytes,
 };
 

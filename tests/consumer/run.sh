@@ -24,7 +24,11 @@ c++ -std=c++20 "$source/tests/consumer/main.cpp" -o "$work/by_hand" $(pkg-config
 
 echo "== sources, add_subdirectory"
 # Unoptimised: what is tested is the build of a parent project, not speed.
+# Kernels are compiled as they were for the tested build, for nothing else would be quick: ccache knows them.
+setting() { sed -n "s/^$1:[A-Z]*=//p" "$build/CMakeCache.txt"; }
+cuda_launcher=$(command -v ccache >/dev/null 2>&1 && echo "-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache" || echo "-DINFER_NO_CUDA_LAUNCHER=1")
 cmake "$generator" -S "$source/tests/consumer" -B "$work/sources" -DINFER_SOURCE="$source" -DCMAKE_BUILD_TYPE=Debug \
-  -DCMAKE_CXX_FLAGS_DEBUG=-O0 "$launcher" >"$work/configure.log"
+  -DCMAKE_CXX_FLAGS_DEBUG=-O0 -DCMAKE_CUDA_FLAGS_DEBUG=-O3 -DINFER_CUDA="$(setting INFER_CUDA)" \
+  -DINFER_CUDA_ARCHS="$(setting INFER_CUDA_ARCHS)" "$launcher" "$cuda_launcher" >"$work/configure.log"
 cmake --build "$work/sources" -j2 >"$work/build.log" || { cat "$work/build.log"; exit 1; }
 "$work/sources/consumer" "$model"

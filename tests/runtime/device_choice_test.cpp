@@ -41,7 +41,8 @@ TEST_CASE("names of devices are a backend and, for GPUs, a number") {
   CHECK(parse_device("cuda").index == 0);
   CHECK(parse_device("cuda:3").name == "cuda");
   CHECK(parse_device("cuda:3").index == 3);
-  for (const char* bad : {"gpu", "CUDA", "cpu:1", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "cuda:99999", ":1", "auto:1"}) {
+  for (const char* bad :
+       {"gpu", "CUDA", "cpu:1", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "cuda:99999", ":1", "auto:1"}) {
     INFO(bad);
     CHECK_THROWS_WITH(parse_device(bad), Catch::Contains(bad) && Catch::Contains("auto, cuda, cuda:N, cpu, ref"));
   }
@@ -90,7 +91,8 @@ TEST_CASE("the plan of host memory is that of the device cpu") {
   const ModelFile file;
   LoadOptions options;
   options.device = "cpu";
-  const MemoryPlan here = Model::plan(file.path, {}, options), given = Model::plan(file.path, {}, options, size_t{1} << 40);
+  const MemoryPlan here = Model::plan(file.path, {}, options),
+                   given = Model::plan(file.path, {}, options, size_t{1} << 40);
   CHECK(here.refusal.empty());
   CHECK_THAT(here.device, Catch::StartsWith("cpu ("));
   CHECK(given.device == "cpu");
