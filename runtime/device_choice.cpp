@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kUsefulContext = 4096;
 
 std::unique_ptr<Backend> make(const DeviceName& device, const LoadOptions& options) {
-  return make_backend(device.name, {options.n_threads, options.isa, device.index, options.mode});
+  return make_backend(device.name, {options.n_threads, options.isa, device.index, options.mode, options.debug_sync});
 }
 
 /// Whether weights and a useful context fit; else why not.

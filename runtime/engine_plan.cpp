@@ -64,7 +64,11 @@ EnginePlan plan_engine(const Config& config, const std::string& device, const En
   } else {
     plan.program_bytes = kProgramBytes;
   }
-  costs.fixed_bytes = StepRunner::scratch_bytes(config, limits) + plan.program_bytes + plan.device_scratch_bytes;
+  // Devices with memory of their own draw the tokens there.
+  const auto step_bytes = [&] {
+    return StepRunner::scratch_bytes(config, limits) + (devices ? StepRunner::sampling_bytes(config, limits) : 0);
+  };
+  costs.fixed_bytes = step_bytes() + plan.program_bytes + plan.device_scratch_bytes;
   costs.bytes_per_position = rope_bytes;
   int64_t ceiling = config.n_ctx_train;
   if (options.n_pool > 0) {
@@ -84,7 +88,7 @@ EnginePlan plan_engine(const Config& config, const std::string& device, const En
   limits.max_outputs = std::min(limits.max_outputs, limits.max_tokens);
   plan.kv_bytes = static_cast<size_t>(limits.n_pages * kPageTokens) * plan.kv_bytes_per_token;
   plan.rope_bytes = static_cast<size_t>(limits.n_ctx) * rope_bytes;
-  plan.activation_bytes = StepRunner::scratch_bytes(config, limits);
+  plan.activation_bytes = step_bytes();
   needs.k_type = limits.k_type;
   needs.v_type = limits.v_type;
   needs.max_tokens = limits.max_tokens;

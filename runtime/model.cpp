@@ -52,6 +52,7 @@ void load_weights_of(Checkpoint& checkpoint, const LoadOptions& options, Model::
   model.device_index = choice.device.index;
   model.isa = options.isa;
   model.mode = options.mode;
+  model.debug_sync = options.debug_sync;
   model.info.device_note = choice.note;
   // Tokens and merges by the hundred thousand, which the tokenizer has copied: make room before the peak.
   checkpoint.metadata.clear();

@@ -110,6 +110,10 @@ class Runner {
   Runner(const Model& model, const BenchFlags& flags, const BenchCase& c)
       : model_(model), c_(c), random_(1234), engine_(model, options(flags, c)) {
     depth_ = ids(c.depth);
+    // What the device lacks shows when it has been prepared, and is told once.
+    static bool told = false;
+    const std::string device = engine_.stats().backend;
+    if (on_gpu(model_) && device != model_.info().device && !std::exchange(told, true)) note("device: {}\n", device);
   }
 
   /// On a GPU at full size: what is done at the first sight of a shape is not what is measured.

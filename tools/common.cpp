@@ -33,6 +33,8 @@ void add_device_flags(Arguments& a, LoadOptions& load) {
       if (t == known) return load.mode = t, void();
     throw Error(ErrorKind::usage, "--mode", "unknown", "'" + escaped(t) + "'", "auto, persistent, graph, eager");
   });
+  a.flag({"--debug-sync"}, "wait for every kernel of a GPU, so that an error names the one that failed",
+         &load.debug_sync);
   a.add({"-ngl", "--gpu-layers", "--n-gpu-layers"}, "N", "", [&load](const std::string& t) {
     const bool none = t != "auto" && t != "all" && parse_integer("--n-gpu-layers", t, -1, 1 << 20) == 0;
     if (none && load.device != "ref") load.device = "cpu";
@@ -127,7 +129,7 @@ void announce_device(const Model& model, const Engine& engine) {
     return fmt::format("{:.{}f} {}", static_cast<double>(bytes) / (small ? 1048576.0 : 1073741824.0), small ? 0 : 1,
                        small ? "MiB" : "GiB");
   };
-  note("device: {}, weights {}, KV {} ({} positions), {} free\n", info.device, size(info.packed_bytes),
+  note("device: {}, weights {}, KV {} ({} positions), {} free\n", stats.backend, size(info.packed_bytes),
        size(stats.kv_bytes), stats.n_ctx, size(stats.device_free_bytes));
 }
 

@@ -64,5 +64,6 @@ int inspect_command(const Args& args);
 int perplexity_command(const Args& args);
 int bench_command(const Args& args);
 int plan_command(const Args& args);
+int selftest_command(const Args& args);
 
 }  // namespace infer::tools

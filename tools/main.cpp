@@ -33,6 +33,7 @@ const Command kCommands[] = {
     {"perplexity", "perplexity of a text, and KL against another model", perplexity_command},
     {"inspect", "what a file holds and what it needs to run", inspect_command},
     {"plan", "what a model takes of a GPU's or the host's memory", plan_command},
+    {"selftest", "every kernel that a model uses, against the reference", selftest_command},
     {"tokenize", "text to token ids", tokenize_command},
     {"detokenize", "token ids to text", detokenize_command},
     {"template", "render the chat template", template_command},

@@ -99,7 +99,8 @@ __device__ __forceinline__ void make_query_fragments(const AttentionUnit& unit, 
 }
 
 /// One warp's blocks: first_block + warp, and every kWarps-th after it. A warp waits for its keys, then for its values;
-/// with 16 warps side by side, each with 4 KB on the way, that is three times what the memory can deliver.
+/// with 16 warps side by side, each with 4 KB on the way, that is three times what the memory can deliver. (Keys held in
+/// registers while the queries are still on their way were tried: they end up in local memory.)
 template <int kHeadDim, class Cache, int kWarps>
 __device__ __forceinline__ void attend_blocks(const AttentionUnit& unit, const uint4* query, int first_block,
                                               int last_block, WarpState<kHeadDim, Cache>& state) {
@@ -138,10 +139,11 @@ __device__ __forceinline__ void attend_blocks(const AttentionUnit& unit, const u
   }
 }
 
-/// Brings the warps' states together in the order of their numbers. `stats` f32 [kWarps][2][8].
-template <int kHeadDim, class Cache, int kWarps, int kBarrier>
+/// Brings the warps' states together in the order of their numbers and hands each sum to emit(head, dim, sum), which
+/// finds unit.row_max and unit.row_sum complete. `stats` f32 [kWarps][2][8].
+template <int kHeadDim, class Cache, int kWarps, int kBarrier, class Emit>
 __device__ __forceinline__ void merge_warps(const AttentionUnit& unit, WarpState<kHeadDim, Cache>& state, float* stats,
-                                            float4* buffer, int n_active) {
+                                            float4* buffer, int n_active, const Emit& emit) {
   using Shape = AttentionShape<kHeadDim, Cache>;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, r = lane / 4, j = lane % 4;
   state.total += __shfl_xor_sync(0xffffffffu, state.total, 1);
@@ -156,27 +158,27 @@ __device__ __forceinline__ void merge_warps(const AttentionUnit& unit, WarpState
   if (warp == 0 && j == 0) unit.row_max[r] = top, unit.row_sum[r] = total;
   state.scale_sums(factor(state.highest), lane);
   const float* numbers = reinterpret_cast<const float*>(buffer);
-#pragma unroll
-  for (int base = 0; base < Shape::kTiles; base += kMergeTiles) {
-    constexpr int kRound = Shape::kTiles < kMergeTiles ? Shape::kTiles : kMergeTiles;
+  // With half of the warps at work twice as many tiles fit at a time.
+  const int round = n_active <= kWarps / 2 ? 2 * kMergeTiles : kMergeTiles;
+  for (int base = 0; base < Shape::kTiles; base += round) {
+    const int n = min(round, Shape::kTiles - base);
     if (base > 0) named_barrier<kBarrier, kWarps * 32>();
     if (warp < n_active) {
 #pragma unroll
-      for (int t = 0; t < kRound; ++t) {
-        const float* c = state.sums[base + t];
-        buffer[(warp * kRound + t) * 32 + lane] = make_float4(c[0], c[1], c[2], c[3]);
+      for (int t = 0; t < Shape::kTiles; ++t) {
+        const float* c = state.sums[t];
+        if (t >= base && t < base + n) buffer[(warp * n + t - base) * 32 + lane] = make_float4(c[0], c[1], c[2], c[3]);
       }
     }
     named_barrier<kBarrier, kWarps * 32>();
-    for (int i = threadIdx.x; i < kRound * 128; i += kWarps * 32) {
+    for (int i = threadIdx.x; i < n * 128; i += kWarps * 32) {
       float sum = 0;
-      for (int w = 0; w < n_active; ++w) sum += numbers[w * kRound * 128 + i];
+      for (int w = 0; w < n_active; ++w) sum += numbers[w * n * 128 + i];
       const int tile = base + i / 128, at = i % 128 / 4, head = 2 * (at % 4) + i % 2;
       const int dim = Shape::v_dim(tile / Shape::kVLoad, i % 4 / 2, at / 4) + tile % Shape::kVLoad;
-      if (head < unit.n_rows && dim < kHeadDim) unit.out[head * kHeadDim + dim] = sum;
+      if (head < unit.n_rows && dim < kHeadDim) emit(head, dim, sum);
     }
   }
-  named_barrier<kBarrier, kWarps * 32>();
 }
 
 /// The same for any pair of cache types and head size by plain arithmetic in f32, one head after another: for f32
@@ -233,25 +235,40 @@ __device__ __noinline__ void attend_plain(const AttentionUnit& unit, int head_di
   }
 }
 
-/// Called by the threads 0 .. 32 * kWarps - 1 of a CTA, all of which see `unit.q` already; when it returns they all see
-/// the results. `shared` has attend_shared_bytes<kHeadDim, kWarps>() bytes, aligned to 16. Synchronises by the named
-/// barrier kBarrier only.
-template <int kHeadDim, class Cache, int kWarps, int kBarrier = 2>
-__device__ __forceinline__ void attend_range(const AttentionUnit& unit, float* shared) {
+/// Called by the threads 0 .. 32 * kWarps - 1 of a CTA. prepare() brings the queries to unit.q and ends with a barrier.
+/// emit(head, dim, sum) takes the results, with unit.row_max and unit.row_sum complete. `shared` has
+/// attend_shared_bytes<kHeadDim, kWarps>() bytes, aligned to 16. Synchronises by the named barrier kBarrier only; the
+/// caller does so before `shared` is used again.
+template <int kHeadDim, class Cache, int kWarps, int kBarrier, class Prepare, class Emit>
+__device__ __forceinline__ void attend_range(const AttentionUnit& unit, float* shared, const Prepare& prepare,
+                                             const Emit& emit) {
   static_assert(kHeadDim % 16 == 0 && kHeadDim <= 256);
   if constexpr (!Cache::tensor_cores) {
+    prepare();
     attend_plain<kWarps, kBarrier>(unit, kHeadDim, Cache::id, Cache::id, shared);
+    for (int i = threadIdx.x; i < unit.n_rows * kHeadDim; i += kWarps * 32)
+      emit(i / kHeadDim, i % kHeadDim, unit.out[i]);
   } else {
     float4* buffer = reinterpret_cast<float4*>(shared + kWarps * 2 * kUnitRows);
     uint4* query = reinterpret_cast<uint4*>(buffer);
-    make_query_fragments<kHeadDim, Cache, kWarps>(unit, query);
-    named_barrier<kBarrier, kWarps * 32>();
     const int first_block = unit.begin / kBlockKeys, last_block = ceil_div(unit.end, kBlockKeys);
     const int n_blocks = unit.end > unit.begin ? last_block - first_block : 0;
+    prepare();
+    make_query_fragments<kHeadDim, Cache, kWarps>(unit, query);
+    named_barrier<kBarrier, kWarps * 32>();
     WarpState<kHeadDim, Cache> state;
     attend_blocks<kHeadDim, Cache, kWarps>(unit, query, first_block, first_block + n_blocks, state);
-    merge_warps<kHeadDim, Cache, kWarps, kBarrier>(unit, state, shared, buffer, n_blocks < kWarps ? n_blocks : kWarps);
+    merge_warps<kHeadDim, Cache, kWarps, kBarrier>(unit, state, shared, buffer, n_blocks < kWarps ? n_blocks : kWarps,
+                                                   emit);
   }
+}
+
+/// The same where all threads see `unit.q` already and want the sums in `unit.out`; when it returns they all see them.
+template <int kHeadDim, class Cache, int kWarps, int kBarrier = 2>
+__device__ __forceinline__ void attend_range(const AttentionUnit& unit, float* shared) {
+  attend_range<kHeadDim, Cache, kWarps, kBarrier>(
+      unit, shared, [] {}, [&](int head, int dim, float sum) { unit.out[head * kHeadDim + dim] = sum; });
+  named_barrier<kBarrier, kWarps * 32>();
 }
 
 }  // namespace infer::cuda

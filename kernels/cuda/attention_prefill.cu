@@ -86,21 +86,61 @@ struct CodeBatch {
   }
 };
 
+constexpr int kPage = static_cast<int>(kPageTokens), kTilePages = kTileKeys / kPage;
+static_assert(kTilePages == 2);
+
+/// Where the pages of a tile of keys are; page 0, which is never read, where there is none to be seen.
+struct TilePages {
+  int number[kTilePages];
+
+  __device__ __forceinline__ void find(const Tile& t, int first_key) {
+#pragma unroll
+    for (int p = 0; p < kTilePages; ++p) {
+      const int at = first_key + p * kPage;
+      number[p] = at < t.high && at + kPage > t.low ? t.pages[at / kPage] : 0;
+    }
+  }
+};
+
+/// copy_async without a condition.
+__device__ __forceinline__ void copy_async_all(void* shared, const void* from) {
+  const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
+/// A tile of 16-bit numbers that can all be seen, of heads as long as the kernel is made for: addresses are constants
+/// apart.
+template <int kHeadDim, class Shape>
+__device__ __forceinline__ void load_whole_tile(const uint8_t* const (&pages)[kTilePages], uint16_t* tile) {
+  constexpr int kChunks = kHeadDim / 8, kRowStep = Shape::kThreads / kChunks;
+  static_assert(Shape::kThreads % kChunks == 0 && kPage % kRowStep == 0);
+  const int row = threadIdx.x / kChunks, dim = threadIdx.x % kChunks * 8;
+  uint16_t* to = tile + row * Shape::kStride + dim;
+#pragma unroll
+  for (int p = 0; p < kTilePages; ++p) {
+    const uint8_t* from = pages[p] + (row * kHeadDim + dim) * 2;
+#pragma unroll
+    for (int r = 0; r < kPage; r += kRowStep) {
+      copy_async_all(to + (p * kPage + r) * Shape::kStride, from + r * kHeadDim * 2);
+    }
+  }
+}
+
 /// Rows [first_key, first_key + kTileKeys) of one head to shared memory; zeros for keys that the tile may not see,
 /// whose memory may hold anything or not exist.
-template <int kHeadDim, bool kNative>
+template <int kHeadDim, class Shape, bool kNative>
 __device__ __forceinline__ void load_tile(const PrefillArgs& a, const Tile& t, const uint8_t* cache, DType type,
-                                          int kv_head, int first_key, uint16_t* tile) {
-  using Shape = PrefillShape<kHeadDim>;
-  constexpr int kChunks = kHeadDim / 8, kPage = static_cast<int>(kPageTokens);
+                                          int kv_head, int first_key, const TilePages& numbers, uint16_t* tile) {
+  constexpr int kChunks = kHeadDim / 8;
   constexpr int kPerThread = kTileKeys * kChunks / Shape::kThreads;
   const int64_t bytes = head_page_bytes(type, a.head_dim);
-  const uint8_t* pages[kTileKeys / kPage];
+  const uint8_t* pages[kTilePages];
 #pragma unroll
-  for (int p = 0; p < kTileKeys / kPage; ++p) {
-    const int at = first_key + p * kPage;
-    const bool exists = at < t.high && at + kPage > t.low;
-    pages[p] = exists ? head_page(cache, bytes, a.n_kv_heads, t.pages[at / kPage], kv_head) : cache;
+  for (int p = 0; p < kTilePages; ++p) pages[p] = head_page(cache, bytes, a.n_kv_heads, numbers.number[p], kv_head);
+  if constexpr (kNative && Shape::kThreads % kChunks == 0) {
+    if (a.head_dim == kHeadDim && first_key >= t.low && first_key + kTileKeys <= t.high) {
+      return load_whole_tile<kHeadDim, Shape>(pages, tile);
+    }
   }
   // The compiler would keep every chunk's offset in registers from tile to tile; it shall find them anew instead.
   int thread = threadIdx.x;
@@ -148,29 +188,64 @@ __device__ __forceinline__ void load_tile(const PrefillArgs& a, const Tile& t, c
   }
 }
 
-/// The tile's rows of Q, rounded; zeros beyond its last row.
-template <int kHeadDim, class Type>
-__device__ __forceinline__ void load_queries(const PrefillArgs& a, const Tile& t, int kv_head, uint16_t* queries) {
-  using Shape = PrefillShape<kHeadDim>;
-  const int n_rows = t.n_tokens * a.group;
-  for (int i = threadIdx.x; i < Shape::kRows * (kHeadDim / 2); i += Shape::kThreads) {
-    const int row = i / (kHeadDim / 2), dim = i % (kHeadDim / 2) * 2, at = t.first_row + row;
-    float x = 0, y = 0;
-    if (at < n_rows) {
-      const int64_t head = kv_head * a.group + at % a.group;
-      const float* q = a.q + (static_cast<int64_t>(t.first_token + at / a.group) * a.n_heads + head) * a.head_dim;
-      x = dim < a.head_dim ? q[dim] : 0.0f, y = dim + 1 < a.head_dim ? q[dim + 1] : 0.0f;
+/// The warp's rows of Q, rounded; zeros beyond the tile's last row.
+template <int kHeadDim, class Type, class Shape>
+__device__ __forceinline__ void load_queries(const PrefillArgs& a, const Tile& t, int kv_head, int first_row, int lane,
+                                             Queries<Shape>& queries) {
+  const bool whole = a.head_dim == kHeadDim;
+#pragma unroll
+  for (int m = 0; m < Shape::kMTiles; ++m) {
+    const float* rows[2];
+    bool exists[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int at = first_row + m * 16 + half * 8 + lane / 4, head = kv_head * a.group + at % a.group;
+      exists[half] = at < t.n_tokens * a.group;
+      rows[half] = a.q + (static_cast<int64_t>(t.first_token + at / a.group) * a.n_heads + head) * a.head_dim;
     }
-    *reinterpret_cast<uint32_t*>(queries + row * Shape::kStride + dim) = Type::pack(x, y);
+    const auto pair = [&](int half, int dim) {
+      if (!exists[half]) return 0u;
+      if (whole) {
+        const float2 x = *reinterpret_cast<const float2*>(rows[half] + dim);
+        return Type::pack(x.x, x.y);
+      }
+      return Type::pack(dim < a.head_dim ? rows[half][dim] : 0.0f, dim + 1 < a.head_dim ? rows[half][dim + 1] : 0.0f);
+    };
+#pragma unroll
+    for (int step = 0; step < Shape::kSteps; ++step) {
+      const int dim = step * 16 + lane % 4 * 2;
+      queries.set(m, step, make_uint4(pair(0, dim), pair(1, dim), pair(0, dim + 8), pair(1, dim + 8)));
+    }
+  }
+}
+
+/// Two neighbouring numbers of a row of the result, which has `left` from the first on.
+__device__ __forceinline__ void write_pair(const PrefillArgs& a, int64_t at, int left, float x, float y) {
+  const bool aligned = a.head_dim % 2 == 0;
+  if (a.out_type == DType::F32) {
+    float* to = static_cast<float*>(a.out) + at;
+    if (aligned && left > 1)
+      *reinterpret_cast<float2*>(to) = make_float2(x, y);
+    else
+      for (int i = 0; i < min(left, 2); ++i) to[i] = i == 0 ? x : y;
+  } else {
+    const bool half = a.out_type == DType::F16;
+    uint16_t* to = static_cast<uint16_t*>(a.out) + at;
+    const uint32_t low = half ? f32_to_f16_clamped(x) : f32_to_bf16(x);
+    const uint32_t high = half ? f32_to_f16_clamped(y) : f32_to_bf16(y);
+    if (aligned && left > 1)
+      *reinterpret_cast<uint32_t*>(to) = low | high << 16;
+    else
+      for (int i = 0; i < min(left, 2); ++i) to[i] = static_cast<uint16_t>(i == 0 ? low : high);
   }
 }
 
 /// Divides by the totals, sinks included, and writes the rows.
-template <int kHeadDim, class Type>
+template <class State>
 __device__ __forceinline__ void write_rows(const PrefillArgs& a, const Tile& t, int kv_head, int first_row, int lane,
-                                           RowState<kHeadDim, Type>& state) {
+                                           State& state) {
 #pragma unroll
-  for (int m = 0; m < state.kMTiles; ++m) {
+  for (int m = 0; m < State::Shape::kMTiles; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float total = state.total[m][half];
@@ -187,65 +262,61 @@ __device__ __forceinline__ void write_rows(const PrefillArgs& a, const Tile& t, 
       }
       const int64_t row = (static_cast<int64_t>(t.first_token + at / a.group) * a.n_heads + head) * a.head_dim;
 #pragma unroll
-      for (int n = 0; n < state.kDimTiles; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int dim = n * 8 + lane % 4 * 2 + i;
-          if (dim >= a.head_dim) continue;
-          const float x = state.sums[m][n][half * 2 + i] * factor;
-          if (a.out_type == DType::F32)
-            static_cast<float*>(a.out)[row + dim] = x;
-          else if (a.out_type == DType::F16)
-            static_cast<__half*>(a.out)[row + dim] = narrow<__half>(x);
-          else
-            static_cast<__nv_bfloat16*>(a.out)[row + dim] = narrow<__nv_bfloat16>(x);
-        }
+      for (int n = 0; n < State::kDimTiles; ++n) {
+        const int dim = n * 8 + lane % 4 * 2;
+        write_pair(a, row + dim, a.head_dim - dim, state.sums[m][n][half * 2] * factor,
+                   state.sums[m][n][half * 2 + 1] * factor);
       }
     }
   }
 }
 
-/// Grid: KV heads times tiles of kRows rows, the last tiles (which see most) first. Block: 4 warps of 32 rows or 8 of
-/// 16. Shared: Q, two tiles of K and of V. Reads every visible key once per tile of rows; bound by the tensor cores.
-/// kNative: both caches hold Type already, and head_dim is a multiple of 8; else they are converted on the way.
-template <int kHeadDim, class Type, bool kNative>
-__global__ void __launch_bounds__(PrefillShape<kHeadDim>::kThreads) attention_prefill_kernel(const PrefillArgs a) {
-  using Shape = PrefillShape<kHeadDim>;
-  extern __shared__ __align__(16) uint16_t shared[];
+/// Grid: KV heads times tiles of kRows rows, the last tiles (which see most) first. Block: 4 warps of 16 or 32 rows, or
+/// 8 of 16. Shared: two tiles of K and of V, and Q where registers have no room for it. Reads every visible key once
+/// per tile of rows; bound by the tensor cores. kNative: both caches hold Type already, and head_dim is a multiple of
+/// 8; else they are converted on the way.
+template <int kHeadDim, int kMTiles, class Type, bool kNative, class Shape = PrefillShape<kHeadDim, kMTiles>>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks) attention_prefill_kernel(const PrefillArgs a) {
+  extern __shared__ __align__(16) uint4 shared[];
   const int kv_head = blockIdx.x % a.n_kv_heads;
   const Tile t = find_tile<Shape::kRows>(a, (gridDim.x - 1 - blockIdx.x) / a.n_kv_heads);
   if (!t.any) return;
-  uint16_t* tiles = shared + Shape::kRows * Shape::kStride;  // K, V, K, V
+  auto* tiles = reinterpret_cast<uint16_t*>(shared + Shape::kQueryWords);  // K, V, K, V
+  TilePages pages;  // of the next tile: they are known before it is wanted
   const auto fetch = [&](int first_key, int buffer) {
     uint16_t* to = tiles + buffer * 2 * Shape::kTile;
-    load_tile<kHeadDim, kNative>(a, t, a.k_cache, a.k_type, kv_head, first_key, to);
-    load_tile<kHeadDim, kNative>(a, t, a.v_cache, a.v_type, kv_head, first_key, to + Shape::kTile);
+    load_tile<kHeadDim, Shape, kNative>(a, t, a.k_cache, a.k_type, kv_head, first_key, pages, to);
+    load_tile<kHeadDim, Shape, kNative>(a, t, a.v_cache, a.v_type, kv_head, first_key, pages, to + Shape::kTile);
     commit_async();
+    pages.find(t, first_key + kTileKeys);
   };
-  const int lane = threadIdx.x % 32, first_row = t.first_row + static_cast<int>(threadIdx.x / 32) * 16 * Shape::kMTiles;
-  fetch(t.low / kTileKeys * kTileKeys, 0);
-  load_queries<kHeadDim, Type>(a, t, kv_head, shared);
-  RowState<kHeadDim, Type> state;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first_row = t.first_row + warp * 16 * kMTiles;
+  const int begin = t.low / kTileKeys * kTileKeys;
+  pages.find(t, begin);
+  fetch(begin, 0);
+  Queries<Shape> queries;
+  queries.shared = shared + warp * kMTiles * Shape::kSteps * 32 + lane;  // each lane reads what it wrote itself
+  load_queries<kHeadDim, Type>(a, t, kv_head, first_row, lane, queries);
+  RowState<kHeadDim, kMTiles, Type> state;
 #pragma unroll
-  for (int i = 0; i < 2 * Shape::kMTiles; ++i) {
+  for (int i = 0; i < 2 * kMTiles; ++i) {
     const int row = min(first_row + i * 8 + lane / 4, t.n_tokens * a.group - 1);
     state.position[i / 2][i % 2] = t.first_position + row / a.group;
     state.highest[i / 2][i % 2] = -INFINITY, state.total[i / 2][i % 2] = 0;
   }
   const int warp_low = __shfl_sync(0xffffffffu, state.position[0][0], 0);
-  const int warp_high = __shfl_sync(0xffffffffu, state.position[Shape::kMTiles - 1][1], 31);
+  const int warp_high = __shfl_sync(0xffffffffu, state.position[kMTiles - 1][1], 31);
   // Scores are scaled in the exponent, unless they must be final before the maximum is taken.
   const bool scale_first = a.softcap > 0 || a.scale <= 0;
-  const uint16_t* queries = shared + (first_row - t.first_row) * Shape::kStride;
   int buffer = 0;
-  for (int first_key = t.low / kTileKeys * kTileKeys; first_key < t.high; first_key += kTileKeys, buffer ^= 1) {
+  for (int first_key = begin; first_key < t.high; first_key += kTileKeys, buffer ^= 1) {
     wait_async<0>();
     __syncthreads();  // this tile is there, and nobody reads the other buffer any more
     if (first_key + kTileKeys < t.high) fetch(first_key + kTileKeys, buffer ^ 1);
     const int last_key = first_key + kTileKeys - 1;
     if (first_key > warp_high || (a.window > 0 && warp_low - last_key >= a.window)) continue;
     const uint16_t* keys = tiles + buffer * 2 * Shape::kTile;
-    float s[Shape::kMTiles][kTileKeys / 8][4] = {};
+    float s[kMTiles][kTileKeys / 8][4] = {};
     state.scores(queries, keys, lane, s);
     if (scale_first) state.finish_scores(s, a.scale, a.softcap);
     if (last_key > warp_low || (a.window > 0 && warp_high - first_key >= a.window)) {
@@ -257,10 +328,10 @@ __global__ void __launch_bounds__(PrefillShape<kHeadDim>::kThreads) attention_pr
   write_rows(a, t, kv_head, first_row, lane, state);
 }
 
-template <int kHeadDim, class Type, bool kNative>
+template <int kHeadDim, int kMTiles, class Type, bool kNative>
 void launch(const PrefillArgs& a, int64_t n_tokens, cudaStream_t stream) {
-  using Shape = PrefillShape<kHeadDim>;
-  const auto kernel = attention_prefill_kernel<kHeadDim, Type, kNative>;
+  using Shape = PrefillShape<kHeadDim, kMTiles>;
+  const auto kernel = attention_prefill_kernel<kHeadDim, kMTiles, Type, kNative>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes),
         "attention_prefill");
   const int64_t n_tiles = n_tokens * a.group / Shape::kRows + a.n_seqs;
@@ -268,12 +339,19 @@ void launch(const PrefillArgs& a, int64_t n_tokens, cudaStream_t stream) {
   check_launch("attention_prefill");
 }
 
+/// Blocks of 128 rows from which on they are enough to fill a large GPU several times.
+constexpr int64_t kManyBlocks = 512;
+
 template <class Type, bool kNative>
 void launch_sized(const PrefillArgs& a, int64_t n_tokens, cudaStream_t stream) {
-  if (a.head_dim <= 64) return launch<64, Type, kNative>(a, n_tokens, stream);
-  if (a.head_dim <= 96) return launch<96, Type, kNative>(a, n_tokens, stream);
-  if (a.head_dim <= 128) return launch<128, Type, kNative>(a, n_tokens, stream);
-  if (a.head_dim <= 256) return launch<256, Type, kNative>(a, n_tokens, stream);
+  const auto either = [&]<int kHeadDim>() {
+    if (n_tokens * a.n_heads >= kManyBlocks * 128) return launch<kHeadDim, 2, Type, kNative>(a, n_tokens, stream);
+    launch<kHeadDim, 1, Type, kNative>(a, n_tokens, stream);
+  };
+  if (a.head_dim <= 64) return either.template operator()<64>();
+  if (a.head_dim <= 96) return either.template operator()<96>();
+  if (a.head_dim <= 128) return either.template operator()<128>();
+  if (a.head_dim <= 256) return launch<256, 1, Type, kNative>(a, n_tokens, stream);
   throw Error(ErrorKind::usage, "attention", "head too large", std::to_string(a.head_dim), "256");
 }
 

@@ -8,37 +8,62 @@ namespace infer::cuda {
 
 inline constexpr int kTileKeys = 64;
 
-/// Rows of shared memory are padded by 16 bytes, which spreads the rows of an 8x8 matrix over all banks.
-template <int kHeadDim>
+/// Rows of shared memory are padded by 16 bytes, which spreads the rows of an 8x8 matrix over all banks. With kMTiles 2
+/// the keys and values of a tile serve twice the rows, which relieves shared memory; with 1 there are twice the blocks,
+/// and three of them to an SM.
+template <int kHeadDim, int kMTiles_>
 struct PrefillShape {
-  static constexpr int kMTiles = kHeadDim > 128 ? 1 : 2;  ///< of 16 rows per warp
+  static_assert(kHeadDim <= 128 || kMTiles_ == 1);
+  static constexpr int kMTiles = kMTiles_;  ///< of 16 rows per warp
   static constexpr int kWarps = kHeadDim > 128 ? 8 : 4;
   static constexpr int kThreads = kWarps * 32;
+  static constexpr int kMinBlocks = kHeadDim > 128 ? 1 : kMTiles == 2 ? 2 : 3;
   static constexpr int kRows = 16 * kMTiles * kWarps;
+  static constexpr int kSteps = kHeadDim / 16;  ///< products to a score
   static constexpr int kStride = kHeadDim + 8;  ///< in numbers of 16 bits
   static constexpr int kTile = kTileKeys * kStride;
-  static constexpr int kSharedBytes = (kRows * kStride + 4 * kTile) * 2;
+  static constexpr bool kQueriesInRegisters = kHeadDim <= 128 && kMTiles == 1;
+  static constexpr int kQueryWords = kQueriesInRegisters ? 0 : kRows * kHeadDim / 8;  ///< of 16 bytes
+  static constexpr int kSharedBytes = kQueryWords * 16 + 4 * kTile * 2;
+};
+
+/// The rows of Q of one warp as operands of the products, a 16-byte word per lane, tile of 16 rows and step.
+template <class Shape>
+struct Queries {
+  uint4 registers[Shape::kQueriesInRegisters ? Shape::kSteps : 1];
+  uint4* shared;  ///< of this lane, 32 words apart
+
+  __device__ __forceinline__ void set(int m, int step, const uint4& word) {
+    if constexpr (Shape::kQueriesInRegisters)
+      registers[step] = word;
+    else
+      shared[(m * Shape::kSteps + step) * 32] = word;
+  }
+  __device__ __forceinline__ uint4 get(int m, int step) const {
+    if constexpr (Shape::kQueriesInRegisters)
+      return registers[step];
+    else
+      return shared[(m * Shape::kSteps + step) * 32];
+  }
 };
 
 /// What a warp knows of its rows: per tile of 16 rows two of them in a lane, r = lane / 4 and r + 8.
-template <int kHeadDim, class Type>
+template <int kHeadDim, int kMTiles, class Type>
 struct RowState {
-  using Shape = PrefillShape<kHeadDim>;
-  static constexpr int kMTiles = Shape::kMTiles, kKeyTiles = kTileKeys / 8, kDimTiles = kHeadDim / 8;
+  using Shape = PrefillShape<kHeadDim, kMTiles>;
+  static constexpr int kKeyTiles = kTileKeys / 8, kDimTiles = kHeadDim / 8;
   float sums[kMTiles][kDimTiles][4] = {};
   float highest[kMTiles][2], total[kMTiles][2];
   int position[kMTiles][2];
 
   /// s = Q K^T of the warp's rows and all keys of the tile.
-  __device__ __forceinline__ void scores(const uint16_t* queries, const uint16_t* keys, int lane,
+  __device__ __forceinline__ void scores(const Queries<Shape>& queries, const uint16_t* keys, int lane,
                                          float s[kMTiles][kKeyTiles][4]) const {
 #pragma unroll
-    for (int step = 0; step < kHeadDim / 16; ++step) {
-      uint32_t q[kMTiles][4];
+    for (int step = 0; step < Shape::kSteps; ++step) {
+      uint4 q[kMTiles];
 #pragma unroll
-      for (int m = 0; m < kMTiles; ++m) {
-        load_matrices<false>(queries + (m * 16 + lane % 16) * Shape::kStride + step * 16 + lane / 16 * 8, q[m]);
-      }
+      for (int m = 0; m < kMTiles; ++m) q[m] = queries.get(m, step);
 #pragma unroll
       for (int n = 0; n < kKeyTiles; n += 2) {
         uint32_t k[4];
@@ -46,8 +71,8 @@ struct RowState {
         load_matrices<false>(keys + row * Shape::kStride + step * 16 + lane / 8 % 2 * 8, k);
 #pragma unroll
         for (int m = 0; m < kMTiles; ++m) {
-          Type::mma(s[m][n], q[m][0], q[m][1], q[m][2], q[m][3], k[0], k[1]);
-          Type::mma(s[m][n + 1], q[m][0], q[m][1], q[m][2], q[m][3], k[2], k[3]);
+          Type::mma(s[m][n], q[m].x, q[m].y, q[m].z, q[m].w, k[0], k[1]);
+          Type::mma(s[m][n + 1], q[m].x, q[m].y, q[m].z, q[m].w, k[2], k[3]);
         }
       }
     }

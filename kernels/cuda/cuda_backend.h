@@ -6,7 +6,8 @@
 //   eager    prompts, and everything in --mode eager: the launches are made call by call.
 //
 // Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives and stages of the graph and eager
-// ways; cuda_run.cpp records and replays; cuda_sample.cpp draws tokens. Nothing here knows models, files or text.
+// ways; cuda_run.cpp records and replays; cuda_sample.cpp draws tokens; watched_backend.h names what fails. Nothing here
+// knows models, files or text.
 #pragma once
 
 #include <array>
@@ -22,6 +23,8 @@
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/matmul_lt.h"
 #include "kernels/cuda/program.h"
+#include "kernels/cuda/unpack_ahead.h"
+#include "kernels/cuda/watch.h"
 
 namespace infer::cuda {
 
@@ -29,7 +32,8 @@ std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options);
 
 enum class Mode { automatic, persistent, graph, eager };
 
-class CudaBackend final : public Backend {
+/// What WatchedBackend is made of, which is what make_cuda_backend() makes.
+class CudaBackend : public Backend {
  public:
   explicit CudaBackend(const BackendOptions& options);
   ~CudaBackend() override;
@@ -74,6 +78,12 @@ class CudaBackend final : public Backend {
   void run(uint64_t key, const std::function<void()>& fn) override;
   BackendStats stats() const override;
 
+ protected:
+  DeviceInfo device_;
+  Watch watch_;
+  Stream stream_;
+  Recorder* recorder_ = nullptr;  ///< not null while run() records
+
  private:
   struct Recorded {
     std::unique_ptr<Program> program;  ///< a step of one token per sequence; else captured, or call by call
@@ -82,7 +92,9 @@ class CudaBackend final : public Backend {
   };
 
   // cuda_memory.cpp
-  void use_device() const;  ///< makes the device current in the calling thread
+  /// Makes the device current in the calling thread; throws what has gone wrong for good.
+  void use_device() const;
+  void abandon();  ///< gives up what cannot be freed without waiting for a device that does not answer
   char* scratch_block(size_t bytes);
 
   // cuda_ops.cpp
@@ -98,16 +110,14 @@ class CudaBackend final : public Backend {
   GraphExec capture(const std::function<void()>& fn);
   void launch_stages(const Program& program);
 
-  DeviceInfo device_;
   Mode mode_ = Mode::automatic;
-  Stream stream_;
   std::unique_ptr<MatmulLt> lt_;
+  std::string why_no_lt_;  ///< for people; empty when there is one, or no need of it
   Needs needs_;
   std::vector<Buffer> scratch_;
   Tensor narrow_a_, narrow_b_;  ///< 16-bit activations of the products of prompts
-  Tensor dequantized_;          ///< 16-bit weights of one product
+  UnpackAhead unpacked_;        ///< 16-bit weights of products
   AttentionScratch attention_scratch_;
-  Recorder* recorder_ = nullptr;  ///< not null while run() records
   Buffer program_memory_;         ///< stages and exchange buffers of all programs
   size_t program_used_ = 0;
   std::map<uint64_t, Recorded> recorded_;

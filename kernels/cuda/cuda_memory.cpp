@@ -11,6 +11,7 @@
 #include "kernels/cuda/cuda_row.h"
 #include "kernels/cuda/sizes.h"
 #include "kernels/cuda/staging.h"
+#include "kernels/cuda/watched_backend.h"
 #include "quant/formats.h"
 
 namespace infer::cuda {
@@ -101,10 +102,15 @@ DeviceInfo usable_device(int index) {
 
 CudaBackend::CudaBackend(const BackendOptions& options)
     : device_(usable_device(options.device_index)),
+      watch_(options.debug_sync, options.watchdog_seconds),
       mode_(parse_mode(options.mode)),
       live_bytes_(std::make_shared<std::atomic<int64_t>>(0)) {
+  if (options.debug_sync) mode_ = Mode::eager;
   use_device();
-  check(cudaStreamCreateWithFlags(stream_.out(), cudaStreamNonBlocking), "make a stream");
+  // What else runs on the device (loading, unpack_ahead.h) takes what the steps leave.
+  int lowest = 0, highest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "make a stream");
+  check(cudaStreamCreateWithPriority(stream_.out(), cudaStreamNonBlocking, highest), "make a stream");
   staging_ = std::make_unique<Staging>();
   check(cudaEventCreateWithFlags(staging_->zeroed.out(), cudaEventDisableTiming), "make an event");
 }
@@ -112,16 +118,31 @@ CudaBackend::CudaBackend(const BackendOptions& options)
 CudaBackend::~CudaBackend() {
   // What is still under way reads memory that goes now. An error has been told, or is nobody's business any more.
   try {
-    wait();
+    CudaBackend::wait();
   } catch (const Error&) {
   }
+  if (*watch_.hung()) abandon();
 }
 
-std::string CudaBackend::describe() const { return cuda::describe(device_); }
+void CudaBackend::abandon() {
+  new std::map<uint64_t, Recorded>(std::move(recorded_));  // left behind on purpose, as all of this
+  lt_.release();
+  staging_.release();
+}
+
+std::string CudaBackend::describe() const {
+  std::string text = cuda::describe(device_);
+  if (!why_no_lt_.empty()) text += ", no cuBLASLt, prompts are slow: " + why_no_lt_;
+  if (watch_.syncs()) text += ", debug-sync";
+  return text;
+}
 
 int CudaBackend::n_threads() const { return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 8); }
 
-void CudaBackend::use_device() const { check(cudaSetDevice(device_.index), "choose the device"); }
+void CudaBackend::use_device() const {
+  watch_.require_alive();
+  check(cudaSetDevice(device_.index), "choose the device");
+}
 
 Buffer CudaBackend::allocate(size_t bytes) {
   use_device();
@@ -138,8 +159,8 @@ Buffer CudaBackend::allocate(size_t bytes) {
   // device by the address, and waits for what still uses it.
   *live_bytes_ += static_cast<int64_t>(bytes);
   ++allocations_;
-  Buffer buffer(data, [live = live_bytes_, bytes](void* p) {
-    cudaFree(p);
+  Buffer buffer(data, [live = live_bytes_, hung = watch_.hung(), bytes](void* p) {
+    if (!*hung) cudaFree(p);
     *live -= static_cast<int64_t>(bytes);
   });
   check(cudaMemsetAsync(data, 0, bytes, stream_.get()), "clear memory");
@@ -154,17 +175,20 @@ char* CudaBackend::scratch_block(size_t bytes) {
 
 void CudaBackend::upload(void* dst, const void* src, size_t bytes) {
   use_device();
-  if (bytes > 0) counters_.syncs += staging_->ring.upload(dst, src, bytes, stream_.get());
+  if (bytes == 0) return;
+  watch_.guarded([&] { counters_.syncs += staging_->ring.upload(dst, src, bytes, stream_.get()); });
 }
 
 void CudaBackend::download(void* dst, const void* src, size_t bytes) {
   use_device();
   for (size_t at = 0; at < bytes; at += Staging::kDownloadBytes) {
     const size_t n = std::min(Staging::kDownloadBytes, bytes - at);
-    check(cudaMemcpyAsync(staging_->downloads.data(), static_cast<const char*>(src) + at, n, cudaMemcpyDeviceToHost,
-                          stream_.get()),
-          "download");
-    check(cudaStreamSynchronize(stream_.get()), "download");
+    watch_.guarded([&] {
+      check(cudaMemcpyAsync(staging_->downloads.data(), static_cast<const char*>(src) + at, n, cudaMemcpyDeviceToHost,
+                            stream_.get()),
+            "download");
+    });
+    watch_.wait(stream_.get());
     ++counters_.syncs;
     std::memcpy(static_cast<char*>(dst) + at, staging_->downloads.data(), n);
   }
@@ -172,8 +196,8 @@ void CudaBackend::download(void* dst, const void* src, size_t bytes) {
 
 void CudaBackend::wait() {
   use_device();
-  staging_->lanes.wait();
-  check(cudaStreamSynchronize(stream_.get()), "wait");
+  watch_.guarded([&] { staging_->lanes.wait(); });
+  watch_.wait(stream_.get());
   ++counters_.syncs;
 }
 
@@ -219,7 +243,7 @@ BackendStats CudaBackend::stats() const {
 }
 
 std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options) {
-  return std::make_unique<CudaBackend>(options);
+  return std::make_unique<WatchedBackend>(options);
 }
 
 }  // namespace infer::cuda

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kMatvecRows = 4;        ///< rows of x that one matvec takes
 constexpr int64_t kMatvecQuantised = 16;  ///< up to here, reading packed weights again beats unpacking them
-constexpr size_t kDequantizedBytes = size_t{128} << 20;
+constexpr size_t kUnpackedBytes = (size_t{128} << 20) * UnpackAhead::kHalves;
 constexpr int kAttentionUnitsPerSm = 16;  ///< partial results of split sequences: twice what splitting asks for
 
 int64_t element_bytes(DType dtype) { return row_bytes(dtype, 1); }
@@ -39,7 +39,8 @@ Tensor memory_as(const Tensor& t, DType dtype, int64_t rows, int64_t cols) {
 struct Wide {
   MatmulLt* lt;
   Tensor narrow;       ///< 16-bit scratch for activations: only its size counts here
-  Tensor dequantized;  ///< bf16 scratch for weights
+  UnpackAhead* unpacked;
+  int64_t epoch;  ///< of unpacked
   cudaStream_t stream;
 
   /// Whether a product of m rows goes this way. Rows that are no multiple of 16 bytes do not: they would take slow
@@ -50,7 +51,7 @@ struct Wide {
   }
   /// Rows of a quantised weight that are unpacked at a time: multiples of the products' tiles.
   int64_t block_rows(int64_t k) const {
-    const int64_t rows = dequantized.n_elements() / k;
+    const int64_t rows = unpacked->n_elements() / k;
     return rows >= 128 ? rows / 128 * 128 : rows / kTileRows * kTileRows;
   }
 
@@ -67,13 +68,25 @@ struct Wide {
     const int64_t most = block_rows(k);
     for (int64_t row = 0; row < n; row += most) {
       const int64_t rows = std::min(most, n - row);
-      const Tensor part = memory_as(dequantized, DType::BF16, rows, k);
-      dequantize_rows(w, row, rows, part, stream);
+      const Tensor part = unpacked->unpack(w, row, rows, epoch, stream);
       const Tensor columns(out.as<char>() + row * element_bytes(out.dtype), out.dtype, {x.rows(), rows});
       lt->matmul(x, k, part, k, columns, n, beta, stream);
+      unpacked->release(stream);
     }
   }
-  /// The same for f32 results with an optional bias.
+  /// Whether product_merged() takes quantised matrices of `rows` rows in all.
+  bool takes_merged(int64_t m, int64_t rows, int64_t k, std::initializer_list<const Tensor*> matrices) const {
+    bool takes = rows * k <= unpacked->n_elements() && m * rows * 2 <= narrow.n_elements();
+    for (const Tensor* w : matrices) takes = takes && !is_plain(w->dtype);
+    return takes;
+  }
+  /// out = x * [w; w; ...]^T
+  void product_merged(const Tensor& x, std::initializer_list<const Tensor*> matrices, const Tensor& out) const {
+    const Tensor all = unpacked->unpack(matrices, epoch, stream);
+    lt->matmul(x, all.cols(), all, all.cols(), out, out.cols(), 0, stream);
+    unpacked->release(stream);
+  }
+  /// The same as product() for f32 results with an optional bias.
   void product(const MatmulArgs& a, bool accumulate = false) const {
     product(a.x, a.w, a.out, accumulate);
     if (a.bias) add_bias(a.out, a.bias, stream);
@@ -102,14 +115,12 @@ void refuse_what_has_no_kernel(const Needs& needs) {
 void CudaBackend::prepare_ops(const Needs& needs) {
   refuse_what_has_no_kernel(needs);
   const int64_t rows = needs.max_tokens, width = needs.max_width;
-  std::string why_not;
-  if (!lt_ && rows > kMatvecRows) lt_ = MatmulLt::open(why_not);
+  if (!lt_ && rows > kMatvecRows) lt_ = MatmulLt::open(why_no_lt_);
   if (lt_ && width > 0) {
     const auto bytes = static_cast<size_t>(rows * width) * sizeof(uint16_t);
     narrow_a_ = Tensor(scratch_block(bytes), DType::BF16, {rows, width});
     narrow_b_ = Tensor(scratch_block(bytes), DType::BF16, {rows, width});
-    dequantized_ = Tensor(scratch_block(kDequantizedBytes), DType::BF16,
-                          {static_cast<int64_t>(kDequantizedBytes / sizeof(uint16_t))});
+    unpacked_.place(scratch_block(kUnpackedBytes), kUnpackedBytes);
   }
   if (needs.head_dim > 0) {
     const auto n_units = static_cast<size_t>(kAttentionUnitsPerSm * device_.n_sms);
@@ -125,7 +136,7 @@ void CudaBackend::prepare_ops(const Needs& needs) {
 
 void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate) {
   const int64_t m = x.rows();
-  const Wide wide{lt_.get(), narrow_a_, dequantized_, stream_.get()};
+  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
   ++counters_.launches;
   if (!wide.takes(m, w)) {
     for (int64_t row = 0; row < m; row += kMatvecRows) {
@@ -208,7 +219,7 @@ void CudaBackend::scale_softcap(const Tensor& x, float scale, float softcap) {
 
 void CudaBackend::attn_in(const AttnInArgs& a) {
   if (recorder_) return recorder_->attn_in(a);
-  const Wide wide{lt_.get(), narrow_a_, dequantized_, stream_.get()};
+  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
   const int64_t m = a.x.rows();
   const DType type = narrow_type(a.wq.dtype);
   for (const Tensor* w : {&a.wq, &a.wk, &a.wv}) {
@@ -217,6 +228,13 @@ void CudaBackend::attn_in(const AttnInArgs& a) {
   const Tensor normed = type == DType::F32 ? a.normed : memory_as(narrow_a_, type, m, a.x.cols());
   norm({a.x, a.norm, a.eps, normed});
   const RopeStoreArgs& r = a.rope_store;
+  const int64_t rows = a.wq.rows() + a.wk.rows() + a.wv.rows();
+  if (wide.takes_merged(m, rows, a.x.cols(), {&a.wq, &a.wk, &a.wv})) {
+    const Tensor merged = memory_as(narrow_b_, DType::F32, m, rows);
+    wide.product_merged(normed, {&a.wq, &a.wk, &a.wv}, merged);
+    counters_.launches += 2;
+    return rope_store_merged(r, merged, a.bq, a.bk, a.bv, stream_.get());
+  }
   wide.product({normed, a.wq, a.bq, flat(r.q)});
   wide.product({normed, a.wk, a.bk, flat(r.k)});
   wide.product({normed, a.wv, a.bv, flat(r.v)});
@@ -232,7 +250,7 @@ void CudaBackend::attn_out(const AttnOutArgs& a) {
 
 void CudaBackend::ffn(const FfnArgs& a) {
   if (recorder_) return recorder_->ffn(a);
-  const Wide wide{lt_.get(), narrow_a_, dequantized_, stream_.get()};
+  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
   const FfnSteps s = steps(a);
   const int64_t m = a.add.x.rows();
   const DType type = narrow_type(a.w_gate.dtype);
@@ -269,7 +287,7 @@ void CudaBackend::ffn(const FfnArgs& a) {
 
 void CudaBackend::logits(const LogitsArgs& a) {
   if (recorder_) return recorder_->logits(a);
-  const Wide wide{lt_.get(), narrow_a_, dequantized_, stream_.get()};
+  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
   const int64_t m = a.rows.rows();
   const DType type = narrow_type(a.head.dtype);
   if (m == 0) return;

@@ -13,8 +13,18 @@ constexpr int64_t kMaxGraphRows = 64;                    // of steps worth captu
 constexpr size_t kProgramMemory = size_t{48} << 20;      // all programs of a backend
 constexpr size_t kMaxRecorded = 4096;                    // keys remembered; prompts of every length pass by
 constexpr int kStaticShared = 4096;                      // of the decode kernel, rounded up
+constexpr double kUsualTokens = 4096;                    // of a step, for which the watchdog's patience is meant
 
 size_t align(size_t n) { return (n + 255) / 256 * 256; }
+
+const char* stage_name(const DecodeStage& s) {
+  if (s.kind == StageKind::attention) return "attention";
+  if (s.output == StageOutput::logits) return "logits";
+  if (s.output == StageOutput::hidden) return "ffn (gate, up)";
+  if (s.input == StageInput::hidden) return "ffn (down)";
+  return s.input == StageInput::residual ? "attn_in" : "attn_out";
+}
+int stage_layer(const DecodeStage& s) { return s.output == StageOutput::logits ? -1 : s.out_layer; }
 
 }  // namespace
 
@@ -31,6 +41,7 @@ void launch_decode(const DecodeLaunch& launch, int n_ctas, bool cooperative, cud
 void CudaBackend::prepare(const Needs& needs) {
   use_device();
   needs_ = needs;
+  watch_.expect(static_cast<double>(needs.max_tokens) / kUsualTokens);
   prepare_ops(needs);
   prepare_programs();
 }
@@ -91,6 +102,8 @@ bool CudaBackend::place_program(Program& p) {
   p.memory = program_memory_;
   p.launch.stages = reinterpret_cast<const DecodeStage*>(parts[4]);
   p.launch.n_rows = p.n_rows, p.launch.dim = p.dim;
+  for (size_t i = 0; i < p.stages.size() && !p.launch.rows; ++i)
+    if (p.stages[i].kind == StageKind::attention) p.launch.rows = &p.launch.stages[i].attention;
   p.launch.shared = p.shared;
   p.launch.x_save = reinterpret_cast<float*>(parts[3]);
   p.launch.end = static_cast<int32_t>(p.stages.size());
@@ -103,7 +116,9 @@ void CudaBackend::launch_stages(const Program& p) {
     one.parity = p.parity;
     one.begin = i, one.end = i + 1;
     one.single_stage = 1;
-    launch_decode(one, p.n_ctas, false, stream_.get());
+    watch_.during(stage_name(p.stages[static_cast<size_t>(i)]), stream_.get(),
+                  [&] { launch_decode(one, p.n_ctas, false, stream_.get()); },
+                  stage_layer(p.stages[static_cast<size_t>(i)]));
     ++counters_.launches;
   }
 }

@@ -21,7 +21,9 @@ Buffer CudaBackend::allocate_pinned(size_t bytes) {
   check(cudaHostAlloc(&data, bytes > 0 ? bytes : 1, cudaHostAllocPortable | cudaHostAllocMapped), "pin memory");
   std::memset(data, 0, bytes);
   ++allocations_;
-  return Buffer(data, [](void* p) { cudaFreeHost(p); });
+  return Buffer(data, [hung = watch_.hung()](void* p) {
+    if (!*hung) cudaFreeHost(p);
+  });
 }
 
 uint64_t CudaBackend::mark() {
@@ -35,7 +37,7 @@ uint64_t CudaBackend::mark() {
 void CudaBackend::wait_for(uint64_t mark) {
   // Only the wait for the last thing asked for leaves the device without work.
   if (mark == n_marks_) ++counters_.syncs;
-  check(cudaEventSynchronize(marks_[mark % marks_.size()].get()), "wait for a step");
+  watch_.wait(marks_[mark % marks_.size()].get());
 }
 
 }  // namespace infer::cuda

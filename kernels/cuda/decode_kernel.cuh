@@ -47,7 +47,6 @@ __device__ inline RingPlace product_stage(const DecodeStage& s, DecodeContext& c
 
 template <int M>
 __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid_constant__ DecodeLaunch p) {
-  extern __shared__ __align__(128) uint8_t memory[];
   __shared__ RingBarriers barriers;
   __shared__ DecodeContext ctx;
   __shared__ DecodeStage stages[2];
@@ -57,11 +56,10 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   const DecodeStage* program = p.stages ? p.stages : &p.single;
   if (t == 0) {
     for (int i = 0; i < p.shared.n_slots; ++i)
-      barrier_init(&barriers.full[i], kFullArrivals), barrier_init(&barriers.empty[i], kWarps);
-    ctx.ring = memory, ctx.barriers = &barriers, ctx.act = memory + p.shared.act;
-    ctx.partial = reinterpret_cast<float*>(memory + p.shared.partial);
+      barrier_init(&barriers.full[i], kFullArrivals), barrier_init(&barriers.empty[i], kTeamWarps);
+    ctx.barriers = &barriers, ctx.act = p.shared.act, ctx.partial = p.shared.partial;
     ctx.n_slots = p.shared.n_slots, ctx.slot_bytes = p.shared.slot_bytes, ctx.act_row_bytes = p.shared.act_row_bytes;
-    ctx.n_rows = p.n_rows, ctx.x = reinterpret_cast<float*>(memory + p.shared.x), ctx.dim = p.dim;
+    ctx.n_rows = p.n_rows, ctx.x_offset = p.shared.x, ctx.dim = p.dim;
     ctx.parity = p.parity, ctx.single = p.single_stage != 0, ctx.x_save = p.x_save;
 #if __CUDA_ARCH__ >= 900
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -69,9 +67,19 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   }
   if (t < kStageWords)
     reinterpret_cast<uint32_t*>(&stages[p.begin & 1])[t] = reinterpret_cast<const uint32_t*>(program + p.begin)[t];
+  // What attention wants to know of each row, once for all layers.
+  const AttentionArg* rows = p.rows;
+  if (rows && t >= 64 && t < 64 + p.n_rows) {
+    const int m = t - 64;
+    ctx.kv_len[m] = rows->kv_len[m], ctx.position[m] = rows->positions[m], ctx.cache_slot[m] = rows->slots[m];
+  }
+  if (rows && t >= 128 && t < 128 + p.n_rows * kKeptPages) {
+    const int m = (t - 128) / kKeptPages, page = (t - 128) % kKeptPages;
+    if (page < rows->max_pages) ctx.pages[m][page] = rows->page_table[static_cast<int64_t>(m) * rows->max_pages + page];
+  }
   __syncthreads();
   if (t >= kConsumers) {
-    Fetcher fetcher(p.shared, barriers, memory);
+    Fetcher fetcher(p.shared, barriers);
     for (int i = p.begin; i < p.end; ++i)
       if (program[i].kind == StageKind::product) fetcher.product(program[i]);
     return;
@@ -84,7 +92,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
     const bool more = i + 1 < p.end && t < kStageWords;
     if (more) next = reinterpret_cast<const uint32_t*>(program + i + 1)[t];
     if (s.kind == StageKind::attention) {
-      attention_stage(s, ctx, memory + p.shared.act);
+      attention_stage(s, ctx, p.shared.act);
     } else {
       place = product_stage<M>(s, ctx, place);
     }

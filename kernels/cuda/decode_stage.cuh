@@ -12,15 +12,22 @@ namespace infer::cuda {
 /// All consumer threads of the CTA.
 __device__ __forceinline__ void consumer_sync() { asm volatile("bar.sync 2, %0;" ::"n"(kConsumers) : "memory"); }
 
+inline constexpr int kKeptPages = 64;
+
 /// The CTA's view of a launch; one object in shared memory.
 struct DecodeContext : DotContext {
-  float* x;                           ///< [rows][dim], the residual stream: every CTA keeps its own
+  int x_offset;  ///< of f32 [rows][dim] in decode_memory, the residual stream: every CTA keeps its own
   float reduce[kMaxDecodeRows][kWarps];  ///< sums of squares
   float branch_reduce[kMaxDecodeRows][kWarps];
   int dim;
   uint32_t parity;                    ///< of layer 0 in this step
+  int kv_len[kMaxDecodeRows], position[kMaxDecodeRows], cache_slot[kMaxDecodeRows];
+  int pages[kMaxDecodeRows][kKeptPages];  ///< the first of each row
   bool single;                        ///< a launch of one stage: x comes from and goes to x_save
   float* x_save;
+  float factor[kMaxDecodeRows];  ///< of the sums: 1 / rms where a norm is left to the epilogue
+
+  __device__ __forceinline__ float* x(int m) const { return reinterpret_cast<float*>(decode_memory + x_offset) + m * dim; }
 };
 
 /// The sum over the warps of what each left in `of_warps`.
@@ -32,28 +39,35 @@ __device__ __forceinline__ float inverse_rms(float sum_of_squares, int n, float 
   return 1.0f / sqrtf(sum_of_squares / static_cast<float>(n) + eps);
 }
 
-/// Quantises the 16 values of four neighbouring lanes (i: index of this lane's first) into an int8 activation row. A
-/// group that holds a NaN or an infinity becomes NaN.
-__device__ __forceinline__ void put_int8(uint8_t* row, int cols, int i, float4 v, bool valid) {
-  float largest = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
-  const bool bad = !isfinite(v.x + v.y + v.z + v.w) && !(isfinite(v.x) && isfinite(v.y) && isfinite(v.z) && isfinite(v.w));
-  if (bad) largest = __uint_as_float(0x7f800000u);
-  largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
-  largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
-  const float inverse = largest > 1e-30f && largest < 1e38f ? 127.0f / largest : 0.0f;
-  const int a = __float2int_rn(v.x * inverse), b = __float2int_rn(v.y * inverse), c = __float2int_rn(v.z * inverse),
-            d = __float2int_rn(v.w * inverse);
-  int sum = a + b + c + d;
+/// The larger one; NaN if one is NaN.
+__device__ __forceinline__ float max_nan(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+
+/// Four rounded codes in a word. A sum with 1.5 * 2^23 has no fraction, and the code in its lowest byte.
+__device__ __forceinline__ uint32_t four_codes(float4 v, float inverse) {
+  const auto code = [&](float x) { return __float_as_uint(fmaf(x, inverse, 12582912.0f)); };
+  return __byte_perm(__byte_perm(code(v.x), code(v.y), 0x0040), __byte_perm(code(v.z), code(v.w), 0x0040), 0x5410);
+}
+
+/// Quantises the 16 values of two neighbouring lanes (i: index of this lane's first, a multiple of 8) into an int8
+/// activation row. A group that holds a NaN or an infinity gets a scale that is one.
+__device__ __forceinline__ void put_int8(uint8_t* row, int n_groups, int i, float4 a, float4 b, bool valid) {
+  float largest = max_nan(max_nan(max_nan(fabsf(a.x), fabsf(a.y)), max_nan(fabsf(a.z), fabsf(a.w))),
+                          max_nan(max_nan(fabsf(b.x), fabsf(b.y)), max_nan(fabsf(b.z), fabsf(b.w))));
+  largest = max_nan(largest, __shfl_xor_sync(~0u, largest, 1));
+  const float inverse = largest > 1e-30f ? __fdividef(127.0f, largest) : 0.0f;
+  const uint32_t low = four_codes(a, inverse), high = four_codes(b, inverse);
+  constexpr int kOnes = 0x01010101;
+  int sum = __dp4a(static_cast<int>(low), kOnes, __dp4a(static_cast<int>(high), kOnes, 0));
   sum += __shfl_xor_sync(~0u, sum, 1);
-  sum += __shfl_xor_sync(~0u, sum, 2);
   if (!valid) return;
-  const int n_groups = (cols + 31) / 32, group = i / 32, half = i / 16 % 2, word = i / 4 % 4;
-  reinterpret_cast<uint32_t*>(row)[(half * n_groups + group) * 4 + word] =
-      (a & 255) | (b & 255) << 8 | (c & 255) << 16 | static_cast<uint32_t>(d) << 24;
-  if (word == 0) {
-    float scale = largest / 127.0f;
-    if (!(largest < 1e38f)) scale = __uint_as_float(0x7fc00000u);
-    if (largest <= 1e-30f) scale = 0;
+  const int group = i / 32, half = i / 16 % 2;
+  reinterpret_cast<uint2*>(row)[(half * n_groups + group) * 2 + i / 8 % 2] = make_uint2(low, high);
+  if (i % 16 == 0) {
+    const float scale = largest <= 1e-30f ? 0.0f : largest * (1.0f / 127.0f);  // NaN stays NaN
     reinterpret_cast<float*>(row + n_groups * 32)[2 * group + half] = scale;
     reinterpret_cast<float*>(row + n_groups * 40)[2 * group + half] = scale * static_cast<float>(sum);
   }
@@ -108,149 +122,176 @@ __device__ inline void decode_embedding_row(const EmbeddingArg& e, int row, floa
 }
 
 static __device__ __noinline__ void load_embedding(const DecodeStage& s, DecodeContext& ctx) {
-  for (int m = 0; m < ctx.n_rows; ++m) decode_embedding_row(s.embedding, m, ctx.x + m * ctx.dim, ctx.dim);
+  for (int m = 0; m < ctx.n_rows; ++m) decode_embedding_row(s.embedding, m, ctx.x(m), ctx.dim);
+  consumer_sync();
+}
+
+/// Sums of squares of the branch, whose norm comes before it is added.
+static __device__ __noinline__ void reduce_branch(const float* branch, int width, DecodeContext& ctx) {
+  for (int m = 0; m < ctx.n_rows; ++m) {
+    float squares = 0;
+    for (int i = threadIdx.x * 4; i < ctx.dim; i += kConsumers * 4) {
+      const float4 b = poll4(branch + m * width + i);
+      squares += b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
+    }
+    squares = warp_sum(squares);
+    if (threadIdx.x % 32 == 0) ctx.branch_reduce[m][threadIdx.x / 32] = squares;
+  }
+  consumer_sync();
+}
+
+/// The norm of x into 16- or 32-bit activations, once the sums of squares are there.
+static __device__ __noinline__ void normalize_wide(const DecodeStage& s, DecodeContext& ctx) {
+  for (int m = 0; m < ctx.n_rows; ++m) {
+    const float inverse = inverse_rms(total(ctx.reduce[m]), ctx.dim, s.eps);
+    for (int i = threadIdx.x * 4; i < ctx.dim; i += kConsumers * 4) {
+      const float4 w = *reinterpret_cast<const float4*>(s.norm + i);
+      const float4 v = *reinterpret_cast<const float4*>(ctx.x(m) + i);
+      put_wide(s.form, ctx.act_row(m), i,
+               {v.x * inverse * w.x, v.y * inverse * w.y, v.z * inverse * w.z, v.w * inverse * w.w});
+    }
+  }
   consumer_sync();
 }
 
 /// x += scale * branch, or + scale * norm(branch), then the norm into the activations. The factor 1 / rms of the norm
-/// of int8 activations is left to the epilogue (see row_factor).
+/// of int8 activations is left to the epilogue. A thread takes eight values at a time, all loads side by side: with
+/// 512 threads that is one trip to the L2 for a width of 4096.
 static __device__ __noinline__ void stage_residual(const DecodeStage& s, DecodeContext& ctx) {
-  const int t = threadIdx.x, warp = t / 32, lane = t % 32, dim = ctx.dim;
-  consumer_sync();
+  constexpr int kStep = kConsumers * 8;
+  const int t = threadIdx.x, warp = t / 32, lane = t % 32, dim = ctx.dim, n_rows = ctx.n_rows, width = s.in_width;
+  const int n_groups = (dim + 31) / 32;
+  const float *norm = s.norm, *post_norm = s.post_norm;
+  const bool quantized = s.form == ActForm::int8;
   if (s.residual_index == 0) {
     load_embedding(s, ctx);
   } else if (ctx.single) {
-    const float* from = ctx.x_save + static_cast<int64_t>(s.residual_index % 2) * ctx.n_rows * dim;
-    for (int i = t; i < ctx.n_rows * dim; i += kConsumers) ctx.x[i] = from[i];
+    const float* from = ctx.x_save + static_cast<int64_t>(s.residual_index % 2) * n_rows * dim;
+    for (int i = t; i < n_rows * dim; i += kConsumers) ctx.x(0)[i] = from[i];
     consumer_sync();
   }
   const uint32_t copy = (ctx.parity + s.in_layer) & 1;
-  const float* branch = s.in ? s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width : nullptr;
-  if (branch) scout(branch + (ctx.n_rows - 1) * s.in_width, dim);
-  if (branch && s.post_norm) {
-    for (int m = 0; m < ctx.n_rows; ++m) {
-      float squares = 0;
-      for (int i = t * 4; i < dim; i += kConsumers * 4) {
-        const float4 b = poll4(branch + m * s.in_width + i);
-        squares += b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
-      }
-      squares = warp_sum(squares);
-      if (lane == 0) ctx.branch_reduce[m][warp] = squares;
-    }
-    consumer_sync();
-  }
-  for (int m = 0; m < ctx.n_rows; ++m) {
-    float squares = 0;
-    float* x = ctx.x + m * dim;
-    uint8_t* row = const_cast<uint8_t*>(ctx.act) + m * ctx.act_row_bytes;
-    const float factor =
-        branch && s.post_norm ? inverse_rms(total(ctx.branch_reduce[m]), dim, s.post_eps) * s.residual_scale
-                              : s.residual_scale;
-    for (int base = 0; base < dim; base += kConsumers * 4) {
-      const int i = base + t * 4;
+  const float* branch = s.in ? s.in + static_cast<int64_t>(copy) * n_rows * width : nullptr;
+  float4 w0{}, w1{};  // of the norm; asked for before the wait
+  if (t * 8 < dim) w0 = reinterpret_cast<const float4*>(norm)[2 * t], w1 = reinterpret_cast<const float4*>(norm)[2 * t + 1];
+  if (branch) scout(branch + (n_rows - 1) * width, dim);
+  if (branch && post_norm) reduce_branch(branch, width, ctx);
+  for (int m = 0; m < n_rows; ++m) {
+    float squares = 0, factor = s.residual_scale;
+    if (branch && post_norm) factor *= inverse_rms(total(ctx.branch_reduce[m]), dim, s.post_eps);
+    for (int base = 0; base < dim; base += kStep) {
+      const int i = base + t * 8;
       const bool valid = i < dim;
-      float4 v{};
+      float4 a{}, b{};
       if (valid) {
-        const float4 w = *reinterpret_cast<const float4*>(s.norm + i);
-        v = *reinterpret_cast<const float4*>(x + i);
+        const float* from = branch + m * width + i;
+        float4* x = reinterpret_cast<float4*>(ctx.x(m) + i);
+        if (base > 0) w0 = *reinterpret_cast<const float4*>(norm + i), w1 = *reinterpret_cast<const float4*>(norm + i + 4);
+        a = x[0], b = x[1];
         if (branch) {
-          float4 b = poll4(branch + m * s.in_width + i);
-          if (s.post_norm) {
-            const float4 p = *reinterpret_cast<const float4*>(s.post_norm + i);
-            b.x *= p.x, b.y *= p.y, b.z *= p.z, b.w *= p.w;
+          uint4 p = load_relaxed4(from), q = load_relaxed4(from + 4);
+          poll_on(from, kEmpty, p);
+          poll_on(from + 4, kEmpty, q);
+          float4 c = as_floats(p), d = as_floats(q);
+          if (post_norm) {
+            const float4 u = *reinterpret_cast<const float4*>(post_norm + i), v = *reinterpret_cast<const float4*>(post_norm + i + 4);
+            c.x *= u.x, c.y *= u.y, c.z *= u.z, c.w *= u.w, d.x *= v.x, d.y *= v.y, d.z *= v.z, d.w *= v.w;
           }
-          v.x += factor * b.x, v.y += factor * b.y, v.z += factor * b.z, v.w += factor * b.w;
-          *reinterpret_cast<float4*>(x + i) = v;
+          a.x += factor * c.x, a.y += factor * c.y, a.z += factor * c.z, a.w += factor * c.w;
+          b.x += factor * d.x, b.y += factor * d.y, b.z += factor * d.z, b.w += factor * d.w;
+          x[0] = a, x[1] = b;
         }
-        squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-        v.x *= w.x, v.y *= w.y, v.z *= w.z, v.w *= w.w;
+        squares += a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
+        a.x *= w0.x, a.y *= w0.y, a.z *= w0.z, a.w *= w0.w, b.x *= w1.x, b.y *= w1.y, b.z *= w1.z, b.w *= w1.w;
       }
-      if (s.form == ActForm::int8) put_int8(row, dim, i, v, valid);
+      if (quantized) put_int8(ctx.act_row(m), n_groups, i, a, b, valid);
     }
     squares = warp_sum(squares);
     if (lane == 0) ctx.reduce[m][warp] = squares;
   }
   consumer_sync();
-  if (s.form != ActForm::int8) {
-    for (int m = 0; m < ctx.n_rows; ++m) {
-      const float inverse = inverse_rms(total(ctx.reduce[m]), dim, s.eps);
-      uint8_t* row = const_cast<uint8_t*>(ctx.act) + m * ctx.act_row_bytes;
-      for (int i = t * 4; i < dim; i += kConsumers * 4) {
-        const float4 w = *reinterpret_cast<const float4*>(s.norm + i);
-        const float4 v = *reinterpret_cast<const float4*>(ctx.x + m * dim + i);
-        put_wide(s.form, row, i,
-                 {v.x * inverse * w.x, v.y * inverse * w.y, v.z * inverse * w.z, v.w * inverse * w.w});
-      }
-    }
-    consumer_sync();
+  if (!quantized) {
+    normalize_wide(s, ctx);
+  } else if (warp < n_rows) {  // read after the sums are complete, hence after a barrier
+    const float factor = inverse_rms(total(ctx.reduce[warp]), dim, s.eps);
+    if (lane == 0) ctx.factor[warp] = factor;
   }
   if (ctx.single && blockIdx.x == 0) {
-    float* to = ctx.x_save + static_cast<int64_t>((s.residual_index + 1) % 2) * ctx.n_rows * dim;
-    for (int i = t; i < ctx.n_rows * dim; i += kConsumers) to[i] = ctx.x[i];
+    float* to = ctx.x_save + static_cast<int64_t>((s.residual_index + 1) % 2) * n_rows * dim;
+    for (int i = t; i < n_rows * dim; i += kConsumers) to[i] = ctx.x(0)[i];
   }
 }
 
-/// f32 values of the exchange (or of plain memory) into activations.
+/// Four floats of plain memory, zeros beyond `left`.
+__device__ __forceinline__ float4 load_plain(const float* p, int left) {
+  if (left >= 4 && reinterpret_cast<uintptr_t>(p) % 16 == 0) return *reinterpret_cast<const float4*>(p);
+  return {left > 0 ? p[0] : 0.0f, left > 1 ? p[1] : 0.0f, left > 2 ? p[2] : 0.0f, left > 3 ? p[3] : 0.0f};
+}
+
+/// f32 values of the exchange (or of plain memory) into activations, eight to a thread.
 static __device__ __noinline__ void stage_vector(const DecodeStage& s, DecodeContext& ctx) {
-  const int t = threadIdx.x, cols = s.cols;
-  const bool exchanged = s.input != StageInput::plain;
+  constexpr int kStep = kConsumers * 8;
+  const int t = threadIdx.x, cols = s.cols, n_groups = (cols + 31) / 32;
+  const bool exchanged = s.input != StageInput::plain, quantized = s.form == ActForm::int8;
   const uint32_t copy = exchanged ? (ctx.parity + s.in_layer) & 1 : 0;
   const float* in = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
-  consumer_sync();
   if (exchanged) scout(in + (ctx.n_rows - 1) * s.in_width, cols);
   for (int m = 0; m < ctx.n_rows; ++m) {
-    uint8_t* row = const_cast<uint8_t*>(ctx.act) + m * ctx.act_row_bytes;
-    for (int base = 0; base < cols; base += kConsumers * 4) {
-      const int i = base + t * 4;
-      const bool valid = i < cols;
-      float4 v{};
-      if (valid) {
-        const float* p = in + static_cast<int64_t>(m) * s.in_width + i;
-        if (exchanged) {
-          v = poll4(p);
-        } else if (i + 4 <= cols && reinterpret_cast<uintptr_t>(p) % 16 == 0) {
-          v = *reinterpret_cast<const float4*>(p);
-        } else {
-          v.x = p[0], v.y = i + 1 < cols ? p[1] : 0, v.z = i + 2 < cols ? p[2] : 0, v.w = i + 3 < cols ? p[3] : 0;
-        }
+    uint8_t* row = ctx.act_row(m);
+    for (int base = 0; base < cols; base += kStep) {
+      const int i = base + t * 8;
+      const float* from = in + static_cast<int64_t>(m) * s.in_width + i;
+      float4 a{}, b{};
+      if (i < cols && exchanged) {  // whole sixteens
+        uint4 p = load_relaxed4(from), q = load_relaxed4(from + 4);
+        poll_on(from, kEmpty, p);
+        poll_on(from + 4, kEmpty, q);
+        a = as_floats(p), b = as_floats(q);
+      } else if (i < cols) {
+        a = load_plain(from, cols - i), b = load_plain(from + 4, cols - i - 4);
       }
-      if (s.form == ActForm::int8) {
-        put_int8(row, cols, i, v, valid);
-      } else if (valid) {
-        put_wide(s.form, row, i, v);
+      if (quantized) {
+        put_int8(row, n_groups, i, a, b, i < cols);
+      } else if (i < cols) {
+        put_wide(s.form, row, i, a);
+        if (i + 4 < cols) put_wide(s.form, row, i + 4, b);
       }
     }
   }
-  if (s.form != ActForm::int8) {  // up to the 16 bytes that the last load of a row may take
+  if (!quantized) {  // up to the 16 bytes that the last load of a row may take
     const int size = s.form == ActForm::f32 ? 4 : 2, from = (cols + 3) / 4 * 4 * size, to = (cols * size + 15) / 16 * 16;
     for (int m = 0; m < ctx.n_rows; ++m)
-      if (from + t < to) const_cast<uint8_t*>(ctx.act)[m * ctx.act_row_bytes + from + t] = 0;
+      if (from + t < to) ctx.act_row(m)[from + t] = 0;
   }
   consumer_sync();
 }
 
-/// Groups of 16 that gate and up have quantised already.
+/// Groups of 16 that gate and up have quantised already, two to a thread.
 static __device__ __noinline__ void stage_hidden_codes(const DecodeStage& s, DecodeContext& ctx) {
-  const int cols = s.cols, n16 = cols / 16, n_groups = (cols + 31) / 32;
+  constexpr int kOnes = 0x01010101;
+  const int cols = s.cols, n_groups = cols / 32;
   const uint32_t copy = (ctx.parity + s.in_layer) & 1;
   const uint8_t* codes = s.in_codes + static_cast<int64_t>(copy) * ctx.n_rows * cols;
   const float* scales = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
-  consumer_sync();
-  scout(scales + (ctx.n_rows - 1) * s.in_width, n16);
-  for (int m = 0; m < ctx.n_rows; ++m) {
-    uint8_t* row = const_cast<uint8_t*>(ctx.act) + m * ctx.act_row_bytes;
-    for (int i = threadIdx.x; i < n16; i += kConsumers) {
-      const uint4 c = poll_codes(codes + static_cast<int64_t>(m) * cols + i * 16);
-      const float scale = poll1(scales + m * s.in_width + i);
-      constexpr int kOnes = 0x01010101;
-      int sum = __dp4a(static_cast<int>(c.x), kOnes, 0);
-      sum = __dp4a(static_cast<int>(c.y), kOnes, sum);
-      sum = __dp4a(static_cast<int>(c.z), kOnes, sum);
-      sum = __dp4a(static_cast<int>(c.w), kOnes, sum);
-      const int half = i % 2, group = i / 2;
-      reinterpret_cast<uint4*>(row)[half * n_groups + group] = c;
-      reinterpret_cast<float*>(row + n_groups * 32)[i] = scale;
-      reinterpret_cast<float*>(row + n_groups * 40)[i] = scale * static_cast<float>(sum);
+  scout(scales + (ctx.n_rows - 1) * s.in_width, cols / 16);
+  for (int m = 0; m < ctx.n_rows; ++m, codes += cols, scales += s.in_width) {
+    uint8_t* row = ctx.act_row(m);
+    for (int g = threadIdx.x; g < n_groups; g += kConsumers) {
+      uint4 low = load_relaxed4(codes + g * 32), high = load_relaxed4(codes + g * 32 + 16);
+      uint32_t a = load_relaxed(scales + 2 * g), b = load_relaxed(scales + 2 * g + 1);
+      poll_on(codes + g * 32, kEmptyCodes, low);
+      poll_on(codes + g * 32 + 16, kEmptyCodes, high);
+      poll_on(scales + 2 * g, a);
+      poll_on(scales + 2 * g + 1, b);
+      const auto sum = [&](uint4 c) {
+        const int half = __dp4a(static_cast<int>(c.x), kOnes, __dp4a(static_cast<int>(c.y), kOnes, 0));
+        return static_cast<float>(__dp4a(static_cast<int>(c.z), kOnes, __dp4a(static_cast<int>(c.w), kOnes, half)));
+      };
+      const float2 scale = make_float2(__uint_as_float(a), __uint_as_float(b));
+      reinterpret_cast<uint4*>(row)[g] = low;
+      reinterpret_cast<uint4*>(row)[n_groups + g] = high;
+      reinterpret_cast<float2*>(row + n_groups * 32)[g] = scale;
+      reinterpret_cast<float2*>(row + n_groups * 40)[g] = make_float2(scale.x * sum(low), scale.y * sum(high));
     }
   }
   consumer_sync();
@@ -268,7 +309,7 @@ __device__ __forceinline__ void stage_input(const DecodeStage& s, DecodeContext&
   }
   if (s.form == ActForm::int8 && s.cols % 32 != 0) {
     for (int m = 0; m < ctx.n_rows; ++m)
-      pad_row(s.form, const_cast<uint8_t*>(ctx.act) + m * ctx.act_row_bytes, s.cols);
+      pad_row(s.form, ctx.act_row(m), s.cols);
     consumer_sync();
   }
 }
@@ -277,16 +318,15 @@ __device__ __forceinline__ void stage_input(const DecodeStage& s, DecodeContext&
 
 /// What the norm left to do: 1 / rms for int8 activations of a residual input, else 1.
 __device__ __forceinline__ float row_factor(const DecodeStage& s, const DecodeContext& ctx, int m) {
-  if (s.input != StageInput::residual || s.form != ActForm::int8) return 1.0f;
-  float squares = 0;
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w) squares += ctx.reduce[m][w];
-  return inverse_rms(squares, ctx.dim, s.eps);
+  return s.input == StageInput::residual && s.form == ActForm::int8 ? ctx.factor[m] : 1.0f;
 }
 
 template <int M>
-__device__ __forceinline__ float slot_sum(const DecodeContext& ctx, int slot, int m, int row) {
-  return ctx.partial[(slot * 2 * M + m) * 16 + row] + ctx.partial[((slot * 2 + 1) * M + m) * 16 + row];
+__device__ __forceinline__ float slot_sum(const DecodeContext& ctx, int slot, int n_sums, int m, int row) {
+  const float* sums = ctx.sums() + slot * kSums * M * 16 + m * 16 + row;
+  float sum = sums[0] + sums[M * 16];
+  if (n_sums > 2) sum += sums[2 * M * 16] + sums[3 * M * 16];
+  return sum;
 }
 
 __device__ __forceinline__ float activated(float gate, float up, bool gelu) {
@@ -331,7 +371,8 @@ __device__ __noinline__ void finish_units(const DecodeStage& s, DecodeContext& c
       const bool real = valid && out_row < s.w[0].rows;
       if (real) {
         const float factor = row_factor(s, ctx, m);
-        float gate = slot_sum<M>(ctx, 2 * u, m, row) * factor, up = slot_sum<M>(ctx, 2 * u + 1, m, row) * factor;
+        float gate = slot_sum<M>(ctx, 2 * u, s.w[0].n_sums, m, row) * factor,
+              up = slot_sum<M>(ctx, 2 * u + 1, s.w[1].n_sums, m, row) * factor;
         if (s.w[0].bias) gate += s.w[0].bias[out_row];
         if (s.w[1].bias) up += s.w[1].bias[out_row];
         v = activated(gate, up, s.gelu != 0);
@@ -351,7 +392,7 @@ __device__ __noinline__ void finish_units(const DecodeStage& s, DecodeContext& c
     const MatrixArg& w = s.w[matrix];
     const int r = tile * 16 + row;
     if (r >= w.rows) continue;
-    float v = slot_sum<M>(ctx, u, m, row) * row_factor(s, ctx, m);
+    float v = slot_sum<M>(ctx, u, w.n_sums, m, row) * row_factor(s, ctx, m);
     if (w.bias) v += w.bias[r];
     const int at = w.out_offset + r;
     if (s.output == StageOutput::vector) {

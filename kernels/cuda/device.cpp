@@ -4,12 +4,12 @@
 #include "kernels/cuda/device.h"
 
 #include <cstdlib>
-#include <mutex>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/architectures.h"
 #include "kernels/cuda/cuda_row.h"
 #include "kernels/cuda/sizes.h"
+#include "kernels/cuda/watch.h"
 
 #ifndef INFER_CUDA_ARCHS
 #error "the build says which architectures the kernels are compiled for"
@@ -18,7 +18,7 @@
 namespace infer::cuda {
 namespace {
 
-/// Errors after which a context answers everything with an error; what comes later is only an echo of the first.
+/// Errors after which a context answers everything with an error.
 bool is_sticky(cudaError_t status) {
   switch (status) {
     case cudaErrorECCUncorrectable:
@@ -35,15 +35,6 @@ bool is_sticky(cudaError_t status) {
     default:
       return false;
   }
-}
-
-/// The first such error. CUDA keeps its state per process, hence so does this.
-std::string first_error(const std::string& text) {
-  static std::mutex mutex;
-  static std::string first;
-  const std::lock_guard lock(mutex);
-  if (first.empty()) first = text;
-  return first;
 }
 
 int attribute(cudaDeviceAttr which, int index) {
@@ -83,8 +74,8 @@ std::string name_of(int index) {
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // what can be forgotten is not reported twice
-  const std::string text = std::string("cuda: ") + what + ": " + cudaGetErrorString(status);
-  throw Error(ErrorKind::run, is_sticky(status) ? first_error(text) : text);
+  if (is_sticky(status)) throw Fault(what, cudaGetErrorString(status));
+  throw Error(ErrorKind::run, std::string("cuda: ") + what + ": " + cudaGetErrorString(status));
 }
 
 int device_count() {

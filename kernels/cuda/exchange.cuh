@@ -40,33 +40,30 @@ __device__ __forceinline__ void count_poll(uint32_t& n) {
   if (++n > kPollLimit) __trap();
 }
 
-/// Four floats, as soon as all are there.
-__device__ __forceinline__ float4 poll4(const float* p) {
+/// Four words of `p` into v until none is `empty`; v holds what a first load found. Several first loads side by side
+/// cost one trip to the L2 instead of one each.
+__device__ __forceinline__ void poll_on(const void* p, uint32_t empty, uint4& v) {
   uint32_t n = 0;
-  uint4 v = load_relaxed4(p);
-  while (v.x == kEmpty || v.y == kEmpty || v.z == kEmpty || v.w == kEmpty) {
+  while (v.x == empty || v.y == empty || v.z == empty || v.w == empty) {
     count_poll(n);
     v = load_relaxed4(p);
   }
+}
+__device__ __forceinline__ float4 as_floats(uint4 v) {
   return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
 }
-__device__ __forceinline__ float poll1(const float* p) {
-  uint32_t n = 0, v = load_relaxed(p);
+/// Four floats, as soon as all are there.
+__device__ __forceinline__ float4 poll4(const float* p) {
+  uint4 v = load_relaxed4(p);
+  poll_on(p, kEmpty, v);
+  return as_floats(v);
+}
+__device__ __forceinline__ void poll_on(const void* p, uint32_t& v) {
+  uint32_t n = 0;
   while (v == kEmpty) {
     count_poll(n);
     v = load_relaxed(p);
   }
-  return __uint_as_float(v);
-}
-/// 16 codes.
-__device__ __forceinline__ uint4 poll_codes(const uint8_t* p) {
-  uint32_t n = 0;
-  uint4 v = load_relaxed4(p);
-  while (v.x == kEmptyCodes || v.y == kEmptyCodes || v.z == kEmptyCodes || v.w == kEmptyCodes) {
-    count_poll(n);
-    v = load_relaxed4(p);
-  }
-  return v;
 }
 
 /// Writes a value into the copy of this layer and empties its place in the other.

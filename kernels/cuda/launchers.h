@@ -20,8 +20,11 @@ void scale_softcap(const Tensor& x, float scale, float softcap, cudaStream_t);
 void convert(const Tensor& from, const Tensor& to, cudaStream_t);  ///< f32 to f16 (clamped to +-65504) or bf16
 
 // ---- rope_store.cu ---------------------------------------------------------------------------------------------
-/// q, k, v rows may be slices of one wider row: the strides are in floats from token to token.
 void rope_store(const RopeStoreArgs&, cudaStream_t);
+/// The same of a product of [q; k; v] with f32 rows [q, k, v] side by side, to which the biases (or null) are still to
+/// be added. Leaves what args has for k and v alone.
+void rope_store_merged(const RopeStoreArgs&, const Tensor& merged, const Tensor& bq, const Tensor& bk,
+                       const Tensor& bv, cudaStream_t);
 
 // ---- attention_prefill.cu, attention_decode.cu -----------------------------------------------------------------
 /// Scratch for attention_decode: partial results of split sequences.
@@ -38,7 +41,8 @@ void attention_decode(const AttentionArgs&, const AttentionScratch&, int n_sms, 
 // ---- pack.cu: layouts in packed.h ------------------------------------------------------------------------------
 /// Rows [row_begin, row_begin + n_rows) of a matrix from file blocks in device memory; row_begin is a multiple of 16.
 void pack_rows(DType, const void* blocks, int64_t row_begin, int64_t n_rows, const Tensor& packed, cudaStream_t);
-/// Rows of a packed matrix as f16 or bf16 [n_rows, cols], row-major. Quantised formats and F32.
+/// Rows of a packed matrix as f16 or bf16 [n_rows, cols], row-major. Quantised formats and F32. row_begin is a multiple
+/// of 4.
 void dequantize_rows(const Tensor& packed, int64_t row_begin, int64_t n_rows, const Tensor& out, cudaStream_t);
 
 // ---- decode.cu -------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-// Weights into their packed form (once, at load) and back out as 16-bit rows (for the products of prompts). Both are
-// one thread per row and group of 32; what a group looks like is packed.h's and unpack.cuh's business.
+// Weights into their packed form (once, at load) and back out as 16-bit rows (for the products of prompts). What a
+// group of 32 looks like is packed.h's and unpack.cuh's business.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -38,34 +38,93 @@ __device__ __forceinline__ uint32_t two_16(float a, float b, bool bf16) {
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
-// Grid: one thread per (row, group). Bytes: packed bytes in, 64 out per group, which bounds it.
+/// A word of codes, read once and never again: it shall not push out of L2 what the product reads next.
+__device__ __forceinline__ uint32_t read_once(const uint8_t* p) { return __ldcs(reinterpret_cast<const uint32_t*>(p)); }
+
+/// Quads j and j + 4 of a group, j < 4: of 4-bit codes the two that share a word. See load_quads for all eight.
 template <class F>
-__global__ void dequantize_kernel(const uint8_t* packed, int64_t row_begin, int64_t n_rows, int64_t cols, bool bf16,
-                                  uint8_t* out) {
-  const int64_t groups = cols / kGroup, i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
-  if (i >= n_rows * groups) return;
-  const int64_t row = i / groups, g = i % groups;
-  const PackedPlace p = place<F>(cols, row_begin + row, g);
+__device__ __forceinline__ void load_two_quads(const uint8_t* chunk, Chunk<F> c, int row, int g, int j,
+                                               uint32_t (&q)[2]) {
+  using P = Packed<F>;
+  constexpr uint32_t kNibbles = 0x0f0f0f0f, kPairs = 0x03030303, kBits = 0x01010101;
+  if constexpr (P::low_bits == 8) {
+    q[0] = read_once(chunk + c.low(row, g) + 4 * j), q[1] = read_once(chunk + c.low_second(row, g) + 4 * j);
+  } else if constexpr (P::low_bits == 4) {
+    const uint32_t w = read_once(chunk + c.low(row, g) + 4 * j);
+    if constexpr (P::bias == kTable)
+      q[0] = table_quad<F>(w), q[1] = table_quad<F>(w >> 16);
+    else
+      q[0] = w & kNibbles, q[1] = w >> 4 & kNibbles;
+  } else {
+    const uint32_t w = read_once(chunk + c.low(row, g) + 4 * (j % 2)) >> (j / 2 * 2);
+    q[0] = w & kPairs, q[1] = w >> 4 & kPairs;
+  }
+  if constexpr (P::high_bits == 1) {
+    const uint32_t w = read_once(chunk + c.high(row, g)) >> j;
+    q[0] |= (w & kBits) << P::low_bits, q[1] |= (w >> 4 & kBits) << P::low_bits;
+  } else if constexpr (P::high_bits == 2) {
+    const uint32_t w = read_once(chunk + c.high(row, g) + 4 * (j % 2)) >> (j / 2 * 2);
+    q[0] |= (w & kPairs) << P::low_bits, q[1] |= (w >> 4 & kPairs) << P::low_bits;
+  }
+}
+
+/// scale * (stored - bias) + offset of the four codes of a quad, in 16 bits.
+template <class F, bool kBf16>
+__device__ __forceinline__ uint2 weights_of(uint32_t quad, float scale, float offset) {
+  constexpr int kBias = Packed<F>::bias == kTable ? 0 : Packed<F>::bias;
+  float w[4];
+#pragma unroll
+  for (int b = 0; b < 4; ++b) {
+    w[b] = scale * static_cast<float>(static_cast<int>(static_cast<int8_t>(quad >> (8 * b))) - kBias) + offset;
+  }
+  return make_uint2(two_16(w[0], w[1], kBf16), two_16(w[2], w[3], kBf16));
+}
+
+constexpr int kRowsPerThread = 4;  ///< of one tile of 16: their loads are under way together
+
+/// Four lanes take a group, lane j of them quads j and j + 4; then neighbours swap, so that a lane has 16 bytes that lie
+/// together and a warp writes 512. Grid: blocks over (quads of rows, 64 groups of a row). Block: 256 threads. No shared
+/// memory. Bytes: the packed ones in, 64 out per group, which bounds it.
+template <class F, bool kBf16>
+__global__ void __launch_bounds__(kThreads)
+    dequantize_kernel(const uint8_t* __restrict__ packed, int64_t row_begin, int64_t n_rows, int64_t cols,
+                      unsigned blocks_per_row, uint8_t* __restrict__ out) {
+  const int n_groups = static_cast<int>(cols / kGroup), j = threadIdx.x % 4;
+  const int group = static_cast<int>(blockIdx.x % blocks_per_row * (kThreads / 4) + threadIdx.x / 4);
+  const int64_t row = static_cast<int64_t>(blockIdx.x / blocks_per_row) * kRowsPerThread;
+  const bool inside = group < n_groups;
+  const PackedPlace p = place<F>(cols, row_begin + row, inside ? group : 0);
   const uint8_t* chunk = packed + p.chunk;
   const Chunk<F> c{p.groups};
-  uint32_t q[8];
-  load_quads<F>(chunk, c, p.row, p.group, q);
-  const GroupScales s = load_scales<F>(chunk, c, p.row, p.group);
-  constexpr int kBias = Packed<F>::bias == kTable ? 0 : Packed<F>::bias;
-  uint32_t words[16];
+  uint32_t q[kRowsPerThread][2];
+  GroupScales s[kRowsPerThread];
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    float w[4];
+  for (int r = 0; r < kRowsPerThread; ++r) load_two_quads<F>(chunk, c, p.row + r, p.group, j, q[r]);
 #pragma unroll
-    for (int b = 0; b < 4; ++b) {
-      const int code = static_cast<int>(static_cast<int8_t>(q[j] >> (8 * b))) - kBias;
-      w[b] = s.scale[j / 4] * static_cast<float>(code) + s.offset[j / 4];
-    }
-    words[2 * j] = two_16(w[0], w[1], bf16), words[2 * j + 1] = two_16(w[2], w[3], bf16);
+  for (int r = 0; r < kRowsPerThread; ++r) s[r] = load_scales<F>(chunk, c, p.row + r, p.group);
+  const bool odd = j % 2 != 0;
+  uint8_t* to = out + (row * cols + static_cast<int64_t>(group) * kGroup) * 2 + (odd ? 32 : 0) + j / 2 * 16;
+#pragma unroll
+  for (int r = 0; r < kRowsPerThread; ++r) {
+    const uint2 first = weights_of<F, kBf16>(q[r][0], s[r].scale[0], s[r].offset[0]);
+    const uint2 second = weights_of<F, kBf16>(q[r][1], s[r].scale[1], s[r].offset[1]);
+    // The even lane gives its second half for the odd one's first.
+    const uint2 mine = odd ? second : first, give = odd ? first : second;
+    const uint32_t x = __shfl_xor_sync(0xffffffffu, give.x, 1), y = __shfl_xor_sync(0xffffffffu, give.y, 1);
+    const uint4 both = odd ? make_uint4(x, y, mine.x, mine.y) : make_uint4(mine.x, mine.y, x, y);
+    if (inside && row + r < n_rows) *reinterpret_cast<uint4*>(to + r * cols * 2) = both;
   }
-  auto* to = reinterpret_cast<uint4*>(out + (row * cols + g * kGroup) * 2);
-#pragma unroll
-  for (int j = 0; j < 4; ++j) to[j] = make_uint4(words[4 * j], words[4 * j + 1], words[4 * j + 2], words[4 * j + 3]);
+}
+
+template <class F>
+void dequantize(const Tensor& packed, int64_t row_begin, int64_t n_rows, const Tensor& out, cudaStream_t stream) {
+  const int64_t cols = packed.cols();
+  const auto per_row = static_cast<unsigned>((cols / kGroup + kThreads / 4 - 1) / (kThreads / 4));
+  const auto blocks = static_cast<unsigned>((n_rows + kRowsPerThread - 1) / kRowsPerThread) * per_row;
+  const auto kernel = out.dtype == DType::BF16 ? dequantize_kernel<F, true> : dequantize_kernel<F, false>;
+  if (blocks > 0) {
+    kernel<<<blocks, kThreads, 0, stream>>>(packed.as<uint8_t>(), row_begin, n_rows, cols, per_row, out.as<uint8_t>());
+  }
 }
 
 __global__ void narrow_kernel(const float* from, int64_t stride, int64_t n_rows, int64_t cols, bool bf16,
@@ -103,8 +162,7 @@ void dequantize_rows(const Tensor& packed, int64_t row_begin, int64_t n_rows, co
   if (n_rows <= 0) return;
   visit_format(packed.dtype, [&]<class F>() {
     if constexpr (F::block > 1) {
-      dequantize_kernel<F><<<blocks_for(n_rows * (cols / kGroup)), kThreads, 0, stream>>>(
-          packed.as<uint8_t>(), row_begin, n_rows, cols, bf16, out.as<uint8_t>());
+      dequantize<F>(packed, row_begin, n_rows, out, stream);
     } else if constexpr (F::id == DType::F32) {
       const int64_t stride = row_major_stride(sizeof(float), cols) / 4;
       narrow_kernel<<<blocks_for(n_rows * cols), kThreads, 0, stream>>>(packed.as<float>() + row_begin * stride, stride,

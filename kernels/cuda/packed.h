@@ -35,7 +35,7 @@ enum class Scales {
   exponent,     ///< group: u8
   six_bit_8,    ///< block: f16 d, u16 high bits, u32 low bits (IQ4_XS's own eight bytes)
   six_bit_16,   ///< block: f16 d, u16 0, 12 bytes as Q3_K has them
-  six_bit_min,  ///< block: f16 d, f16 dmin, 12 bytes as Q4_K has them
+  six_bit_min,  ///< block: f16 d, f16 dmin, 8 bytes scale | (min & 3) << 6, 4 bytes min >> 2 of two groups each
   nibble_min,   ///< group: 2 bytes scale | min << 4 of its halves; block: f16 d, f16 dmin
   signed_byte,  ///< group: 2 signed bytes, scales of its halves; block: f16 d
 };
@@ -190,13 +190,19 @@ INFER_HD void put_scales(const typename F::Block& b, int group, uint8_t* chunk, 
   } else if constexpr (kind == Scales::signed_byte) {
     for (int h = 0; h < 2; ++h) of_group[h] = static_cast<uint8_t>(b.scales[2 * group + h]);
     if (group == 0) put16(of_block, b.d);
+  } else if constexpr (kind == Scales::six_bit_min) {
+    if (group != 0) return;
+    put16(of_block, b.d), put16(of_block + 2, b.dmin);
+    for (int i = 0; i < 8; ++i)
+      of_block[4 + i] = static_cast<uint8_t>(F::sub_scale(b, i) | (F::sub_min(b, i) & 3) << 6);
+    for (int i = 0; i < 4; ++i)
+      of_block[12 + i] = static_cast<uint8_t>(F::sub_min(b, 2 * i) >> 2 | F::sub_min(b, 2 * i + 1) >> 2 << 4);
   } else if (group == 0) {
     put16(of_block, b.d);
     if constexpr (kind == Scales::six_bit_8) {
       for (int i = 0; i < 2; ++i) of_block[2 + i] = b.scales_h[i];
       for (int i = 0; i < 4; ++i) of_block[4 + i] = b.scales_l[i];
     } else {
-      if constexpr (kind == Scales::six_bit_min) put16(of_block + 2, b.dmin);
       for (int i = 0; i < 12; ++i) of_block[4 + i] = b.scales[i];
     }
   }
@@ -210,6 +216,12 @@ INFER_HD void get_scales(const uint8_t* chunk, Chunk<F> c, int row, int g, float
   const uint8_t* of_group = chunk + c.group_scale(row, g);
   const uint8_t* of_block = chunk + c.block_scale(row, g);
   const int group = g % kBlockGroups;
+  if constexpr (kind == Scales::six_bit_min) {  // in another order than the file's: the arithmetic is the format's
+    const int low = of_block[4 + group], high = of_block[12 + group / 2] >> (4 * (group % 2)) & 15;
+    scale[0] = scale[1] = f16_to_f32(get16(of_block)) * static_cast<float>(low & 63);
+    offset[0] = offset[1] = -(f16_to_f32(get16(of_block + 2)) * static_cast<float>(low >> 6 | high << 2));
+    return;
+  }
   typename F::Block b{};
   if constexpr (kind == Scales::half) {
     b.d = get16(of_group);
@@ -229,7 +241,6 @@ INFER_HD void get_scales(const uint8_t* chunk, Chunk<F> c, int row, int g, float
       for (int i = 0; i < 2; ++i) b.scales_h[i] = of_block[2 + i];
       for (int i = 0; i < 4; ++i) b.scales_l[i] = of_block[4 + i];
     } else {
-      if constexpr (kind == Scales::six_bit_min) b.dmin = get16(of_block + 2);
       for (int i = 0; i < 12; ++i) b.scales[i] = of_block[4 + i];
     }
   }

@@ -10,7 +10,7 @@
 namespace infer::cuda {
 namespace {
 
-constexpr int64_t kPlainChunkBytes = 1024;  // of a row: sixteen copies of this size fill a slot
+constexpr int64_t kPlainChunkBytes = 2048;  // of a row: sixteen copies of this size fill a slot
 constexpr int64_t kInFlightQuantized = 40 << 10, kInFlightPlain = 80 << 10;
 
 int32_t narrow(int64_t n) { return static_cast<int32_t>(n); }
@@ -57,6 +57,7 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
     } else {
       constexpr int kChunk = Packed<F>::chunk_groups;
       const int64_t groups = w.cols() / kGroup;
+      m.n_sums = kChunk == 64 ? 4 : 2;
       m.tile_bytes = tile_bytes<F>(w.cols());
       m.n_chunks = narrow((groups + kChunk - 1) / kChunk);
       m.chunk_bytes = Chunk<F>{narrow(std::min<int64_t>(groups, kChunk))}.bytes();
@@ -85,7 +86,7 @@ SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64
   area = align(std::max(area, act_row * n_rows), 128);
   slot = align(std::max<int64_t>(slot, 128), 128);
   const int64_t x = align(dim * n_rows * 4, 128);
-  const int64_t sums = kMaxSlots * 2 * 16 * 4 * (n_rows <= 2 ? n_rows : kMaxDecodeRows);
+  const int64_t sums = kMaxSlots * kSums * 16 * 4 * (n_rows <= 2 ? n_rows : kMaxDecodeRows);
   const int64_t ring = shared_bytes - area - x - sums;
   plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots));
   plan.slot_bytes = narrow(slot);

@@ -17,12 +17,14 @@ namespace infer::cuda {
 inline constexpr int kMaxDecodeRows = 4;
 inline constexpr int kWarps = 16;               ///< consumers of a CTA; one more warp fetches
 inline constexpr int kConsumers = kWarps * 32;  ///< threads
+inline constexpr int kTeamWarps = kWarps / 2;   ///< two teams take the chunks in turn
+inline constexpr int kSums = 4;                 ///< partial sums of a row: of two teams, of two halves of a chunk
 inline constexpr int kMaxSlots = 16;            ///< of the ring, and tiles whose sums are kept until they are finished
 
-/// Bytes of shared memory of an attention stage: queries, results, K and V, maxima and sums, and kAttendBytes of scratch
+/// Bytes of shared memory of an attention stage: queries, results, K and V, what names the unit, kAttendBytes of scratch
 /// (checked against attention_decode.cuh where that is compiled).
 inline constexpr int kAttendBytes = 33792;
-constexpr int attention_area_bytes(int head_dim) { return (2 * 8 + 2) * head_dim * 4 + 4 * 8 * 4 + kAttendBytes; }
+constexpr int attention_area_bytes(int head_dim) { return (2 * 8 + 2) * head_dim * 4 + 512 + kAttendBytes; }
 
 /// How the input of a product lies in shared memory: as its weights want it.
 enum class ActForm : int32_t { int8, f16, bf16, f32 };
@@ -45,6 +47,7 @@ struct MatrixArg {
   int64_t tile_bytes = 0;                   ///< plain formats: row stride
   int32_t out_offset = 0;                   ///< of row 0 in the stage's output row
   int32_t is_plain = 0;
+  int32_t n_sums = 2;  ///< partial sums of a row that there are
 };
 
 struct EmbeddingArg {
@@ -105,6 +108,7 @@ struct DecodeLaunch {
   DecodeStage single;
   int32_t begin = 0, end = 0, n_rows = 1, dim = 0;
   int32_t single_stage = 0;  ///< x comes from and goes to x_save
+  const AttentionArg* rows = nullptr;  ///< of the first attention stage: its tables of rows; null: none
   SharedPlan shared;
   uint32_t parity = 0;      ///< layers of all steps so far, modulo 2: says which copies of the exchange are empty
   float* x_save = nullptr;  ///< [2][rows][dim], between launches of single stages

@@ -44,15 +44,20 @@ __device__ __forceinline__ bool barrier_test(uint64_t* b, uint32_t parity) {
   return done != 0;
 }
 
+/// All dynamic shared memory of a CTA, the ring first. By this name, not by pointers kept somewhere: so the compiler sees
+/// that accesses are to shared memory, with addresses of 32 bits.
+extern __shared__ __align__(128) uint8_t decode_memory[];
+
 struct RingBarriers {
   uint64_t full[kMaxSlots], empty[kMaxSlots];
 };
 
-/// Which slot comes next and how often the ring went round; both sides count alike.
+/// Which slot comes next, how often the ring went round, and whose turn it is; both sides count alike.
 struct RingPlace {
   int slot = 0;
-  uint32_t phase = 0;
+  uint32_t phase = 0, team = 0;
   __device__ __forceinline__ void advance(int n_slots) {
+    team ^= 1;
     if (++slot == n_slots) slot = 0, phase ^= 1;
   }
 };
@@ -60,8 +65,8 @@ struct RingPlace {
 /// The fetching warp.
 class Fetcher {
  public:
-  __device__ Fetcher(const SharedPlan& plan, RingBarriers& barriers, uint8_t* ring)
-      : plan_(plan), barriers_(barriers), ring_(ring), lane_(threadIdx.x % 32) {
+  __device__ Fetcher(const SharedPlan& plan, RingBarriers& barriers)
+      : plan_(plan), barriers_(barriers), lane_(threadIdx.x % 32) {
 #if __CUDA_ARCH__ >= 900
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy_));
 #endif
@@ -85,7 +90,7 @@ class Fetcher {
     for (int c = 0; c < w.n_chunks; ++c) {
       const int bytes = c + 1 < w.n_chunks ? w.chunk_bytes : w.last_bytes;
       wait_for_room();
-      uint8_t* slot = ring_ + place_.slot * plan_.slot_bytes;
+      uint8_t* slot = decode_memory + place_.slot * plan_.slot_bytes;
       uint64_t* full = &barriers_.full[place_.slot];
       if (w.is_plain) {
         const int left = w.rows - tile * 16, rows = left < 16 ? left : 16;
@@ -136,7 +141,6 @@ class Fetcher {
 
   const SharedPlan& plan_;
   RingBarriers& barriers_;
-  uint8_t* ring_;
   int lane_, count_ = 0;
   RingPlace place_, oldest_;
 #if __CUDA_ARCH__ >= 900

@@ -9,8 +9,10 @@ namespace {
 constexpr int kHeadsPerBlock = 8;  ///< one warp each
 
 struct RopeStoreParams {
-  float *q, *k;    ///< [n_tokens, n_heads, head_dim], [n_tokens, n_kv_heads, head_dim]
-  const float* v;  ///< as k
+  float *q, *k;  ///< results [n_tokens, n_heads, head_dim], [n_tokens, n_kv_heads, head_dim]; k may be null
+  const float *q_from, *k_from, *v_from;
+  int q_stride, kv_stride;  ///< numbers from token to token of those
+  const float *q_bias, *k_bias, *v_bias;  ///< or null
   const float *q_norm, *k_norm, *cos_sin;
   const int32_t *positions, *slots;
   uint8_t *k_cache, *v_cache;
@@ -41,42 +43,82 @@ __device__ __forceinline__ void rotate_head(float* x, const float2* cos_sin, int
   __syncwarp();
 }
 
+/// head_dim numbers, four at a time where kWide; f(i) makes numbers i .. i + kWide - 1.
+template <int kWide, class Function>
+__device__ __forceinline__ void each(int head_dim, int lane, Function&& f) {
+  for (int i = lane * kWide; i < head_dim; i += 32 * kWide) f(i);
+}
+
+/// store_kv for 16-bit caches, eight bytes at a time.
+__device__ __forceinline__ void store_kv_16(bool half, uint8_t* cache, const RopeStoreParams& p, int kv_head,
+                                            int64_t slot, const float* row, int lane) {
+  uint8_t* page = head_page(cache, head_page_bytes(DType::F16, p.head_dim), p.n_kv_heads, slot / kPageTokens, kv_head);
+  auto* to = reinterpret_cast<uint16_t*>(page) + slot % kPageTokens * p.head_dim;
+  each<4>(p.head_dim, lane, [&](int i) {
+    uint32_t x[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) x[e] = half ? f32_to_f16(row[i + e]) : f32_to_bf16(row[i + e]);
+    *reinterpret_cast<uint2*>(to + i) = make_uint2(x[0] | x[1] << 16, x[2] | x[3] << 16);
+  });
+}
+
 /// Grid: warps over n_tokens * (n_heads + 2 * n_kv_heads) heads. Block: 8 warps. Shared: a head per warp. Reads every
-/// head and writes q, k and the cache once; bound by memory, or by the launch for few tokens.
-__global__ void rope_store_kernel(const RopeStoreParams p) {
-  extern __shared__ float heads[];
+/// head and writes q, k and the cache once; bound by memory, or by the launch for few tokens. kWide: 4 where head_dim
+/// and addresses allow it, else 1.
+template <int kWide>
+__global__ void __launch_bounds__(kHeadsPerBlock * 32) rope_store_kernel(const RopeStoreParams p) {
+  struct alignas(4 * kWide) Run {
+    float x[kWide];
+  };
+  extern __shared__ __align__(16) float heads[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, per_token = p.n_heads + 2 * p.n_kv_heads;
-  const int64_t number = static_cast<int64_t>(blockIdx.x) * kHeadsPerBlock + warp;
+  const unsigned number = blockIdx.x * kHeadsPerBlock + warp;
   const int64_t token = number / per_token;
   if (token >= p.n_tokens) return;
   int head = static_cast<int>(number % per_token);
   float* x = heads + warp * p.head_dim;
   const bool is_q = head < p.n_heads, is_v = head >= p.n_heads + p.n_kv_heads;
   if (!is_q) head -= is_v ? p.n_heads + p.n_kv_heads : p.n_heads;
-  const int64_t at = (token * (is_q ? p.n_heads : p.n_kv_heads) + head) * p.head_dim;
-  const float* from = (is_q ? p.q : is_v ? p.v : p.k) + at;
-  for (int i = lane; i < p.head_dim; i += 32) x[i] = from[i];
+  // All loads that depend on nothing, before the first wait.
+  const int64_t position = is_v ? -1 : p.positions[token], slot = is_q ? -1 : p.slots[token];
+  const float* from = (is_q ? p.q_from : is_v ? p.v_from : p.k_from) +
+                      token * (is_q ? p.q_stride : p.kv_stride) + head * p.head_dim;
+  each<kWide>(p.head_dim, lane, [&](int i) {
+    *reinterpret_cast<Run*>(x + i) = *reinterpret_cast<const Run*>(from + i);
+  });
+  const float* bias = is_q ? p.q_bias : is_v ? p.v_bias : p.k_bias;
+  if (bias) each<kWide>(p.head_dim, lane, [&](int i) {
+      for (int e = 0; e < kWide; ++e) x[i + e] += bias[head * p.head_dim + i + e];
+    });
   __syncwarp();
   if (!is_v) {
     const float* weight = is_q ? p.q_norm : p.k_norm;
     if (weight) norm_head(x, weight, p.eps, p.head_dim, lane);
-    const int64_t position = p.positions[token];
     if (p.cos_sin && position >= 0 && position < p.n_positions) {
       rotate_head(x, reinterpret_cast<const float2*>(p.cos_sin) + position * p.n_pairs, p.n_pairs, p.adjacent, lane);
     }
-    float* back = (is_q ? p.q : p.k) + at;
-    for (int i = lane; i < p.head_dim; i += 32) back[i] = x[i];
+    float* to = is_q ? p.q : p.k;
+    if (to) {
+      to += (token * (is_q ? p.n_heads : p.n_kv_heads) + head) * p.head_dim;
+      each<kWide>(p.head_dim, lane, [&](int i) {
+        *reinterpret_cast<Run*>(to + i) = *reinterpret_cast<const Run*>(x + i);
+      });
+    }
   }
-  const int64_t slot = p.slots[token];
   if (is_q || slot < 0 || slot >= p.n_slots) return;
-  store_kv(is_v ? p.v_type : p.k_type, is_v ? p.v_cache : p.k_cache, p.n_kv_heads, head, p.head_dim, slot, x, lane);
+  const DType type = is_v ? p.v_type : p.k_type;
+  uint8_t* cache = is_v ? p.v_cache : p.k_cache;
+  if (kWide == 4 && (type == DType::F16 || type == DType::BF16)) {
+    store_kv_16(type == DType::F16, cache, p, head, slot, x, lane);
+  } else {
+    store_kv(type, cache, p.n_kv_heads, head, p.head_dim, slot, x, lane);
+  }
 }
 
-}  // namespace
-
-void rope_store(const RopeStoreArgs& a, cudaStream_t stream) {
+/// What does not depend on where q, k and v come from.
+RopeStoreParams common_params(const RopeStoreArgs& a) {
   RopeStoreParams p{};
-  p.q = a.q.as<float>(), p.k = a.k.as<float>(), p.v = a.v.as<float>();
+  p.q = a.q.as<float>();
   p.q_norm = a.q_norm.as<float>(), p.k_norm = a.k_norm.as<float>(), p.cos_sin = a.rope.cos_sin.as<float>();
   p.positions = a.positions.as<int32_t>(), p.slots = a.slots.as<int32_t>();
   p.k_cache = a.k_cache.as<uint8_t>(), p.v_cache = a.v_cache.as<uint8_t>();
@@ -89,12 +131,43 @@ void rope_store(const RopeStoreArgs& a, cudaStream_t stream) {
   }
   p.adjacent = a.rope.adjacent, p.eps = a.eps;
   p.k_type = a.k_cache.dtype, p.v_type = a.v_cache.dtype;
+  return p;
+}
+
+void launch(const RopeStoreParams& p, cudaStream_t stream) {
   const int64_t n_heads = p.n_tokens * (p.n_heads + 2 * p.n_kv_heads);
   if (n_heads == 0) return;
+  bool wide = p.head_dim % 4 == 0;
+  for (const void* address : {static_cast<const void*>(p.q), static_cast<const void*>(p.k),
+                              static_cast<const void*>(p.q_from), static_cast<const void*>(p.k_from),
+                              static_cast<const void*>(p.v_from), static_cast<const void*>(p.k_cache),
+                              static_cast<const void*>(p.v_cache)}) {
+    wide = wide && reinterpret_cast<uintptr_t>(address) % 16 == 0;
+  }
   const size_t shared = static_cast<size_t>(kHeadsPerBlock) * static_cast<size_t>(p.head_dim) * sizeof(float);
-  rope_store_kernel<<<static_cast<unsigned>(ceil_div<int64_t>(n_heads, kHeadsPerBlock)), kHeadsPerBlock * 32, shared,
-                      stream>>>(p);
+  const auto kernel = wide ? rope_store_kernel<4> : rope_store_kernel<1>;
+  kernel<<<static_cast<unsigned>(ceil_div<int64_t>(n_heads, kHeadsPerBlock)), kHeadsPerBlock * 32, shared, stream>>>(p);
   check_launch("rope_store");
+}
+
+}  // namespace
+
+void rope_store(const RopeStoreArgs& a, cudaStream_t stream) {
+  RopeStoreParams p = common_params(a);
+  p.k = a.k.as<float>();
+  p.q_from = p.q, p.k_from = p.k, p.v_from = a.v.as<float>();
+  p.q_stride = p.n_heads * p.head_dim, p.kv_stride = p.n_kv_heads * p.head_dim;
+  launch(p, stream);
+}
+
+void rope_store_merged(const RopeStoreArgs& a, const Tensor& merged, const Tensor& bq, const Tensor& bk,
+                       const Tensor& bv, cudaStream_t stream) {
+  RopeStoreParams p = common_params(a);
+  const int q_dim = p.n_heads * p.head_dim, kv_dim = p.n_kv_heads * p.head_dim;
+  p.q_from = merged.as<float>(), p.k_from = p.q_from + q_dim, p.v_from = p.k_from + kv_dim;
+  p.q_stride = p.kv_stride = q_dim + 2 * kv_dim;
+  p.q_bias = bq.as<float>(), p.k_bias = bk.as<float>(), p.v_bias = bv.as<float>();
+  launch(p, stream);
 }
 
 }  // namespace infer::cuda

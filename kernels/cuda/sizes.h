@@ -43,7 +43,7 @@ inline std::string refusal(const Needs& needs) {
 /// results of attention.
 inline size_t scratch_bytes(const Needs& needs) {
   const auto rows = static_cast<size_t>(std::max<int64_t>(1, needs.max_tokens));
-  return 2 * rows * static_cast<size_t>(needs.max_width) * 2 + (size_t{384} << 20);
+  return 2 * rows * static_cast<size_t>(needs.max_width) * 2 + (size_t{512} << 20);
 }
 
 }  // namespace infer::cuda

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/cuda/watch.h"
+
 namespace infer::cuda {
 namespace {
 
@@ -52,7 +54,7 @@ bool PinnedPart::reclaim() {
   if (!std::exchange(in_use_, false)) return false;
   if (cudaEventQuery(done_.get()) == cudaSuccess) return false;
   cudaGetLastError();  // "not ready" is an answer and no error
-  check(cudaEventSynchronize(done_.get()), "upload");
+  await(done_.get(), "upload");
   return true;
 }
 
@@ -119,7 +121,7 @@ void LanePool::give_back(Lane* lane) {
 
 bool LanePool::wait() {
   const std::lock_guard lock(mutex_);
-  for (const auto& lane : lanes_) check(cudaStreamSynchronize(lane->stream.get()), "load");
+  for (const auto& lane : lanes_) await(lane->stream.get(), "load");
   return !lanes_.empty();
 }
 

@@ -94,15 +94,10 @@ __device__ __forceinline__ GroupScales load_scales(const uint8_t* chunk, Chunk<F
   } else if constexpr (P::scales == Scales::exponent) {
     s.scale[0] = MXFP4::half_scale(of_group[0]);
   } else if constexpr (P::scales == Scales::six_bit_min) {
-    const uint4 v = *reinterpret_cast<const uint4*>(of_block);
-    // Byte i of v.y, v.z, v.w belongs to groups i and i + 4, see quant/bits.h.
-    const int shift = g % 4 * 8;
-    const bool low = g % 8 < 4;
-    const uint32_t a = v.y >> shift, b = v.z >> shift, high = v.w >> shift;
-    const uint32_t scale = low ? a & 63 : (high & 15) | (a >> 2 & 48);
-    const uint32_t min = low ? b & 63 : (high >> 4 & 15) | (b >> 2 & 48);
-    s.scale[0] = f16_to_f32(static_cast<uint16_t>(v.x)) * static_cast<float>(scale);
-    s.offset[0] = -(f16_to_f32(static_cast<uint16_t>(v.x >> 16)) * static_cast<float>(min));
+    const uint32_t d = *reinterpret_cast<const uint32_t*>(of_block);
+    const uint32_t low = of_block[4 + g % 8], high = of_block[12 + g % 8 / 2] >> (g % 2 * 4) & 15;
+    s.scale[0] = f16_to_f32(static_cast<uint16_t>(d)) * static_cast<float>(low & 63);
+    s.offset[0] = -(f16_to_f32(static_cast<uint16_t>(d >> 16)) * static_cast<float>(low >> 6 | high << 2));
   } else if constexpr (P::scales == Scales::six_bit_8) {
     const uint2 v = *reinterpret_cast<const uint2*>(of_block);
     const int sub = static_cast<int>((v.y >> (4 * (g % 8)) & 15) | (v.x >> (16 + 2 * (g % 8)) & 3) << 4) - 32;

@@ -44,6 +44,7 @@ struct LoadOptions {
   int n_threads = 0;            ///< for packing; 0: one per physical core
   std::string isa;              ///< cpu: "" best of this machine; "scalar", "avx2", "avx512" force a level
   std::string mode;             ///< cuda, how steps run: "" or "auto", "persistent", "graph", "eager"
+  bool debug_sync = false;      ///< cuda: eager, waiting for every kernel, so that an error names the one that failed
   std::vector<MetadataOverride> overrides;
   /// Called from the loading thread with a fraction in [0, 1]; returning false cancels the load (Error run).
   std::function<bool(double)> progress;
@@ -237,6 +238,7 @@ struct EngineOptions {
   int n_threads = 0;     ///< 0: one per physical core
   std::string k_type, v_type;  ///< KV cache: f32 f16 bf16 q8_0; empty: f16, on ref f32
   std::string isa, mode;       ///< as in LoadOptions; empty: as the model was loaded with
+  bool debug_sync = false;     ///< the same; on when either is
   /// Positions of all sequences together; 0: n_seqs * n_ctx. With fewer, the newest sequence gives way when all are taken
   /// and is computed again later, with the same tokens.
   int64_t n_pool = 0;
@@ -290,6 +292,31 @@ class Engine {
  private:
   std::unique_ptr<Impl> impl_;
 };
+
+/// One comparison of self_test(): an op on one shape with so many tokens, against the reference. Errors are relative to
+/// the root mean square of what the reference gives; numbers that are not finite make them infinite.
+struct SelfTestRow {
+  std::string op, format, shape;
+  int64_t n_tokens = 0;
+  double max_error = 0, rms_error = 0;
+  double max_limit = 0, rms_limit = 0;
+  bool passed = false;
+};
+
+struct SelfTest {
+  std::string device;
+  std::vector<SelfTestRow> rows;
+  std::vector<std::string> notes;  ///< what was not compared, and why
+  double seconds = 0;
+  bool passed = false;  ///< all rows
+};
+
+/// Computes every kind of layer that the model at `path` has, the embedding and the output head with its own weights and
+/// random activations on the device of `options`, stage by stage and as whole steps in every mode, and compares with the
+/// reference backend. Needs memory for one layer of each kind, not for the model. k_type and v_type: as in EngineOptions.
+/// `progress` (may be null) gets a line now and then. Throws Error as load() does.
+SelfTest self_test(const std::string& path, const LoadOptions& options = {}, const std::string& k_type = {},
+                   const std::string& v_type = {}, const std::function<void(const std::string&)>& progress = nullptr);
 
 /// Devices that can be used here, one "name: summary" each.
 std::vector<std::string> list_devices();

@@ -34,9 +34,13 @@ class Double final : public Backend {
   void prepare(const Needs& needs) override { ref_->prepare(needs); }
   Buffer allocate(size_t bytes) override { return ref_->allocate(bytes); }
   void upload(void* dst, const void* src, size_t bytes) override { ref_->upload(dst, src, bytes); }
-  void download(void* dst, const void* src, size_t bytes) override { ref_->download(dst, src, bytes); }
+  void download(void* dst, const void* src, size_t bytes) override {
+    ++n_syncs_;
+    ref_->download(dst, src, bytes);
+  }
   void wait() override {
     ++log_.n_waits;
+    ++n_syncs_;
     publish(n_marks_);
   }
   size_t packed_bytes(const Tensor& host, WeightRole role) const override { return ref_->packed_bytes(host, role); }
@@ -54,7 +58,11 @@ class Double final : public Backend {
     if (key != 0) log_.calls.push_back("run");
     ref_->run(key, fn);
   }
-  BackendStats stats() const override { return ref_->stats(); }
+  BackendStats stats() const override {
+    BackendStats stats = ref_->stats();
+    stats.syncs = n_syncs_;
+    return stats;
+  }
 
   bool samples(const SampleRow& row) const override { return sample_row_supported(row); }
   void sample(const SampleArgs& args) override {
@@ -73,6 +81,7 @@ class Double final : public Backend {
   uint64_t mark() override { return static_cast<uint64_t>(++n_marks_); }
   void wait_for(uint64_t mark) override {
     log_.calls.push_back("wait " + std::to_string(mark));
+    if (static_cast<int64_t>(mark) == n_marks_) ++n_syncs_;  // the device has nothing left to do
     publish(static_cast<int64_t>(mark));
   }
 
@@ -90,7 +99,7 @@ class Double final : public Backend {
   Log& log_;
   std::unique_ptr<Backend> ref_;
   std::deque<Pending> pending_;
-  int64_t n_marks_ = 0;
+  int64_t n_marks_ = 0, n_syncs_ = 0;
 };
 
 Model load() {
@@ -438,4 +447,31 @@ TEST_CASE("run ahead: once warm, a token costs no allocation in the backend, and
   CHECK(t.decode_seconds > 0);
   CHECK(t.sample_seconds == 0);
   CHECK(t.total_seconds >= t.prompt_seconds + t.decode_seconds);
+}
+
+TEST_CASE("run ahead: steady decoding allocates nothing and never leaves the device without work") {
+  const Model model = load();
+  Log log;
+  for (const float temperature : {0.0f, 0.8f}) {
+    for (const int64_t n_seqs : {1, 3}) {
+      Engine engine = make_double(model, small_options(n_seqs), log);
+      EngineStats warm, late;
+      int64_t n = 0;
+      for (int64_t i = 0; i < n_seqs; ++i) {
+        const TokenCallback look = [&](const Token&) {
+          if (++n == 20) warm = engine.stats();
+          if (n == 200) late = engine.stats();
+          return true;
+        };
+        engine.submit(request(prompt(9, i), 215, temperature, i), i == 0 ? look : TokenCallback(), nullptr);
+      }
+      while (engine.step()) {
+      }
+      CHECK(late.n_steps - warm.n_steps == 180);
+      CHECK(late.n_steps_ahead - warm.n_steps_ahead == 180);
+      CHECK(late.n_syncs == warm.n_syncs);
+      CHECK(late.n_allocations == warm.n_allocations);
+      CHECK(warm.n_syncs > 0);  // for the prompt, whose token the first step needs
+    }
+  }
 }

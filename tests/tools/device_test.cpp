@@ -128,3 +128,26 @@ TEST_CASE("plan without a size is for the device that would be used") {
   // Heads of 16: no kernel, and no plan either.
   check_refusal(run({"plan", tiny_bpe(), "--vram", "24G"}), 3, "no CUDA kernel for attention with heads of 16");
 }
+
+TEST_CASE("selftest prints a table, and its status is that of a gate") {
+  const Outcome good = run({"selftest", "-m", tiny_bpe(), "--device", "cpu"});
+  INFO(good.out << good.err);
+  CHECK(good.status == 0);
+  CHECK(contains(good.out, "attn_in"));
+  CHECK(contains(good.out, "steps, three sequences"));
+  CHECK(contains(good.out, "passed, "));
+  CHECK_FALSE(contains(good.out, "FAIL"));
+  const Outcome json = run({"selftest", tiny_bpe(), "--device", "cpu", "--json"});
+  REQUIRE(json.status == 0);
+  const auto parsed = nlohmann::json::parse(json.out);
+  CHECK(parsed["passed"] == true);
+  CHECK(parsed["rows"].size() > 30);
+  GgufWriter file = tiny_model();
+  file.find_tensor("blk.0.attn_output.weight").data.replace(0, 4, std::string("\0\0\xc0\x7f", 4));  // NaN
+  file.write(path_in_folder("nan.gguf"));
+  const Outcome bad = run({"selftest", path_in_folder("nan.gguf"), "--device", "cpu"});
+  CHECK(bad.status == 5);
+  CHECK(contains(bad.out, "FAIL"));
+  CHECK(contains(bad.err, "not everything passed"));
+  CHECK(run({"selftest"}).status == 2);
+}

@@ -1,0 +1,274 @@
+// Engines on a GPU, through the public interface: the reference's tokens in every mode, the same tokens whatever the
+// batch, the chunks and the cache, and nothing but launches while tokens flow. Without a GPU each test says SKIPPED.
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <iostream>
+#include <optional>
+#include <random>
+
+#include "infer.h"
+#include "tests/catch.h"
+#include "tests/tiny_model.h"
+
+using namespace infer;
+
+namespace {
+
+using Ids = std::vector<TokenId>;
+
+bool skipped() {
+  for (const std::string& device : list_devices())
+    if (device.starts_with("cuda")) return false;
+  std::cout << "SKIPPED: no CUDA device" << std::endl;
+  static bool warned = false;
+  if (!warned) WARN("SKIPPED: no CUDA device; engines were not tested on one");
+  warned = true;
+  return true;
+}
+
+/// A tiny model with heads that the GPU's kernels know.
+struct File {
+  std::string path;
+  explicit File(DType weights) {
+    path = (std::filesystem::temp_directory_path() /
+            ("infer_cuda_engine_" + std::to_string(std::random_device()()) + ".gguf"))
+               .string();
+    test::TinyModel tiny;
+    tiny.weights = weights;
+    tiny.dim = 256, tiny.ffn_dim = 512, tiny.n_layers = 3;
+    test::write_tiny_model(path, tiny);
+  }
+  ~File() { std::filesystem::remove(path); }
+  Model load(const std::string& device) const {
+    LoadOptions options;
+    options.device = device;
+    return Model::load(path, options);
+  }
+};
+
+EngineOptions options(const std::string& mode = "", const std::string& kv = "f32", int64_t n_seqs = 1) {
+  EngineOptions o;
+  o.n_ctx = 384;
+  o.n_seqs = n_seqs;
+  o.mode = mode;
+  o.k_type = o.v_type = kv;
+  return o;
+}
+
+Ids prompt(int64_t n, int64_t salt = 0) {
+  Ids ids;
+  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<TokenId>((i * i * 31 + salt * 101 + i * 7) % 256));
+  return ids;
+}
+
+Request request(Ids ids, int64_t n, float temperature = 0) {
+  Request r;
+  r.ids = std::move(ids);
+  r.max_tokens = n;
+  r.sampling.temperature = temperature;
+  r.sampling.seed = 7;
+  r.sampling.ignore_eos = true;
+  return r;
+}
+
+std::vector<float> all_logits(Engine& engine, const Ids& ids) {
+  std::vector<float> out;
+  engine.logits(ids, 0, [&](int64_t, std::span<const float> row) { out.insert(out.end(), row.begin(), row.end()); });
+  return out;
+}
+
+double nmse(const std::vector<float>& found, const std::vector<float>& wanted) {
+  double error = 0, power = 0;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    error += std::pow(static_cast<double>(found[i]) - wanted[i], 2);
+    power += std::pow(static_cast<double>(wanted[i]), 2);
+  }
+  return found.size() == wanted.size() && std::isfinite(error) ? error / power : INFINITY;
+}
+
+/// Noise over signal that formats of weights and of the cache may cost.
+double bar(DType weights, const std::string& kv) {
+  const double of_weights = weights == DType::F32 ? 1e-6 : weights == DType::Q8_0 ? 3e-3 : 1e-3;
+  return std::max(of_weights, kv == "q8_0" ? 1e-3 : kv == "bf16" ? 1e-4 : 1e-6);
+}
+
+/// How far below the reference's largest logit the tokens of an answer lie at most, in roots of mean squares.
+double largest_gap(Engine& reference, Ids text, const Ids& answer) {
+  const size_t n_prompt = text.size();
+  text.insert(text.end(), answer.begin(), answer.end());
+  const std::vector<float> rows = all_logits(reference, text);
+  const size_t vocab = rows.size() / text.size();
+  double gap = 0;
+  for (size_t i = 0; i < answer.size(); ++i) {
+    const float* row = rows.data() + (n_prompt + i - 1) * vocab;
+    double power = 0;
+    for (size_t c = 0; c < vocab; ++c) power += static_cast<double>(row[c]) * row[c];
+    const double rms = std::sqrt(power / static_cast<double>(vocab));
+    gap = std::max(gap, (*std::max_element(row, row + vocab) - row[answer[i]]) / rms);
+  }
+  return gap;
+}
+
+const char* const kModes[] = {"eager", "graph", "persistent", "auto"};
+
+}  // namespace
+
+TEST_CASE("cuda engine: the tokens of the reference, in every mode") {
+  if (skipped()) return;
+  for (const DType weights : {DType::F32, DType::F16, DType::BF16, DType::Q8_0}) {
+    const File file(weights);
+    const Model reference = file.load("ref"), model = file.load("cuda");
+    Engine oracle(reference, options());
+    for (const char* mode : kModes) {
+      INFO("weights " << static_cast<int>(weights) << ", mode " << mode);
+      Engine engine(model, options(mode));
+      const Ids text = prompt(37), answer = engine.generate(request(text, 60)).ids;
+      REQUIRE(answer.size() == 60);
+      // Rounding may choose the other one of two that are as good as equal, and nothing else.
+      CHECK(largest_gap(oracle, text, answer) <= 8 * std::sqrt(bar(weights, "f32")));
+      if (weights == DType::F32) CHECK(answer == oracle.generate(request(text, 60)).ids);
+      CHECK(nmse(all_logits(engine, prompt(100, 3)), all_logits(oracle, prompt(100, 3))) <= bar(weights, "f32"));
+    }
+  }
+}
+
+TEST_CASE("cuda engine: every type of cache") {
+  if (skipped()) return;
+  const File file(DType::F32);
+  const Model reference = file.load("ref"), model = file.load("cuda");
+  for (const char* kv : {"f32", "f16", "bf16", "q8_0"})
+    for (const char* mode : kModes) {
+      INFO(kv << ", mode " << mode);
+      Engine oracle(reference, options("", kv)), engine(model, options(mode, kv));
+      const Ids text = prompt(41), answer = engine.generate(request(text, 50)).ids;
+      CHECK(largest_gap(oracle, text, answer) <= 8 * std::sqrt(bar(DType::F32, kv)));
+      CHECK(nmse(all_logits(engine, text), all_logits(oracle, text)) <= bar(DType::F32, kv));
+    }
+}
+
+TEST_CASE("cuda engine: a batch gives what its requests give alone") {
+  if (skipped()) return;
+  const File file(DType::F32);
+  const Model model = file.load("cuda");
+  for (const char* mode : kModes) {
+    INFO(mode);
+    Engine alone(model, options(mode)), batch(model, options(mode, "f32", 4));
+    std::vector<Ids> wanted(4), found(4);
+    for (size_t i = 0; i < 4; ++i) {
+      const auto n = static_cast<int64_t>(i);
+      const Request r = request(prompt(5 + 17 * n, n), 40 + 5 * n);
+      wanted[i] = alone.generate(r).ids;
+      batch.submit(r, nullptr, [&found, i](const Result& result) { found[i] = result.ids; });
+    }
+    while (batch.step()) {
+    }
+    CHECK(found == wanted);
+  }
+}
+
+TEST_CASE("cuda engine: prompts in chunks, and prefixes found again") {
+  if (skipped()) return;
+  const File file(DType::BF16);
+  const Model model = file.load("cuda");
+  EngineOptions small = options("", "f16");
+  small.n_ubatch = 7;
+  Engine whole(model, options("", "f16")), chunks(model, small);
+  CHECK(nmse(all_logits(chunks, prompt(150)), all_logits(whole, prompt(150))) <= 1e-3);
+  const File exact(DType::F32);
+  const Model same = exact.load("cuda");
+  Engine engine(same, options());
+  const Result cold = engine.generate(request(prompt(90), 30)), hit = engine.generate(request(prompt(90), 30));
+  CHECK(cold.timings.n_reused == 0);
+  CHECK(hit.timings.n_reused >= 64);
+  CHECK(hit.ids == cold.ids);
+}
+
+TEST_CASE("cuda engine: nothing but launches while tokens flow") {
+  if (skipped()) return;
+  const File file(DType::Q8_0);
+  const Model model = file.load("cuda");
+  for (const char* mode : kModes)
+    for (const float temperature : {0.0f, 0.8f})
+      for (const int64_t n_seqs : {1, 4}) {
+        INFO(mode << ", temperature " << temperature << ", sequences " << n_seqs);
+        Engine engine(model, options(mode, "f16", n_seqs));
+        EngineStats warm, late;
+        std::vector<int64_t> launches;
+        const TokenCallback look = [&](const Token&) {
+          launches.push_back(engine.stats().n_launches);
+          if (launches.size() == 20) warm = engine.stats();
+          if (launches.size() == 220) late = engine.stats();
+          return true;
+        };
+        for (int64_t i = 0; i < n_seqs; ++i) {
+          Request r = request(prompt(9, i), 235, temperature);
+          r.sampling.top_k = 40;
+          engine.submit(r, i == 0 ? look : TokenCallback(), nullptr);
+        }
+        while (engine.step()) {
+        }
+        REQUIRE(launches.size() == 235);
+        CHECK(late.n_steps_ahead - warm.n_steps_ahead == 200);
+        CHECK(late.n_allocations == warm.n_allocations);
+        CHECK(late.n_captures == warm.n_captures);
+        CHECK(late.n_syncs == warm.n_syncs);
+        const int64_t per_token = launches[20] - launches[19];
+        CHECK(per_token > 0);
+        for (size_t i = 20; i < 220; ++i) CHECK(launches[i] - launches[i - 1] == per_token);
+      }
+}
+
+TEST_CASE("cuda engine: an engine may go while the device works, and two share a model") {
+  if (skipped()) return;
+  const File file(DType::BF16);
+  const Model model = file.load("cuda");
+  Engine one(model, options("", "f16"));
+  const Ids undisturbed = one.generate(request(prompt(33), 60)).ids;
+  for (int n = 1; n < 6; ++n) {
+    Engine gone(model, options("", "f16"));
+    gone.submit(request(prompt(33), 60), nullptr, nullptr);
+    for (int i = 0; i < n; ++i) gone.step();
+  }
+  Engine two(model, options("graph", "f16"));
+  one.clear_cache();
+  Ids first, second;
+  one.submit(request(prompt(33), 60), nullptr, [&](const Result& r) { first = r.ids; });
+  two.submit(request(prompt(33), 60), nullptr, [&](const Result& r) { second = r.ids; });
+  for (bool more = true; more;) {
+    more = one.step();
+    more = two.step() || more;
+  }
+  CHECK(first == undisturbed);
+  CHECK(second.size() == 60);
+}
+
+TEST_CASE("cuda engine: debug-sync gives the tokens of eager mode") {
+  if (skipped()) return;
+  const File file(DType::Q8_0);
+  const Model model = file.load("cuda");
+  EngineOptions slow = options("persistent", "f16");
+  slow.debug_sync = true;
+  Engine eager(model, options("eager", "f16")), synced(model, slow);
+  CHECK(synced.stats().backend.find("debug-sync") != std::string::npos);
+  const Request r = request(prompt(40), 30, 0.8f);
+  CHECK(synced.generate(r).ids == eager.generate(r).ids);
+}
+
+TEST_CASE("cuda engine: the self-test passes") {
+  if (skipped()) return;
+  for (const DType weights : {DType::BF16, DType::Q8_0}) {
+    const File file(weights);
+    LoadOptions load;
+    load.device = "cuda";
+    for (const char* kv : {"f16", "q8_0"}) {
+      const SelfTest test = self_test(file.path, load, kv, kv);
+      for (const SelfTestRow& row : test.rows) {
+        INFO(row.op << " " << row.format << " " << row.shape << " " << row.n_tokens << ": " << row.max_error << " "
+                    << row.rms_error);
+        CHECK(row.passed);
+      }
+      CHECK(std::any_of(test.rows.begin(), test.rows.end(), [](auto& r) { return r.op == "steps, graph = eager"; }));
+    }
+  }
+}
