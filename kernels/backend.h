@@ -114,10 +114,10 @@ class Backend {
 };
 
 struct BackendOptions {
-  int n_threads = 0;      ///< 0: one per physical core
-  std::string isa = {};   ///< cpu: "" best of this machine, else "scalar", "avx2", "avx512"
-  int device_index = 0;   ///< cuda: which GPU
-  std::string mode = {};  ///< cuda: "" or "auto", "persistent", "graph", "eager"; others only check the name
+  int n_threads = 0;             ///< 0: one per physical core
+  std::string isa = {};          ///< cpu: "" best of this machine, else "scalar", "avx2", "avx512"
+  int device_index = 0;          ///< cuda: which GPU
+  std::string mode = {};         ///< cuda: "" or "auto", "persistent", "graph", "eager"; others only check the name
   bool debug_sync = false;       ///< cuda: eager, and waits for every launch, so that an error names its kernel
   double watchdog_seconds = 60;  ///< cuda: without an answer, after which the device counts as hung
 };

@@ -109,11 +109,11 @@ inline constexpr int64_t kSampleGroup = 32;
 /// fields mean what the public Sampling says. Which rows a backend can draw is Backend::samples().
 struct SampleRow {
   uint64_t seed = 0;
-  uint64_t n_drawn = 0;     ///< draws so far: each takes its random number from (seed, n_drawn)
-  int32_t enabled = 0;      ///< 0: the row is left alone
-  int32_t n_history = 0;    ///< tokens ever put into the row's ring
-  float temperature = 0;    ///< 0: the largest logit
-  int32_t top_k = 0;        ///< at least 1 where temperature is not 0
+  uint64_t n_drawn = 0;   ///< draws so far: each takes its random number from (seed, n_drawn)
+  int32_t enabled = 0;    ///< 0: the row is left alone
+  int32_t n_history = 0;  ///< tokens ever put into the row's ring
+  float temperature = 0;  ///< 0: the largest logit
+  int32_t top_k = 0;      ///< at least 1 where temperature is not 0
   float top_p = 1, min_p = 0;
   float repeat_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
   int32_t repeat_last_n = 0;  ///< tokens of the ring that the penalties count
@@ -130,13 +130,13 @@ struct Drawn {
 /// Draws one token per row: penalties, top-k, top-p, min-p, temperature (sample.h says how, in this order). What the
 /// next step of the same sequences reads is moved on, so that it can be started before anybody has seen the tokens.
 struct SampleArgs {
-  Tensor logits;        ///< f32 [n, vocab]; the penalties change it
-  int64_t n_valid = 0;  ///< ids from here on are never drawn
-  Tensor rows;          ///< SampleRow [n] as i32 [n, 16], in and out
-  Tensor history;       ///< i32 [n, kSampleHistory]: token i of a sequence lies at i % kSampleHistory
-  Tensor group_max;     ///< scratch i32 [n, ceil(vocab / kSampleGroup)]
-  Tensor out;           ///< i32 [n]: the ids of the next step
-  Tensor host_out;      ///< Drawn [n] as i32 [n, 2], in pinned memory of the host
+  Tensor logits;                    ///< f32 [n, vocab]; the penalties change it
+  int64_t n_valid = 0;              ///< ids from here on are never drawn
+  Tensor rows;                      ///< SampleRow [n] as i32 [n, 16], in and out
+  Tensor history;                   ///< i32 [n, kSampleHistory]: token i of a sequence lies at i % kSampleHistory
+  Tensor group_max;                 ///< scratch i32 [n, ceil(vocab / kSampleGroup)]
+  Tensor out;                       ///< i32 [n]: the ids of the next step
+  Tensor host_out;                  ///< Drawn [n] as i32 [n, 2], in pinned memory of the host
   Tensor positions, slots, kv_len;  ///< i32 [n], each made larger by one; or null
 };
 

@@ -1,5 +1,5 @@
-// What a model file said: metadata and named tensors, in no particular file format. Readers in runtime/ (gguf.cpp) fill it
-// and have checked every size against the file before they do; nothing here opens, maps or trusts a length again.
+// What a model file said: metadata and named tensors, in no particular file format. Readers in runtime/ (gguf.cpp) fill
+// it and have checked every size against the file before they do; nothing here opens, maps or trusts a length again.
 // Typed getters are the only way to metadata, so that a wrong type or range is reported once, in one form.
 #pragma once
 
@@ -41,9 +41,9 @@ struct Value {
 /// Metadata and tensors of one model. Movable; the tensors point into `storage`.
 class Checkpoint {
  public:
-  std::string path;                     ///< for messages
-  std::string format;                   ///< "GGUF v3"
-  size_t file_bytes = 0;                ///< all parts together
+  std::string path;       ///< for messages
+  std::string format;     ///< "GGUF v3"
+  size_t file_bytes = 0;  ///< all parts together
   std::map<std::string, Value, std::less<>> metadata;
   std::vector<HostTensor> tensors;      ///< in file order
   std::shared_ptr<const void> storage;  ///< keeps the bytes behind `tensors` alive
@@ -55,8 +55,9 @@ class Checkpoint {
   /// Call once after filling `tensors`: builds the name index. Throws bad_file for a duplicate name.
   void index_tensors();
 
-  /// Required and optional getters. A value of another type or outside [min, max] is an Error (bad_file) that names path,
-  /// key, found and allowed. Integer getters take any integer type; float getters take f32, f64 and reject non-finite.
+  /// Required and optional getters. A value of another type or outside [min, max] is an Error (bad_file) that names
+  /// path, key, found and allowed. Integer getters take any integer type; float getters take f32, f64 and reject
+  /// non-finite.
   int64_t get_int(std::string_view key, int64_t min, int64_t max) const;
   std::optional<int64_t> find_int(std::string_view key, int64_t min, int64_t max) const;
   double get_float(std::string_view key, double min, double max) const;

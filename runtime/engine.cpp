@@ -24,9 +24,9 @@ Engine::Impl::Prepared Engine::Impl::prepare(const Model::Impl& model, const Eng
   Needs needs = model.needs;
   out.backend = std::move(backend);
   if (!out.backend)
-    out.backend = make_backend(model.device, {options.n_threads, options.isa.empty() ? model.isa : options.isa,
-                                              model.device_index, options.mode.empty() ? model.mode : options.mode,
-                                              options.debug_sync || model.debug_sync});
+    out.backend = make_backend(
+        model.device, {options.n_threads, options.isa.empty() ? model.isa : options.isa, model.device_index,
+                       options.mode.empty() ? model.mode : options.mode, options.debug_sync || model.debug_sync});
   const size_t available = memory_for_engine(*out.backend, model.info.mapped_bytes);
   out.plan = plan_engine(model.config, model.device, options, available, needs);
   out.backend->prepare(needs);

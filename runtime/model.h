@@ -24,7 +24,7 @@ struct Model::Impl {
   std::string device, isa, mode;        ///< as make_backend() wants them
   int device_index = 0;
   bool debug_sync = false;
-  std::optional<Tokenizer> tokenizer;   ///< absent when the file has none
+  std::optional<Tokenizer> tokenizer;  ///< absent when the file has none
   std::string chat_template;
   std::optional<std::string> bos_text, eos_text;  ///< as templates see them
 

@@ -219,11 +219,13 @@ void print_end(const Model& model, const Engine& engine, const Result& result, b
   const EngineStats s = engine.stats();
   note(
       "first token {:.3f} s, sampling {:.3f} s, total {:.3f} s\n"
-      "steps {} ({} ahead), tokens {}, parallel regions {}, launches {}, captures {}, syncs {}, allocations {}, threads {}\n"
+      "steps {} ({} ahead), tokens {}, parallel regions {}, launches {}, captures {}, syncs {}, allocations {}, "
+      "threads {}\n"
       "KV {} in {} pages ({} free, {} cached), scratch {}\n",
-      t.first_token_seconds, t.sample_seconds, t.total_seconds, s.n_steps, s.n_steps_ahead, s.n_tokens, s.n_parallel_regions,
-      s.n_launches, s.n_captures, s.n_syncs, s.n_allocations, s.n_threads, human_bytes(static_cast<double>(s.kv_bytes)), s.n_pages, s.n_free_pages,
-      s.n_cached_pages, human_bytes(static_cast<double>(s.scratch_bytes)));
+      t.first_token_seconds, t.sample_seconds, t.total_seconds, s.n_steps, s.n_steps_ahead, s.n_tokens,
+      s.n_parallel_regions, s.n_launches, s.n_captures, s.n_syncs, s.n_allocations, s.n_threads,
+      human_bytes(static_cast<double>(s.kv_bytes)), s.n_pages, s.n_free_pages, s.n_cached_pages,
+      human_bytes(static_cast<double>(s.scratch_bytes)));
 }
 
 }  // namespace infer::tools

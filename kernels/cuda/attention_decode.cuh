@@ -99,8 +99,8 @@ __device__ __forceinline__ void make_query_fragments(const AttentionUnit& unit, 
 }
 
 /// One warp's blocks: first_block + warp, and every kWarps-th after it. A warp waits for its keys, then for its values;
-/// with 16 warps side by side, each with 4 KB on the way, that is three times what the memory can deliver. (Keys held in
-/// registers while the queries are still on their way were tried: they end up in local memory.)
+/// with 16 warps side by side, each with 4 KB on the way, that is three times what the memory can deliver. (Keys held
+/// in registers while the queries are still on their way were tried: they end up in local memory.)
 template <int kHeadDim, class Cache, int kWarps>
 __device__ __forceinline__ void attend_blocks(const AttentionUnit& unit, const uint4* query, int first_block,
                                               int last_block, WarpState<kHeadDim, Cache>& state) {

@@ -6,8 +6,8 @@
 //   eager    prompts, and everything in --mode eager: the launches are made call by call.
 //
 // Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives and stages of the graph and eager
-// ways; cuda_run.cpp records and replays; cuda_sample.cpp draws tokens; watched_backend.h names what fails. Nothing here
-// knows models, files or text.
+// ways; cuda_run.cpp records and replays; cuda_sample.cpp draws tokens; watched_backend.h names what fails. Nothing
+// here knows models, files or text.
 #pragma once
 
 #include <array>
@@ -118,7 +118,7 @@ class CudaBackend : public Backend {
   Tensor narrow_a_, narrow_b_;  ///< 16-bit activations of the products of prompts
   UnpackAhead unpacked_;        ///< 16-bit weights of products
   AttentionScratch attention_scratch_;
-  Buffer program_memory_;         ///< stages and exchange buffers of all programs
+  Buffer program_memory_;  ///< stages and exchange buffers of all programs
   size_t program_used_ = 0;
   std::map<uint64_t, Recorded> recorded_;
   std::shared_ptr<std::atomic<int64_t>> live_bytes_;

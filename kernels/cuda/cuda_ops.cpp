@@ -38,7 +38,7 @@ Tensor memory_as(const Tensor& t, DType dtype, int64_t rows, int64_t cols) {
 /// Tensor cores for products of narrowed activations, with the scratch that quantised weights need.
 struct Wide {
   MatmulLt* lt;
-  Tensor narrow;       ///< 16-bit scratch for activations: only its size counts here
+  Tensor narrow;  ///< 16-bit scratch for activations: only its size counts here
   UnpackAhead* unpacked;
   int64_t epoch;  ///< of unpacked
   cudaStream_t stream;

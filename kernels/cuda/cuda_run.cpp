@@ -9,11 +9,11 @@
 namespace infer::cuda {
 namespace {
 
-constexpr int64_t kMaxGraphRows = 64;                    // of steps worth capturing: launches cost more than they compute
-constexpr size_t kProgramMemory = size_t{48} << 20;      // all programs of a backend
-constexpr size_t kMaxRecorded = 4096;                    // keys remembered; prompts of every length pass by
-constexpr int kStaticShared = 4096;                      // of the decode kernel, rounded up
-constexpr double kUsualTokens = 4096;                    // of a step, for which the watchdog's patience is meant
+constexpr int64_t kMaxGraphRows = 64;                // of steps worth capturing: launches cost more than they compute
+constexpr size_t kProgramMemory = size_t{48} << 20;  // all programs of a backend
+constexpr size_t kMaxRecorded = 4096;                // keys remembered; prompts of every length pass by
+constexpr int kStaticShared = 4096;                  // of the decode kernel, rounded up
+constexpr double kUsualTokens = 4096;                // of a step, for which the watchdog's patience is meant
 
 size_t align(size_t n) { return (n + 255) / 256 * 256; }
 
@@ -116,9 +116,9 @@ void CudaBackend::launch_stages(const Program& p) {
     one.parity = p.parity;
     one.begin = i, one.end = i + 1;
     one.single_stage = 1;
-    watch_.during(stage_name(p.stages[static_cast<size_t>(i)]), stream_.get(),
-                  [&] { launch_decode(one, p.n_ctas, false, stream_.get()); },
-                  stage_layer(p.stages[static_cast<size_t>(i)]));
+    watch_.during(
+        stage_name(p.stages[static_cast<size_t>(i)]), stream_.get(),
+        [&] { launch_decode(one, p.n_ctas, false, stream_.get()); }, stage_layer(p.stages[static_cast<size_t>(i)]));
     ++counters_.launches;
   }
 }
@@ -193,7 +193,17 @@ void matvec(const MatmulArgs& args, bool accumulate, cudaStream_t stream) {
   launch.end = 1, launch.single_stage = 1;
   launch.n_rows = static_cast<int32_t>(args.x.rows());
   launch.shared = plan_shared({*stage}, launch.n_rows, 0, shared - kStaticShared);
-  if (launch.shared.n_slots < 1)
+  if (launch.shared.n_slots < 2 && launch.n_rows > 1) {  // activations of fewer rows leave more room for weights
+    const int64_t first = args.x.rows() / 2, k = args.x.cols(), n = args.out.cols();
+    for (int64_t row = 0; row < args.x.rows(); row += first) {
+      const int64_t rows = std::min(first, args.x.rows() - row);
+      matvec({Tensor(args.x.as<float>() + row * k, DType::F32, {rows, k}), args.w, args.bias,
+              Tensor(args.out.as<float>() + row * n, DType::F32, {rows, n})},
+             accumulate, stream);
+    }
+    return;
+  }
+  if (launch.shared.n_slots < 2)
     throw Error(ErrorKind::run, "matmul", "rows too long for the CUDA kernel", std::to_string(args.w.cols()));
   launch_decode(launch, std::min(n_sms, stage->n_units), false, stream);
 }

@@ -1,7 +1,7 @@
 // The attention stage of a decode step: units of (token, KV head, up to 8 query heads, split of the positions). A unit
-// norms and rotates its queries, the one that holds the newest position also norms, rotates and stores K and V, and each
-// attends over its range with the tensor cores (attention_decode.cuh). Splits of one head meet in global memory: the
-// last to arrive adds them up in fixed order, so the result does not depend on who that is.
+// norms and rotates its queries, the one that holds the newest position also norms, rotates and stores K and V, and
+// each attends over its range with the tensor cores (attention_decode.cuh). Splits of one head meet in global memory:
+// the last to arrive adds them up in fixed order, so the result does not depend on who that is.
 #pragma once
 
 #include "kernels/cuda/attention_decode.cuh"
@@ -60,13 +60,14 @@ __device__ inline void load_head(const float* from, float* to, int head_dim, con
 /// Publishes value `v` of the attention result at `at` of row m.
 __device__ __forceinline__ void put_attention(const DecodeStage& s, const DecodeContext& ctx, int m, int at, float v) {
   const uint32_t copy = (ctx.parity + s.out_layer) & 1;
-  const int64_t now = static_cast<int64_t>(copy) * ctx.n_rows + m, other = static_cast<int64_t>(copy ^ 1) * ctx.n_rows + m;
+  const int64_t now = static_cast<int64_t>(copy) * ctx.n_rows + m,
+                other = static_cast<int64_t>(copy ^ 1) * ctx.n_rows + m;
   put(s.out + now * s.out_width + at, s.out + other * s.out_width + at, v);
 }
 
 /// Adds up the splits of one part, of which each left 8 rows of [head_dim] sums, maximum, total.
-static __device__ __noinline__ void combine_splits(const DecodeStage& s, const DecodeContext& ctx, int m, int first_head,
-                                            int n_rows, const float* partial, int n_splits) {
+static __device__ __noinline__ void combine_splits(const DecodeStage& s, const DecodeContext& ctx, int m,
+                                                   int first_head, int n_rows, const float* partial, int n_splits) {
   const AttentionArg& a = s.attention;
   const int stride = a.head_dim + 2;
   for (int i = threadIdx.x; i < n_rows * a.head_dim; i += kConsumers) {
@@ -205,8 +206,8 @@ static __device__ __noinline__ bool name_unit(const DecodeStage& s, const Decode
     u.range.k_cache = a.k_cache, u.range.v_cache = a.v_cache, u.range.n_kv_heads = a.n_kv_heads;
     u.range.kv_head = kv_head, u.range.softcap = a.softcap;
     u.range.begin = plan.begin(split), u.range.end = plan.end_of(split);
-    u.range.pages = u.range.end <= kKeptPages * kPageTokens ? ctx.pages[m]
-                                                            : a.page_table + static_cast<int64_t>(m) * a.max_pages;
+    u.range.pages =
+        u.range.end <= kKeptPages * kPageTokens ? ctx.pages[m] : a.page_table + static_cast<int64_t>(m) * a.max_pages;
     u.range.row_max = u.row_max, u.range.row_sum = u.row_sum;
     u.m = m, u.first_head = kv_head * group + head_group * kUnitRows;
     u.part = part, u.split = split, u.n_splits = plan.n_splits;

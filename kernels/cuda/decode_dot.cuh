@@ -1,7 +1,7 @@
 // The inner loop of decoding: rows of packed weights, chunk after chunk out of the ring, times up to four staged
 // activation rows. A tile has 16 rows. Two teams of eight warps take the chunks in turn; of its chunk a warp takes 32
-// groups (one to a lane) of four rows where chunks hold 64 groups, else of two rows, so that rows share the loads of the
-// activations: shared memory is what this loop runs out of first. A lane takes 32 weights of each row: two dp4a
+// groups (one to a lane) of four rows where chunks hold 64 groups, else of two rows, so that rows share the loads of
+// the activations: shared memory is what this loop runs out of first. A lane takes 32 weights of each row: two dp4a
 // accumulators (the activations have a scale for each 16 values) and a few multiply-adds in float32. Sums of a warp go
 // to shared memory; who finishes them is the epilogue's business.
 #pragma once
@@ -115,8 +115,7 @@ __device__ __forceinline__ void dot_groups(const uint8_t* chunk, Chunk<F> c, con
         float x = a, y = scale.y * dot16<kUpperHalves<F>>(q[r] + 4, high);
         if constexpr (kBias > 0) x = fmaf(-kBias, sum.x, x), y = fmaf(-kBias, sum.y, y);
         acc[r][m] = fmaf(s[r].scale[0], x, fmaf(s[r].scale[1], y, acc[r][m]));
-        if constexpr (F::has_offset)
-          acc[r][m] = fmaf(s[r].offset[0], sum.x, fmaf(s[r].offset[1], sum.y, acc[r][m]));
+        if constexpr (F::has_offset) acc[r][m] = fmaf(s[r].offset[0], sum.x, fmaf(s[r].offset[1], sum.y, acc[r][m]));
       }
     }
   }
@@ -125,8 +124,7 @@ __device__ __forceinline__ void dot_groups(const uint8_t* chunk, Chunk<F> c, con
 /// One chunk of quantised weights. A whole one has offsets that are constants.
 template <class F, int M>
 __device__ __forceinline__ void dot_chunk(const uint8_t* chunk, int groups, const DotContext& ctx, int n_groups,
-                                          int first_group, int first_row, int g,
-                                          float (&acc)[kRowsPerWarp<F>][M]) {
+                                          int first_group, int first_row, int g, float (&acc)[kRowsPerWarp<F>][M]) {
   constexpr int kChunk = Packed<F>::chunk_groups;
   if (groups == kChunk) {
     dot_groups<F, M>(chunk, Chunk<F>{kChunk}, ctx, n_groups, first_group, first_row, g, acc);

@@ -20,14 +20,16 @@ struct DecodeContext : DotContext {
   float reduce[kMaxDecodeRows][kWarps];  ///< sums of squares
   float branch_reduce[kMaxDecodeRows][kWarps];
   int dim;
-  uint32_t parity;                    ///< of layer 0 in this step
+  uint32_t parity;  ///< of layer 0 in this step
   int kv_len[kMaxDecodeRows], position[kMaxDecodeRows], cache_slot[kMaxDecodeRows];
   int pages[kMaxDecodeRows][kKeptPages];  ///< the first of each row
-  bool single;                        ///< a launch of one stage: x comes from and goes to x_save
+  bool single;                            ///< a launch of one stage: x comes from and goes to x_save
   float* x_save;
   float factor[kMaxDecodeRows];  ///< of the sums: 1 / rms where a norm is left to the epilogue
 
-  __device__ __forceinline__ float* x(int m) const { return reinterpret_cast<float*>(decode_memory + x_offset) + m * dim; }
+  __device__ __forceinline__ float* x(int m) const {
+    return reinterpret_cast<float*>(decode_memory + x_offset) + m * dim;
+  }
 };
 
 /// The sum over the warps of what each left in `of_warps`.
@@ -173,7 +175,8 @@ static __device__ __noinline__ void stage_residual(const DecodeStage& s, DecodeC
   const uint32_t copy = (ctx.parity + s.in_layer) & 1;
   const float* branch = s.in ? s.in + static_cast<int64_t>(copy) * n_rows * width : nullptr;
   float4 w0{}, w1{};  // of the norm; asked for before the wait
-  if (t * 8 < dim) w0 = reinterpret_cast<const float4*>(norm)[2 * t], w1 = reinterpret_cast<const float4*>(norm)[2 * t + 1];
+  if (t * 8 < dim)
+    w0 = reinterpret_cast<const float4*>(norm)[2 * t], w1 = reinterpret_cast<const float4*>(norm)[2 * t + 1];
   if (branch) scout(branch + (n_rows - 1) * width, dim);
   if (branch && post_norm) reduce_branch(branch, width, ctx);
   for (int m = 0; m < n_rows; ++m) {
@@ -186,7 +189,8 @@ static __device__ __noinline__ void stage_residual(const DecodeStage& s, DecodeC
       if (valid) {
         const float* from = branch + m * width + i;
         float4* x = reinterpret_cast<float4*>(ctx.x(m) + i);
-        if (base > 0) w0 = *reinterpret_cast<const float4*>(norm + i), w1 = *reinterpret_cast<const float4*>(norm + i + 4);
+        if (base > 0)
+          w0 = *reinterpret_cast<const float4*>(norm + i), w1 = *reinterpret_cast<const float4*>(norm + i + 4);
         a = x[0], b = x[1];
         if (branch) {
           uint4 p = load_relaxed4(from), q = load_relaxed4(from + 4);
@@ -194,7 +198,8 @@ static __device__ __noinline__ void stage_residual(const DecodeStage& s, DecodeC
           poll_on(from + 4, kEmpty, q);
           float4 c = as_floats(p), d = as_floats(q);
           if (post_norm) {
-            const float4 u = *reinterpret_cast<const float4*>(post_norm + i), v = *reinterpret_cast<const float4*>(post_norm + i + 4);
+            const float4 u = *reinterpret_cast<const float4*>(post_norm + i),
+                         v = *reinterpret_cast<const float4*>(post_norm + i + 4);
             c.x *= u.x, c.y *= u.y, c.z *= u.z, c.w *= u.w, d.x *= v.x, d.y *= v.y, d.z *= v.z, d.w *= v.w;
           }
           a.x += factor * c.x, a.y += factor * c.y, a.z += factor * c.z, a.w += factor * c.w;
@@ -259,7 +264,8 @@ static __device__ __noinline__ void stage_vector(const DecodeStage& s, DecodeCon
     }
   }
   if (!quantized) {  // up to the 16 bytes that the last load of a row may take
-    const int size = s.form == ActForm::f32 ? 4 : 2, from = (cols + 3) / 4 * 4 * size, to = (cols * size + 15) / 16 * 16;
+    const int size = s.form == ActForm::f32 ? 4 : 2, from = (cols + 3) / 4 * 4 * size,
+              to = (cols * size + 15) / 16 * 16;
     for (int m = 0; m < ctx.n_rows; ++m)
       if (from + t < to) ctx.act_row(m)[from + t] = 0;
   }
@@ -308,8 +314,7 @@ __device__ __forceinline__ void stage_input(const DecodeStage& s, DecodeContext&
     }
   }
   if (s.form == ActForm::int8 && s.cols % 32 != 0) {
-    for (int m = 0; m < ctx.n_rows; ++m)
-      pad_row(s.form, ctx.act_row(m), s.cols);
+    for (int m = 0; m < ctx.n_rows; ++m) pad_row(s.form, ctx.act_row(m), s.cols);
     consumer_sync();
   }
 }
@@ -347,7 +352,8 @@ __device__ __forceinline__ void put_hidden_codes(const DecodeStage& s, const Dec
   code |= __shfl_down_sync(~0u, code, 2) << 16;  // and k + 2, k + 3
   if (!valid) return;
   const int64_t cols = static_cast<int64_t>(s.w[0].rows);
-  const int64_t now = (static_cast<int64_t>(copy) * ctx.n_rows + m), other = static_cast<int64_t>(copy ^ 1) * ctx.n_rows + m;
+  const int64_t now = (static_cast<int64_t>(copy) * ctx.n_rows + m),
+                other = static_cast<int64_t>(copy ^ 1) * ctx.n_rows + m;
   if (row % 4 == 0)
     put_codes(s.out_codes + now * cols + unit * 16 + row, s.out_codes + other * cols + unit * 16 + row, code);
   if (row == 0) {
@@ -381,7 +387,8 @@ __device__ __noinline__ void finish_units(const DecodeStage& s, DecodeContext& c
         put_hidden_codes(s, ctx, m, unit, row, v, real);
       } else if (real) {
         const uint32_t copy = (ctx.parity + s.out_layer) & 1;
-        const int64_t now = static_cast<int64_t>(copy) * ctx.n_rows + m, other = static_cast<int64_t>(copy ^ 1) * ctx.n_rows + m;
+        const int64_t now = static_cast<int64_t>(copy) * ctx.n_rows + m,
+                      other = static_cast<int64_t>(copy ^ 1) * ctx.n_rows + m;
         put(s.out + now * s.out_width + out_row, s.out + other * s.out_width + out_row, v);
       }
       continue;
@@ -397,7 +404,8 @@ __device__ __noinline__ void finish_units(const DecodeStage& s, DecodeContext& c
     const int at = w.out_offset + r;
     if (s.output == StageOutput::vector) {
       const uint32_t copy = (ctx.parity + s.out_layer) & 1;
-      const int64_t now = static_cast<int64_t>(copy) * ctx.n_rows + m, other = static_cast<int64_t>(copy ^ 1) * ctx.n_rows + m;
+      const int64_t now = static_cast<int64_t>(copy) * ctx.n_rows + m,
+                    other = static_cast<int64_t>(copy ^ 1) * ctx.n_rows + m;
       put(s.out + now * s.out_width + at, s.out + other * s.out_width + at, v);
     } else {
       float* to = s.out + static_cast<int64_t>(m) * s.out_width + at;

@@ -19,17 +19,17 @@ void check(cudaError_t status, const char* what);
 
 struct DeviceInfo {
   int index = 0;
-  std::string name;            ///< "NVIDIA H200"
-  int major = 0, minor = 0;    ///< compute capability
+  std::string name;          ///< "NVIDIA H200"
+  int major = 0, minor = 0;  ///< compute capability
   int n_sms = 0;
   size_t total_bytes = 0, l2_bytes = 0, shared_bytes_per_block = 0;
-  bool cooperative = false;    ///< can launch kernels of which all blocks run together
+  bool cooperative = false;  ///< can launch kernels of which all blocks run together
 };
 
 /// Why no device can be used, as a person wants to read it: no driver, driver too old, no device, architecture not in
 /// this build. Empty when device `index` can be used. Never throws, prints or leaves a context behind on failure.
 std::string unusable_reason(int index);
-int device_count();              ///< 0 when there is no usable driver
+int device_count();  ///< 0 when there is no usable driver
 DeviceInfo device_info(int index);
 /// "cuda (NVIDIA H200, sm_90, 132 SMs)", with its index unless that is 0.
 std::string describe(const DeviceInfo& device);

@@ -23,14 +23,14 @@ void convert(const Tensor& from, const Tensor& to, cudaStream_t);  ///< f32 to f
 void rope_store(const RopeStoreArgs&, cudaStream_t);
 /// The same of a product of [q; k; v] with f32 rows [q, k, v] side by side, to which the biases (or null) are still to
 /// be added. Leaves what args has for k and v alone.
-void rope_store_merged(const RopeStoreArgs&, const Tensor& merged, const Tensor& bq, const Tensor& bk,
-                       const Tensor& bv, cudaStream_t);
+void rope_store_merged(const RopeStoreArgs&, const Tensor& merged, const Tensor& bq, const Tensor& bk, const Tensor& bv,
+                       cudaStream_t);
 
 // ---- attention_prefill.cu, attention_decode.cu -----------------------------------------------------------------
 /// Scratch for attention_decode: partial results of split sequences.
 struct AttentionScratch {
-  float* partial = nullptr;   ///< [max_units, 8, head_dim + 2]: sums, maximum and total of 8 query heads
-  int32_t* arrived = nullptr; ///< [max_tokens * n_kv_heads], zero between launches
+  float* partial = nullptr;    ///< [max_units, 8, head_dim + 2]: sums, maximum and total of 8 query heads
+  int32_t* arrived = nullptr;  ///< [max_tokens * n_kv_heads], zero between launches
   int64_t max_units = 0;
 };
 /// Flash attention on tensor cores for any number of new tokens per sequence. out: f32, f16 or bf16.

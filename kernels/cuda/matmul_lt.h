@@ -1,6 +1,6 @@
 // Products on the tensor cores through cuBLASLt, which is opened at run time: a machine without it loses the speed of
-// long prompts and nothing else, with a message. Knows 16-bit and 32-bit row-major matrices; formats are unpacked before
-// they get here.
+// long prompts and nothing else, with a message. Knows 16-bit and 32-bit row-major matrices; formats are unpacked
+// before they get here.
 #pragma once
 
 #include <cuda_runtime.h>

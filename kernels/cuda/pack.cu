@@ -82,9 +82,9 @@ __device__ __forceinline__ uint2 weights_of(uint32_t quad, float scale, float of
 
 constexpr int kRowsPerThread = 4;  ///< of one tile of 16: their loads are under way together
 
-/// Four lanes take a group, lane j of them quads j and j + 4; then neighbours swap, so that a lane has 16 bytes that lie
-/// together and a warp writes 512. Grid: blocks over (quads of rows, 64 groups of a row). Block: 256 threads. No shared
-/// memory. Bytes: the packed ones in, 64 out per group, which bounds it.
+/// Four lanes take a group, lane j of them quads j and j + 4; then neighbours swap, so that a lane has 16 bytes that
+/// lie together and a warp writes 512. Grid: blocks over (quads of rows, 64 groups of a row). Block: 256 threads. No
+/// shared memory. Bytes: the packed ones in, 64 out per group, which bounds it.
 template <class F, bool kBf16>
 __global__ void __launch_bounds__(kThreads)
     dequantize_kernel(const uint8_t* __restrict__ packed, int64_t row_begin, int64_t n_rows, int64_t cols,

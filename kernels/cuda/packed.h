@@ -12,10 +12,11 @@
 //   scales       see Scales; first what each group has, then what each block of 8 groups has
 //
 // so that 32 lanes which read 32 consecutive groups of a row read consecutive bytes. A "quad" is four consecutive codes
-// as the bytes of one word, which is what dp4a eats; quad q holds weights 4q .. 4q+3. Of 4-bit codes word w holds quad w
-// in its low and quad w+4 in its high halves; where codes are looked up in a table, quad w in its low 16 bits and quad w+4
-// in its high 16, a code to a nibble, which is what prmt eats. Of 2-bit codes word q%2 holds quad q at bit 2*(q/2), of 1-bit codes the
-// word holds quad q at bit q. No bits are added but for two bytes of padding in Q3_K's blocks.
+// as the bytes of one word, which is what dp4a eats; quad q holds weights 4q .. 4q+3. Of 4-bit codes word w holds quad
+// w in its low and quad w+4 in its high halves; where codes are looked up in a table, quad w in its low 16 bits and
+// quad w+4 in its high 16, a code to a nibble, which is what prmt eats. Of 2-bit codes word q%2 holds quad q at bit
+// 2*(q/2), of 1-bit codes the word holds quad q at bit q. No bits are added but for two bytes of padding in Q3_K's
+// blocks.
 //
 // Plain formats stay row-major (kRowMajor), each row padded with zeros to 16 bytes: cuBLASLt reads them as they are.
 #pragma once
@@ -111,25 +112,21 @@ struct Chunk {
   int groups;
   INFER_HD int low(int row, int g) const { return (row * groups + g) * kLow; }
   INFER_HD int low_second(int row, int g) const { return kTileRows * groups * kLow + low(row, g); }  ///< of 8 bits
-  INFER_HD int high(int row, int g) const {
-    return kTileRows * groups * P::low_bits * 4 + (row * groups + g) * kHigh;
-  }
+  INFER_HD int high(int row, int g) const { return kTileRows * groups * P::low_bits * 4 + (row * groups + g) * kHigh; }
   INFER_HD int group_scale(int row, int g) const {
     return kTileRows * groups * kCodeBytes + (row * groups + g) * kGroupScale;
   }
   INFER_HD int block_scale(int row, int g) const {
     return kTileRows * groups * (kCodeBytes + kGroupScale) + (row * (groups / 8) + g / 8) * kBlockScale;
   }
-  INFER_HD int bytes() const {
-    return kTileRows * (groups * (kCodeBytes + kGroupScale) + groups / 8 * kBlockScale);
-  }
+  INFER_HD int bytes() const { return kTileRows * (groups * (kCodeBytes + kGroupScale) + groups / 8 * kBlockScale); }
 };
 
 /// Where a (tile row, group of the row) lies in a matrix.
 struct PackedPlace {
-  int64_t chunk;  ///< byte offset of its chunk
-  int groups;     ///< of that chunk
-  int row, group; ///< within it
+  int64_t chunk;   ///< byte offset of its chunk
+  int groups;      ///< of that chunk
+  int row, group;  ///< within it
 };
 
 template <class F>

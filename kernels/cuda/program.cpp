@@ -88,7 +88,8 @@ SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64
   const int64_t x = align(dim * n_rows * 4, 128);
   const int64_t sums = kMaxSlots * kSums * 16 * 4 * (n_rows <= 2 ? n_rows : kMaxDecodeRows);
   const int64_t ring = shared_bytes - area - x - sums;
-  plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots));
+  // An even number: then a slot serves one team only, whose warps see every phase of its barrier.
+  plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots) / 2 * 2);
   plan.slot_bytes = narrow(slot);
   plan.act = narrow(plan.n_slots * slot);
   plan.x = plan.act + narrow(area);
@@ -133,7 +134,8 @@ void Recorder::unsupported(const char* what) {
 
 size_t Recorder::reserve(size_t bytes) {
   // Never at 0: a null pointer means that there is no such buffer.
-  const size_t at = static_cast<size_t>(align(static_cast<int64_t>(std::max<size_t>(program_->exchange_bytes, 256)), 256));
+  const size_t at =
+      static_cast<size_t>(align(static_cast<int64_t>(std::max<size_t>(program_->exchange_bytes, 256)), 256));
   program_->exchange_bytes = at + bytes;
   return at;
 }

@@ -21,8 +21,8 @@ inline constexpr int kTeamWarps = kWarps / 2;   ///< two teams take the chunks i
 inline constexpr int kSums = 4;                 ///< partial sums of a row: of two teams, of two halves of a chunk
 inline constexpr int kMaxSlots = 16;            ///< of the ring, and tiles whose sums are kept until they are finished
 
-/// Bytes of shared memory of an attention stage: queries, results, K and V, what names the unit, kAttendBytes of scratch
-/// (checked against attention_decode.cuh where that is compiled).
+/// Bytes of shared memory of an attention stage: queries, results, K and V, what names the unit, kAttendBytes of
+/// scratch (checked against attention_decode.cuh where that is compiled).
 inline constexpr int kAttendBytes = 33792;
 constexpr int attention_area_bytes(int head_dim) { return (2 * 8 + 2) * head_dim * 4 + 512 + kAttendBytes; }
 
@@ -80,9 +80,9 @@ struct DecodeStage {
   int32_t n_matrices = 0, n_parts = 1;  ///< 2 parts: gate and up tiles of the same rows make one unit
   int32_t n_units = 0, first_cta = 0;
   MatrixArg w[3];
-  int32_t cols = 0;                      ///< of the input
-  int32_t in_layer = 0, out_layer = 0;   ///< their parity chooses the copy of the exchange
-  float *in = nullptr, *out = nullptr;   ///< exchange, two copies of [rows][width]; plain: the only copy
+  int32_t cols = 0;                                   ///< of the input
+  int32_t in_layer = 0, out_layer = 0;                ///< their parity chooses the copy of the exchange
+  float *in = nullptr, *out = nullptr;                ///< exchange, two copies of [rows][width]; plain: the only copy
   uint8_t *in_codes = nullptr, *out_codes = nullptr;  ///< hidden int8: [2][rows][cols] beside scales in `in`, `out`
   int32_t in_width = 0, out_width = 0;                ///< floats of a row
   // residual input
@@ -90,8 +90,8 @@ struct DecodeStage {
   float eps = 0, post_eps = 0, residual_scale = 1;
   int32_t residual_index = 0;  ///< how many residual inputs came before; 0 starts from the embedding
   EmbeddingArg embedding;
-  int32_t gelu = 0;       ///< else SiLU
-  int32_t accumulate = 0; ///< plain output
+  int32_t gelu = 0;        ///< else SiLU
+  int32_t accumulate = 0;  ///< plain output
   float logit_scale = 1, softcap = 0;
   AttentionArg attention;
 };
@@ -107,7 +107,7 @@ struct DecodeLaunch {
   const DecodeStage* stages = nullptr;  ///< device memory; null: `single`
   DecodeStage single;
   int32_t begin = 0, end = 0, n_rows = 1, dim = 0;
-  int32_t single_stage = 0;  ///< x comes from and goes to x_save
+  int32_t single_stage = 0;            ///< x comes from and goes to x_save
   const AttentionArg* rows = nullptr;  ///< of the first attention stage: its tables of rows; null: none
   SharedPlan shared;
   uint32_t parity = 0;      ///< layers of all steps so far, modulo 2: says which copies of the exchange are empty

@@ -1,8 +1,8 @@
 // The weight stream of a CTA: a ring of slots in shared memory that one warp keeps full and sixteen warps empty. The
 // fetching warp plays all chunks that this CTA will ever need, in the order in which the stages use them, and never
-// waits for a stage: weights depend on nothing. At most `in_flight` slots are asked for and not yet there, because every
-// byte in flight adds to the latency of everything else in the memory system (measured: 40 KB an SM is best for 4 and 8
-// bits, 80 KB for 16). Bulk copies on sm_90 and later, cp.async before.
+// waits for a stage: weights depend on nothing. At most `in_flight` slots are asked for and not yet there, because
+// every byte in flight adds to the latency of everything else in the memory system (measured: 40 KB an SM is best for 4
+// and 8 bits, 80 KB for 16). Bulk copies on sm_90 and later, cp.async before.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -23,8 +23,9 @@ __device__ __forceinline__ void barrier_arrive(uint64_t* b) {
 __device__ __forceinline__ void barrier_wait(uint64_t* b, uint32_t parity) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(
-      "{\n.reg .pred p;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra wait;\ndone:\n}"
-      ::"r"(shared_address(b)), "r"(parity)
+      "{\n.reg .pred p;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra "
+      "wait;\ndone:\n}" ::"r"(shared_address(b)),
+      "r"(parity)
       : "memory");
 #else
   uint32_t done = 0;
@@ -44,8 +45,8 @@ __device__ __forceinline__ bool barrier_test(uint64_t* b, uint32_t parity) {
   return done != 0;
 }
 
-/// All dynamic shared memory of a CTA, the ring first. By this name, not by pointers kept somewhere: so the compiler sees
-/// that accesses are to shared memory, with addresses of 32 bits.
+/// All dynamic shared memory of a CTA, the ring first. By this name, not by pointers kept somewhere: so the compiler
+/// sees that accesses are to shared memory, with addresses of 32 bits.
 extern __shared__ __align__(128) uint8_t decode_memory[];
 
 struct RingBarriers {
@@ -125,8 +126,8 @@ class Fetcher {
     __syncwarp();
     if (lane_ < rows)
       asm volatile(
-          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
-              "r"(shared_address(slot) + lane_ * bytes),
+          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], "
+          "%4;" ::"r"(shared_address(slot) + lane_ * bytes),
           "l"(from + lane_ * stride), "r"(bytes), "r"(shared_address(full)), "l"(policy_)
           : "memory");
 #else

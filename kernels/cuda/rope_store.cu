@@ -11,7 +11,7 @@ constexpr int kHeadsPerBlock = 8;  ///< one warp each
 struct RopeStoreParams {
   float *q, *k;  ///< results [n_tokens, n_heads, head_dim], [n_tokens, n_kv_heads, head_dim]; k may be null
   const float *q_from, *k_from, *v_from;
-  int q_stride, kv_stride;  ///< numbers from token to token of those
+  int q_stride, kv_stride;                ///< numbers from token to token of those
   const float *q_bias, *k_bias, *v_bias;  ///< or null
   const float *q_norm, *k_norm, *cos_sin;
   const int32_t *positions, *slots;
@@ -81,13 +81,15 @@ __global__ void __launch_bounds__(kHeadsPerBlock * 32) rope_store_kernel(const R
   if (!is_q) head -= is_v ? p.n_heads + p.n_kv_heads : p.n_heads;
   // All loads that depend on nothing, before the first wait.
   const int64_t position = is_v ? -1 : p.positions[token], slot = is_q ? -1 : p.slots[token];
-  const float* from = (is_q ? p.q_from : is_v ? p.v_from : p.k_from) +
+  const float* from = (is_q   ? p.q_from
+                       : is_v ? p.v_from
+                              : p.k_from) +
                       token * (is_q ? p.q_stride : p.kv_stride) + head * p.head_dim;
-  each<kWide>(p.head_dim, lane, [&](int i) {
-    *reinterpret_cast<Run*>(x + i) = *reinterpret_cast<const Run*>(from + i);
-  });
+  each<kWide>(p.head_dim, lane,
+              [&](int i) { *reinterpret_cast<Run*>(x + i) = *reinterpret_cast<const Run*>(from + i); });
   const float* bias = is_q ? p.q_bias : is_v ? p.v_bias : p.k_bias;
-  if (bias) each<kWide>(p.head_dim, lane, [&](int i) {
+  if (bias)
+    each<kWide>(p.head_dim, lane, [&](int i) {
       for (int e = 0; e < kWide; ++e) x[i + e] += bias[head * p.head_dim + i + e];
     });
   __syncwarp();
@@ -100,9 +102,8 @@ __global__ void __launch_bounds__(kHeadsPerBlock * 32) rope_store_kernel(const R
     float* to = is_q ? p.q : p.k;
     if (to) {
       to += (token * (is_q ? p.n_heads : p.n_kv_heads) + head) * p.head_dim;
-      each<kWide>(p.head_dim, lane, [&](int i) {
-        *reinterpret_cast<Run*>(to + i) = *reinterpret_cast<const Run*>(x + i);
-      });
+      each<kWide>(p.head_dim, lane,
+                  [&](int i) { *reinterpret_cast<Run*>(to + i) = *reinterpret_cast<const Run*>(x + i); });
     }
   }
   if (is_q || slot < 0 || slot >= p.n_slots) return;
@@ -138,10 +139,10 @@ void launch(const RopeStoreParams& p, cudaStream_t stream) {
   const int64_t n_heads = p.n_tokens * (p.n_heads + 2 * p.n_kv_heads);
   if (n_heads == 0) return;
   bool wide = p.head_dim % 4 == 0;
-  for (const void* address : {static_cast<const void*>(p.q), static_cast<const void*>(p.k),
-                              static_cast<const void*>(p.q_from), static_cast<const void*>(p.k_from),
-                              static_cast<const void*>(p.v_from), static_cast<const void*>(p.k_cache),
-                              static_cast<const void*>(p.v_cache)}) {
+  for (const void* address :
+       {static_cast<const void*>(p.q), static_cast<const void*>(p.k), static_cast<const void*>(p.q_from),
+        static_cast<const void*>(p.k_from), static_cast<const void*>(p.v_from), static_cast<const void*>(p.k_cache),
+        static_cast<const void*>(p.v_cache)}) {
     wide = wide && reinterpret_cast<uintptr_t>(address) % 16 == 0;
   }
   const size_t shared = static_cast<size_t>(kHeadsPerBlock) * static_cast<size_t>(p.head_dim) * sizeof(float);

@@ -76,9 +76,7 @@ struct GroupScales {
   float scale[2], offset[2];
 };
 
-__device__ __forceinline__ float half_at(const uint8_t* p) {
-  return f16_to_f32(*reinterpret_cast<const uint16_t*>(p));
-}
+__device__ __forceinline__ float half_at(const uint8_t* p) { return f16_to_f32(*reinterpret_cast<const uint16_t*>(p)); }
 
 template <class F>
 __device__ __forceinline__ GroupScales load_scales(const uint8_t* chunk, Chunk<F> c, int row, int g) {

@@ -1,4 +1,5 @@
-// The packed device layout, on the host: every weight comes back bit for bit, and a matrix has just the bytes it claims.
+// The packed device layout, on the host: every weight comes back bit for bit, and a matrix has just the bytes it
+// claims.
 #include <cstring>
 #include <random>
 #include <vector>
