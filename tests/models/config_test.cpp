@@ -33,7 +33,7 @@ void check_refused(const Checkpoint& checkpoint, const std::string& key, const s
     CHECK(error.kind() == ErrorKind::bad_file);
     CHECK_THAT(error.what(), Catch::Contains("tiny.gguf") && Catch::Contains(key) && Catch::Contains(says));
   }
-  CHECK(std::chrono::steady_clock::now() - start < std::chrono::milliseconds(50));
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(2));
 }
 
 }  // namespace

