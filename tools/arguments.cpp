@@ -182,12 +182,15 @@ void Arguments::read_environment() const {
       const std::string name = environment_name(flag_name);
       const char* value = name.empty() ? nullptr : std::getenv(name.c_str());
       if (!value) continue;
-      // A switch is on for anything but 0, off, no, false and the empty text.
+      // A switch is on for anything but 0, off, no, false and the empty text, which leaves things as they are. The
+      // others give the opposite of a pair, where there is one: INFER_MMAP=0 is --no-mmap.
       const std::string v = value;
       const bool off = v.empty() || v == "0" || v == "off" || v == "no" || v == "false";
-      if (f.value.empty() && off) continue;
+      const Flag* meant = &f;
+      if (f.value.empty() && off) meant = v.empty() ? nullptr : find("--no-" + flag_name.substr(2));
+      if (!meant) continue;
       try {
-        f.set(f.value.empty() ? "" : v);
+        meant->set(f.value.empty() ? "" : v);
       } catch (const Error& e) {
         throw Error(ErrorKind::usage, "environment variable " + name + ": " + e.what());
       }

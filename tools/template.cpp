@@ -25,6 +25,8 @@ Case read_case(const std::string& path, int64_t index) {
     if (!all.is_array()) throw Error(ErrorKind::usage, escaped(path), "not a JSON array");
     const bool cases = !all.empty() && all[0].is_object() && all[0].contains("messages");
     if (!cases) {
+      if (index > 0)
+        throw Error(ErrorKind::usage, "--case", "no such case", std::to_string(index), "0: one conversation");
       c.messages = all.dump();
       return c;
     }

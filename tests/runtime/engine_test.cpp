@@ -2,6 +2,7 @@
 // interrupted.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -316,7 +317,12 @@ TEST_CASE("engine: another thread may cancel") {
   std::atomic<int> tokens{0};
   FinishReason reason = FinishReason::stop;
   id = engine.submit(
-      greedy(prompt(5, 1), -1), [&](const Token&) { return ++tokens, true; },
+      greedy(prompt(5, 1), -1),
+      [&](const Token&) {
+        // Slow enough that the other thread gets a core before the context is full, however busy the machine is.
+        if (++tokens > 3) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        return true;
+      },
       [&](const Result& result) { reason = result.reason; });
   std::thread other([&] {
     while (tokens < 3) std::this_thread::yield();

@@ -171,6 +171,11 @@ TEST_CASE("a switch in the environment is off for 0, off, no, false and nothing"
     Sample s;
     REQUIRE(s.parse({}));
     CHECK_FALSE(s.on);
+    s.on = true;
+    REQUIRE(s.parse({}));
+    CHECK(s.on == !*off);  // --no-on, but the empty text is as if the variable were not there
+    REQUIRE(s.parse({"--on"}));
+    CHECK(s.on);
   }
 }
 

@@ -132,7 +132,6 @@ Outcome run(const Call& call) {
   Outcome o;
   Pipe in, out(true), err;
   Vectors v(call.args, call.environment);
-  const double start = now();
   // Not fork(): copying the page tables of a test that holds a corpus takes longer than the program runs.
   const int pid = vfork();
   if (pid < 0) throw std::runtime_error("vfork");
@@ -147,9 +146,11 @@ Outcome run(const Call& call) {
   const bool done = Exchange(call, pid, in, out, err, o).finish();
   if (!done) kill(pid, SIGKILL);
   int status = 0;
-  waitpid(pid, &status, 0);
+  rusage used = {};
+  wait4(pid, &status, 0, &used);
   o.status = done ? status_of(status) : kTimedOut;
-  o.seconds = now() - start;
+  for (const timeval& t : {used.ru_utime, used.ru_stime})
+    o.cpu_seconds += static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
   return o;
 }
 

@@ -22,7 +22,7 @@ struct Outcome {
   int status = kTimedOut;
   std::string out, err;
   std::vector<std::string> writes;  ///< `out` in the pieces in which it was written
-  double seconds = 0;
+  double cpu_seconds = 0;           ///< which a busy machine stretches less than time on the wall
 };
 
 struct Call {

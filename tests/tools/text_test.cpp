@@ -128,6 +128,7 @@ TEST_CASE("template prints the prompt exactly") {
   INFO(o.err);
   CHECK(o.out == "<b>c[1, True, None][{'n': 1}]2024<e>True");
   CHECK(run({"template", "--chat-template-file", jinja, "--messages", cases, "--case", "2"}).status == 2);
+  CHECK(run({"template", "-m", tiny_bpe(), "--messages", messages, "--case", "1"}).status == 2);
   const Outcome source = run({"template", "-m", tiny_bpe(), "--source"});
   CHECK(source.out.rfind("{% for message", 0) == 0);
 }
