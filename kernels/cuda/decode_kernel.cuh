@@ -16,7 +16,14 @@ template <int M>
 __device__ inline RingPlace dot_any(const DotContext& ctx, const MatrixArg& w, RingPlace place, int slot, int tile) {
   RingPlace next = place;
   visit_format(static_cast<DType>(w.dtype), [&]<class F>() {
-    next = dot_tile<F, M>(ctx, w, place, slot, min(kTileRows, w.rows - tile * kTileRows));
+    const int rows = min(kTileRows, w.rows - tile * kTileRows);
+    if constexpr (F::block > 1) {
+      if (w.cols % (Packed<F>::chunk_groups * kGroup) != 0) {
+        next = dot_tile<F, M, false>(ctx, w, place, slot, rows);
+        return;
+      }
+    }
+    next = dot_tile<F, M, true>(ctx, w, place, slot, rows);
   });
   return next;
 }
@@ -30,7 +37,7 @@ __device__ inline RingPlace product_stage(const DecodeStage& s, DecodeContext& c
   stage_input(s, ctx, first < s.n_units);
   while (first < s.n_units) {
     int n = 0;
-    for (int unit = first; unit < s.n_units && (n + 1) * s.n_parts <= kMaxSlots; unit += n_ctas, ++n)
+    for (int unit = first; unit < s.n_units && (n + 1) * s.n_parts <= kept_tiles(M); unit += n_ctas, ++n)
       for (int part = 0; part < s.n_parts; ++part) {
         int tile = unit, matrix = part;
         if (s.n_parts == 1)

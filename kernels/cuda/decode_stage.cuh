@@ -328,10 +328,13 @@ __device__ __forceinline__ float row_factor(const DecodeStage& s, const DecodeCo
 
 template <int M>
 __device__ __forceinline__ float slot_sum(const DecodeContext& ctx, int slot, int n_sums, int m, int row) {
-  const float* sums = ctx.sums() + slot * kSums * M * 16 + m * 16 + row;
-  float sum = sums[0] + sums[M * 16];
-  if (n_sums > 2) sum += sums[2 * M * 16] + sums[3 * M * 16];
-  return sum;
+  const float* sums = ctx.sums() + slot * kWarps * M * kTileRows + m * kTileRows + row;
+  constexpr int kStride = M * kTileRows;
+  if (n_sums == kTeams) return sums[0] + sums[kStride];
+  float part[4] = {};
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) part[w % 4] += sums[w * kStride];
+  return (part[0] + part[1]) + (part[2] + part[3]);
 }
 
 __device__ __forceinline__ float activated(float gate, float up, bool gelu) {

@@ -6,17 +6,18 @@
 // columns (the last chunk of a row may be shorter). A chunk is contiguous, so one bulk copy of 10 to 18 KB brings it
 // to shared memory, and chunks follow one another in the order in which a row is read. A chunk of G groups holds
 //
-//   low codes    [16 rows][G] of 16 bytes (4 bits a code), 8 bytes (2 bits), or twice [16][G] of 16 bytes (8 bits:
-//                weights 0-15 of every group, then weights 16-31)
-//   high codes   [16][G] of 4 bytes (1 bit) or 8 bytes (2 bits), or nothing
-//   scales       see Scales; first what each group has, then what each block of 8 groups has
+//   low codes    [G / 4][16 rows][4 groups] of 16 bytes (4 bits a code), 8 bytes (2 bits), or twice that of 16 bytes
+//                (8 bits: weights 0-15 of every group, then weights 16-31)
+//   high codes   [G / 4][16][4] of 4 bytes (1 bit) or 8 bytes (2 bits), or nothing
+//   scales       see Scales; first what each group has, [G / 4][16][4], then what each block of 8 groups has, [G /
+//   8][16]
 //
-// so that 32 lanes which read 32 consecutive groups of a row read consecutive bytes. A "quad" is four consecutive codes
-// as the bytes of one word, which is what dp4a eats; quad q holds weights 4q .. 4q+3. Of 4-bit codes word w holds quad
-// w in its low and quad w+4 in its high halves; where codes are looked up in a table, quad w in its low 16 bits and
-// quad w+4 in its high 16, a code to a nibble, which is what prmt eats. Of 2-bit codes word q%2 holds quad q at bit
-// 2*(q/2), of 1-bit codes the word holds quad q at bit q. No bits are added but for two bytes of padding in Q3_K's
-// blocks.
+// (a last G % 4 groups: [16][G % 4]) so that 32 lanes which take eight rows times four groups, as the left operand of
+// an mma has them, read consecutive bytes. A "quad" is four consecutive codes as the bytes of one word, which is what
+// dp4a eats; quad q holds weights 4q .. 4q+3. Of 4-bit codes word w holds quad w in its low and quad w+4 in its high
+// halves; where codes are looked up in a table, quad w in its low 16 bits and quad w+4 in its high 16, a code to a
+// nibble, which is what prmt eats. Of 2-bit codes word q%2 holds quad q at bit 2*(q/2), of 1-bit codes the word holds
+// quad q at bit q. No bits are added but for two bytes of padding in Q3_K's blocks.
 //
 // Plain formats stay row-major (kRowMajor), each row padded with zeros to 16 bytes: cuBLASLt reads them as they are.
 #pragma once
@@ -100,7 +101,7 @@ INFER_HD constexpr int block_scale_bytes(Scales kind) {
                                                                    : 0;
 }
 
-/// Offsets within a chunk of `groups` groups; each plane is [16 rows][groups or groups / 8].
+/// Offsets within a chunk of `groups` groups.
 template <class F>
 struct Chunk {
   using P = Packed<F>;
@@ -110,14 +111,19 @@ struct Chunk {
   static constexpr int kCodeBytes = (P::low_bits + P::high_bits) * 4;  ///< of a group
 
   int groups;
-  INFER_HD int low(int row, int g) const { return (row * groups + g) * kLow; }
+  /// Which entry of a plane belongs to a group.
+  INFER_HD int entry(int row, int g) const {
+    const int first = g / 4 * 4, width = groups % 4 == 0 || groups - first > 4 ? 4 : groups - first;
+    return first * kTileRows + row * width + g - first;
+  }
+  INFER_HD int low(int row, int g) const { return entry(row, g) * kLow; }
   INFER_HD int low_second(int row, int g) const { return kTileRows * groups * kLow + low(row, g); }  ///< of 8 bits
-  INFER_HD int high(int row, int g) const { return kTileRows * groups * P::low_bits * 4 + (row * groups + g) * kHigh; }
+  INFER_HD int high(int row, int g) const { return kTileRows * groups * P::low_bits * 4 + entry(row, g) * kHigh; }
   INFER_HD int group_scale(int row, int g) const {
-    return kTileRows * groups * kCodeBytes + (row * groups + g) * kGroupScale;
+    return kTileRows * groups * kCodeBytes + entry(row, g) * kGroupScale;
   }
   INFER_HD int block_scale(int row, int g) const {
-    return kTileRows * groups * (kCodeBytes + kGroupScale) + (row * (groups / 8) + g / 8) * kBlockScale;
+    return kTileRows * groups * (kCodeBytes + kGroupScale) + (g / 8 * kTileRows + row) * kBlockScale;
   }
   INFER_HD int bytes() const { return kTileRows * (groups * (kCodeBytes + kGroupScale) + groups / 8 * kBlockScale); }
 };

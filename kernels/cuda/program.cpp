@@ -57,7 +57,7 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
     } else {
       constexpr int kChunk = Packed<F>::chunk_groups;
       const int64_t groups = w.cols() / kGroup;
-      m.n_sums = kChunk == 64 ? 4 : 2;
+      m.n_sums = kWarps;
       m.tile_bytes = tile_bytes<F>(w.cols());
       m.n_chunks = narrow((groups + kChunk - 1) / kChunk);
       m.chunk_bytes = Chunk<F>{narrow(std::min<int64_t>(groups, kChunk))}.bytes();
@@ -86,7 +86,8 @@ SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64
   area = align(std::max(area, act_row * n_rows), 128);
   slot = align(std::max<int64_t>(slot, 128), 128);
   const int64_t x = align(dim * n_rows * 4, 128);
-  const int64_t sums = kMaxSlots * kSums * 16 * 4 * (n_rows <= 2 ? n_rows : kMaxDecodeRows);
+  const int rows = n_rows <= 2 ? n_rows : kMaxDecodeRows;
+  const int64_t sums = int64_t{kept_tiles(rows)} * kWarps * rows * kTileRows * 4;
   const int64_t ring = shared_bytes - area - x - sums;
   // An even number: then a slot serves one team only, whose warps see every phase of its barrier.
   plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots) / 2 * 2);

@@ -17,9 +17,11 @@ namespace infer::cuda {
 inline constexpr int kMaxDecodeRows = 4;
 inline constexpr int kWarps = 16;               ///< consumers of a CTA; one more warp fetches
 inline constexpr int kConsumers = kWarps * 32;  ///< threads
-inline constexpr int kTeamWarps = kWarps / 2;   ///< two teams take the chunks in turn
-inline constexpr int kSums = 4;                 ///< partial sums of a row: of two teams, of two halves of a chunk
-inline constexpr int kMaxSlots = 16;            ///< of the ring, and tiles whose sums are kept until they are finished
+inline constexpr int kTeams = 2;                ///< which take the chunks in turn
+inline constexpr int kTeamWarps = kWarps / kTeams;
+inline constexpr int kMaxSlots = 16;  ///< of the ring
+/// Tiles whose sums, one of each warp, are kept until they are finished: by the rows that a kernel is made for.
+constexpr int kept_tiles(int rows) { return rows <= 1 ? 16 : rows == 2 ? 8 : 4; }
 
 /// Bytes of shared memory of an attention stage: queries, results, K and V, what names the unit, kAttendBytes of
 /// scratch (checked against attention_decode.cuh where that is compiled).
@@ -47,7 +49,7 @@ struct MatrixArg {
   int64_t tile_bytes = 0;                   ///< plain formats: row stride
   int32_t out_offset = 0;                   ///< of row 0 in the stage's output row
   int32_t is_plain = 0;
-  int32_t n_sums = 2;  ///< partial sums of a row that there are
+  int32_t n_sums = kTeams;  ///< partial sums of a row: one of each team, or of each warp
 };
 
 struct EmbeddingArg {
