@@ -66,8 +66,10 @@ __device__ __forceinline__ void put_attention(const DecodeStage& s, const Decode
 }
 
 /// Adds up the splits of one part, of which each left 8 rows of [head_dim] sums, maximum, total.
-static __device__ __noinline__ void combine_splits(const DecodeStage& s, const DecodeContext& ctx, int m,
-                                                   int first_head, int n_rows, const float* partial, int n_splits) {
+static __device__ __noinline__ void combine_splits(int m, int first_head, int n_rows, const float* partial,
+                                                   int n_splits) {
+  const DecodeStage& s = current_stage();
+  const DecodeContext& ctx = decode_context;
   const AttentionArg& a = s.attention;
   const int stride = a.head_dim + 2;
   for (int i = threadIdx.x; i < n_rows * a.head_dim; i += kConsumers) {
@@ -100,7 +102,9 @@ __device__ inline void prefetch_pages(const AttentionArg& a, const int32_t* page
 }
 
 /// Queries, and the newest position's key and value, from the exchange: one warp a head.
-static __device__ __noinline__ void prepare_unit(const DecodeStage& s, const DecodeContext& ctx, int area) {
+static __device__ __noinline__ void prepare_unit(int area) {
+  const DecodeStage& s = current_stage();
+  const DecodeContext& ctx = decode_context;
   const AttentionArg& a = s.attention;
   const UnitShared& u = unit_at(area);
   const int warp = threadIdx.x / 32, dim = a.head_dim, kv_head = u.range.kv_head;
@@ -138,7 +142,9 @@ __device__ __forceinline__ void emit_sum(const DecodeStage& s, const DecodeConte
 }
 
 /// After the unit's partial results are written: the last split of a part to arrive adds them all up.
-static __device__ __noinline__ void meet_splits(const DecodeStage& s, const DecodeContext& ctx, int area) {
+static __device__ __noinline__ void meet_splits(int area) {
+  const DecodeStage& s = current_stage();
+  const DecodeContext& ctx = decode_context;
   const AttentionArg& a = s.attention;
   UnitShared& u = unit_at(area);
   const int stride = a.head_dim + 2;
@@ -156,41 +162,46 @@ static __device__ __noinline__ void meet_splits(const DecodeStage& s, const Deco
   }
   consumer_sync();
   if (u.last)
-    combine_splits(s, ctx, u.m, u.first_head, u.range.n_rows,
+    combine_splits(u.m, u.first_head, u.range.n_rows,
                    a.partial + static_cast<int64_t>(u.part) * a.max_splits * kUnitRows * stride, u.n_splits);
 }
 
 template <int kHeadDim, class Cache>
-static __device__ __noinline__ void attend(const DecodeStage& s, DecodeContext& ctx, int area) {
+static __device__ __noinline__ void attend(int area) {
+  const DecodeStage& s = current_stage();
+  DecodeContext& ctx = decode_context;
   const UnitShared& u = unit_at(area);
   attend_range<kHeadDim, Cache, kWarps, 2>(
-      u.range, u.scratch, [&] { prepare_unit(s, ctx, area); },
+      u.range, u.scratch, [&] { prepare_unit(area); },
       [&](int head, int dim, float sum) { emit_sum(s, ctx, u, kHeadDim, head, dim, sum); });
 }
 
 template <int kHeadDim>
-__device__ inline void attend_head_dim(const DecodeStage& s, DecodeContext& ctx, int area) {
+__device__ inline void attend_head_dim(int area) {
+  const DecodeStage& s = current_stage();
   const DType type = static_cast<DType>(s.attention.k_type);
-  if (type == DType::F16) return attend<kHeadDim, CacheF16>(s, ctx, area);
-  if (type == DType::BF16) return attend<kHeadDim, CacheBF16>(s, ctx, area);
+  if (type == DType::F16) return attend<kHeadDim, CacheF16>(area);
+  if (type == DType::BF16) return attend<kHeadDim, CacheBF16>(area);
   if constexpr (kHeadDim % 32 == 0)
-    if (type == DType::Q8_0) return attend<kHeadDim, CacheQ8_0>(s, ctx, area);
-  attend<kHeadDim, CacheF32>(s, ctx, area);
+    if (type == DType::Q8_0) return attend<kHeadDim, CacheQ8_0>(area);
+  attend<kHeadDim, CacheF32>(area);
 }
 
-__device__ inline void attend_any(const DecodeStage& s, DecodeContext& ctx, int area) {
+__device__ inline void attend_any(int area) {
+  const DecodeStage& s = current_stage();
   const int head_dim = s.attention.head_dim;
-  if (head_dim == 128) return attend_head_dim<128>(s, ctx, area);
-  if (head_dim == 64) return attend_head_dim<64>(s, ctx, area);
-  if (head_dim == 256) return attend_head_dim<256>(s, ctx, area);
-  if (head_dim == 96) return attend_head_dim<96>(s, ctx, area);
-  if (head_dim == 80) return attend_head_dim<80>(s, ctx, area);
-  attend_head_dim<32>(s, ctx, area);
+  if (head_dim == 128) return attend_head_dim<128>(area);
+  if (head_dim == 64) return attend_head_dim<64>(area);
+  if (head_dim == 256) return attend_head_dim<256>(area);
+  if (head_dim == 96) return attend_head_dim<96>(area);
+  if (head_dim == 80) return attend_head_dim<80>(area);
+  attend_head_dim<32>(area);
 }
 
 /// One thread writes down what a unit is; false when this sequence has no such split. The same for all threads.
-static __device__ __noinline__ bool name_unit(const DecodeStage& s, const DecodeContext& ctx, int area, int part,
-                                              int split) {
+static __device__ __noinline__ bool name_unit(int area, int part, int split) {
+  const DecodeStage& s = current_stage();
+  const DecodeContext& ctx = decode_context;
   const AttentionArg& a = s.attention;
   const int group = a.n_heads / a.n_kv_heads, n_head_groups = ceil_div(group, kUnitRows);
   const int m = part / (a.n_kv_heads * n_head_groups), head_group = part % n_head_groups;
@@ -216,18 +227,20 @@ static __device__ __noinline__ bool name_unit(const DecodeStage& s, const Decode
   return true;
 }
 
-__device__ inline void attention_stage(const DecodeStage& s, DecodeContext& ctx, int area) {
+static __device__ __noinline__ void attention_stage(int area) {
+  const DecodeStage& s = current_stage();
+  DecodeContext& ctx = decode_context;
   const AttentionArg& a = s.attention;
   const int n_parts = ctx.n_rows * a.n_kv_heads * ceil_div(a.n_heads / a.n_kv_heads, kUnitRows);
   int unit = static_cast<int>(blockIdx.x) - s.first_cta;
   if (unit < 0) unit += gridDim.x;
   for (; unit < n_parts * a.max_splits; unit += gridDim.x) {
-    if (!name_unit(s, ctx, area, unit % n_parts, unit / n_parts)) continue;
+    if (!name_unit(area, unit % n_parts, unit / n_parts)) continue;
     consumer_sync();
     const UnitShared& u = unit_at(area);
     prefetch_pages(a, u.range.pages, u.range.kv_head, u.range.begin, u.range.end);
-    attend_any(s, ctx, area);
-    if (u.n_splits > 1) meet_splits(s, ctx, area);
+    attend_any(area);
+    if (u.n_splits > 1) meet_splits(area);
     consumer_sync();  // before the area is used again
   }
 }

@@ -9,19 +9,10 @@
 #include <cuda_fp16.h>
 
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/decode_context.cuh"
 #include "kernels/cuda/decode_mma.cuh"
 
 namespace infer::cuda {
-
-/// What the dot products of a stage need to know, in shared memory of the CTA.
-struct DotContext {
-  RingBarriers* barriers;
-  int act, partial;  ///< offsets into decode_memory: activation rows; sums, f32 [kept_tiles][kWarps][rows][16]
-  int n_slots, slot_bytes, act_row_bytes, n_rows;
-
-  __device__ __forceinline__ uint8_t* act_row(int m) const { return decode_memory + act + m * act_row_bytes; }
-  __device__ __forceinline__ float* sums() const { return reinterpret_cast<float*>(decode_memory + partial); }
-};
 
 inline constexpr int kPlainRows = kTileRows / kTeamWarps;  ///< of a warp, which share the loads of the activations
 
@@ -43,8 +34,8 @@ __device__ __forceinline__ void widen(uint4 v, float (&out)[16 / sizeof(typename
 
 /// One chunk of plain weights: `bytes` of each row; the activations are of the same type and padded with zeros.
 template <class F, int M>
-__device__ __forceinline__ void dot_plain(const uint8_t* chunk, int bytes, int first_byte, const DotContext& ctx,
-                                          int first_row, int rows, int lane, float (&acc)[kPlainRows][M]) {
+__device__ __forceinline__ void dot_plain(const uint8_t* chunk, int bytes, int first_byte, int act, int act_row_bytes,
+                                          int n_rows, int first_row, int rows, int lane, float (&acc)[kPlainRows][M]) {
   constexpr int n = 16 / sizeof(typename F::Block), R = kPlainRows;
   if (first_row >= rows) return;
   for (int at = lane * 16; at < bytes; at += 512) {
@@ -55,7 +46,9 @@ __device__ __forceinline__ void dot_plain(const uint8_t* chunk, int bytes, int f
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       float a[n];
-      widen<F>(*reinterpret_cast<const uint4*>(ctx.act_row(m < ctx.n_rows ? m : 0) + first_byte + at), a);
+      widen<F>(
+          *reinterpret_cast<const uint4*>(decode_memory + act + (m < n_rows ? m : 0) * act_row_bytes + first_byte + at),
+          a);
 #pragma unroll
       for (int r = 0; r < R; ++r)
 #pragma unroll
@@ -64,56 +57,93 @@ __device__ __forceinline__ void dot_plain(const uint8_t* chunk, int bytes, int f
   }
 }
 
-/// A whole tile: waits for its chunks, leaves the sums in the slot. Returns the place after it. kWhole: all chunks of
-/// quantised weights have all their groups.
+/// Which tile of a stage comes next: part `part` of a unit; and how many tiles wait for being finished.
+struct TileWalk {
+  int unit, part, kept;
+};
+
+/// The matrix that a tile is of; a unit's index becomes that of the tile.
+__device__ __forceinline__ int tile_matrix(const DecodeStage& s, int part, int& tile) {
+  if (s.n_parts > 1) return part;
+  int matrix = 0;
+  while (tile >= s.w[matrix].n_tiles) tile -= s.w[matrix++].n_tiles;
+  return matrix;
+}
+
+/// This team's chunks of one tile: dot(chunk in shared memory, its number).
+template <class Dot>
+__device__ __forceinline__ void for_chunks(int n_chunks, int n_slots, int slot_bytes, RingPlace& place,
+                                           const Dot& dot) {
+  const int lane = threadIdx.x % 32;
+  int i = place.skip;
+  place.skip = (place.skip ^ n_chunks) & 1;
+  for (; i < n_chunks; i += kTeams) {
+    barrier_wait(&decode_barriers.full[place.slot], place.phase);
+    dot(decode_memory + place.slot * slot_bytes, i);
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&decode_barriers.empty[place.slot]);
+    place.advance(n_slots);
+  }
+}
+
+/// Tiles of the CTA, one after the other, as long as their weights are of format F, there are any, and sums can be
+/// kept. kWhole: all chunks of quantised weights have all their groups.
 template <class F, int M, bool kWhole>
-__device__ __noinline__ RingPlace dot_tile(const DotContext& shared_context, const MatrixArg& w, RingPlace place,
-                                           int slot, int rows) {
-  const DotContext ctx = shared_context;  // into registers: what waits for a barrier reads shared memory anew
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kTeamWarps;
-  const uint32_t team = threadIdx.x / 32 / kTeamWarps;
-  const int n_chunks = w.n_chunks;
-  const auto for_chunks = [&](const auto& dot) {
-    for (int i = 0; i < n_chunks; ++i) {
-      if (place.team == team) {
-        const uint8_t* chunk = decode_memory + place.slot * ctx.slot_bytes;
-        barrier_wait(&ctx.barriers->full[place.slot], place.phase);
-        dot(chunk, i);
-        __syncwarp();
-        if (lane == 0) barrier_arrive(&ctx.barriers->empty[place.slot]);
-      }
-      place.advance(ctx.n_slots);
-    }
-  };
-  float* sums = ctx.sums() + slot * kWarps * M * kTileRows;
+__device__ __noinline__ TileWalk dot_tiles(TileWalk walk) {
+  const DecodeStage& s = current_stage();
+  DecodeContext& ctx = decode_context;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kTeamWarps, team = threadIdx.x / 32 / kTeamWarps;
+  const int n_slots = ctx.n_slots, slot_bytes = ctx.slot_bytes, act = ctx.act, act_row_bytes = ctx.act_row_bytes;
+  const int n_rows = ctx.n_rows, n_parts = s.n_parts, n_units = s.n_units;
+  RingPlace place = ctx.place[threadIdx.x / 32];
+  float* sums = ctx.sums() + walk.kept * kWarps * M * kTileRows;
+  int tile = walk.unit, matrix = tile_matrix(s, walk.part, tile);
   if constexpr (F::block > 1) {
     constexpr int kChunk = Packed<F>::chunk_groups;
-    const int n_groups = w.cols / kGroup, g = warp * kStepGroups<F>;
+    const int n_groups = s.cols / kGroup, g = warp * kStepGroups<F>, n_chunks = s.w[matrix].n_chunks;
     int act_rows[M];
 #pragma unroll
-    for (int m = 0; m < M; ++m) act_rows[m] = ctx.act + (m < ctx.n_rows ? m : 0) * ctx.act_row_bytes;
+    for (int m = 0; m < M; ++m) act_rows[m] = act + (m < n_rows ? m : 0) * act_row_bytes;
     MmaState<F, M> state;
-    for_chunks([&](const uint8_t* chunk, int i) {
-      const int left = kWhole ? kChunk : min(kChunk, n_groups - i * kChunk);
-      if (kWhole || g < left) mma_step<F, M, kWhole>(chunk, Chunk<F>{left}, act_rows, n_groups, i * kChunk, g, state);
-    });
-    store_sums(state, sums + (threadIdx.x / 32) * M * kTileRows);
+    do {
+#pragma unroll
+      for (int m = 0; m < M; ++m) state.acc[0][m] = state.acc[1][m] = 0;
+      for_chunks(n_chunks, n_slots, slot_bytes, place, [&](const uint8_t* chunk, int i) {
+        const int left = kWhole ? kChunk : min(kChunk, n_groups - i * kChunk);
+        if (kWhole || g < left) mma_step<F, M, kWhole>(chunk, Chunk<F>{left}, act_rows, n_groups, i * kChunk, g, state);
+      });
+      store_sums(state, sums + (threadIdx.x / 32) * M * kTileRows);
+      sums += kWarps * M * kTileRows, ++walk.kept;
+      if (++walk.part == n_parts) walk.part = 0, walk.unit += static_cast<int>(gridDim.x);
+      if (walk.unit >= n_units || walk.kept + (walk.part == 0 ? n_parts : 0) > kept_tiles(M)) break;
+      tile = walk.unit, matrix = tile_matrix(s, walk.part, tile);
+    } while (s.w[matrix].dtype == static_cast<int32_t>(F::id));
   } else {
-    const int chunk_bytes = w.chunk_bytes, last_bytes = w.last_bytes, first_row = warp * kPlainRows;
-    float acc[kPlainRows][M] = {};
-    for_chunks([&](const uint8_t* chunk, int i) {
-      dot_plain<F, M>(chunk, i + 1 < n_chunks ? chunk_bytes : last_bytes, i * chunk_bytes, ctx, first_row, rows, lane,
-                      acc);
-    });
+    const int chunk_bytes = s.w[matrix].chunk_bytes, last_bytes = s.w[matrix].last_bytes;
+    const int n_chunks = s.w[matrix].n_chunks, first_row = warp * kPlainRows;
+    do {
+      const int rows = min(kTileRows, s.w[matrix].rows - tile * kTileRows);
+      float acc[kPlainRows][M] = {};
+      for_chunks(n_chunks, n_slots, slot_bytes, place, [&](const uint8_t* chunk, int i) {
+        dot_plain<F, M>(chunk, i + 1 < n_chunks ? chunk_bytes : last_bytes, i * chunk_bytes, act, act_row_bytes, n_rows,
+                        first_row, rows, lane, acc);
+      });
 #pragma unroll
-    for (int r = 0; r < kPlainRows; ++r)
+      for (int r = 0; r < kPlainRows; ++r)
 #pragma unroll
-      for (int m = 0; m < M; ++m) {
-        const float v = warp_sum(acc[r][m]);
-        if (lane == 0) sums[team * M * kTileRows + m * kTileRows + first_row + r] = v;
-      }
+        for (int m = 0; m < M; ++m) {
+          const float v = warp_sum(acc[r][m]);
+          if (lane == 0) sums[team * M * kTileRows + m * kTileRows + first_row + r] = v;
+        }
+      sums += kWarps * M * kTileRows, ++walk.kept;
+      if (++walk.part == n_parts) walk.part = 0, walk.unit += static_cast<int>(gridDim.x);
+      if (walk.unit >= n_units || walk.kept + (walk.part == 0 ? n_parts : 0) > kept_tiles(M)) break;
+      tile = walk.unit, matrix = tile_matrix(s, walk.part, tile);
+    } while (s.w[matrix].dtype == static_cast<int32_t>(F::id));
   }
-  return place;
+  if (lane == 0) ctx.place[threadIdx.x / 32] = place;
+  __syncwarp();
+  return walk;
 }
 
 }  // namespace infer::cuda

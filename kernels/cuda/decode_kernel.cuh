@@ -12,59 +12,86 @@
 
 namespace infer::cuda {
 
+/// Tiles of one format, whichever it is.
 template <int M>
-__device__ inline RingPlace dot_any(const DotContext& ctx, const MatrixArg& w, RingPlace place, int slot, int tile) {
-  RingPlace next = place;
-  visit_format(static_cast<DType>(w.dtype), [&]<class F>() {
-    const int rows = min(kTileRows, w.rows - tile * kTileRows);
+__device__ __forceinline__ TileWalk dot_any(TileWalk walk) {
+  const DecodeStage& s = current_stage();
+  int tile = walk.unit;
+  const int matrix = tile_matrix(s, walk.part, tile);
+  visit_format(static_cast<DType>(s.w[matrix].dtype), [&]<class F>() {
     if constexpr (F::block > 1) {
-      if (w.cols % (Packed<F>::chunk_groups * kGroup) != 0) {
-        next = dot_tile<F, M, false>(ctx, w, place, slot, rows);
+      if (s.cols % (Packed<F>::chunk_groups * kGroup) != 0) {
+        walk = dot_tiles<F, M, false>(walk);
         return;
       }
     }
-    next = dot_tile<F, M, true>(ctx, w, place, slot, rows);
+    walk = dot_tiles<F, M, true>(walk);
   });
-  return next;
+  return walk;
 }
 
-/// A product stage: all units of this CTA, as many at a time as there are slots for their sums.
+/// A product stage: all units of this CTA, as many at a time as there is room for their sums.
 template <int M>
-__device__ inline RingPlace product_stage(const DecodeStage& s, DecodeContext& ctx, RingPlace place) {
-  const int n_ctas = gridDim.x;
+__device__ __noinline__ void product_stage() {
+  const DecodeStage& s = current_stage();
+  DecodeContext& ctx = decode_context;
   int first = static_cast<int>(blockIdx.x) - s.first_cta;
-  if (first < 0) first += n_ctas;
-  stage_input(s, ctx, first < s.n_units);
+  if (first < 0) first += static_cast<int>(gridDim.x);
+  stage_input(first < s.n_units);
+  TileWalk walk{first, 0, 0};
   while (first < s.n_units) {
-    int n = 0;
-    for (int unit = first; unit < s.n_units && (n + 1) * s.n_parts <= kept_tiles(M); unit += n_ctas, ++n)
-      for (int part = 0; part < s.n_parts; ++part) {
-        int tile = unit, matrix = part;
-        if (s.n_parts == 1)
-          for (; tile >= s.w[matrix].n_tiles; ++matrix) tile -= s.w[matrix].n_tiles;
-        place = dot_any<M>(ctx, s.w[matrix], place, n * s.n_parts + part, tile);
-      }
+    do {
+      walk = dot_any<M>(walk);
+    } while (walk.unit < s.n_units && walk.kept + (walk.part == 0 ? s.n_parts : 0) <= kept_tiles(M));
     consumer_sync();
-    finish_units<M>(s, ctx, first, n);
-    first += n * n_ctas;
+    finish_units<M>(first, walk.kept / s.n_parts);
+    first = walk.unit, walk.kept = 0;
     if (first < s.n_units) consumer_sync();
   }
-  return place;
+}
+
+/// A stage's description into shared memory by the threads 0 .. kThreads - 1, on its way when this returns; at once
+/// where it is the kernel's parameter.
+template <int kThreads>
+__device__ __forceinline__ void copy_stage(DecodeStage& to, const DecodeLaunch& p, int i, int t) {
+  constexpr int kPieces = sizeof(DecodeStage) / 16;
+  static_assert(sizeof(DecodeStage) % 16 == 0);
+  uint4* out = reinterpret_cast<uint4*>(&to);
+  for (int k = t; k < kPieces; k += kThreads) {
+    if (p.stages) {
+      copy_async16(out + k, reinterpret_cast<const uint4*>(p.stages + i) + k);
+    } else {
+      out[k] = reinterpret_cast<const uint4*>(&p.single)[k];
+    }
+  }
+}
+
+/// What the fetching warp does: all products, one after the other. Descriptions come one product ahead.
+__device__ inline void fetch_weights(const DecodeLaunch& p, DecodeStage (&stages)[2]) {
+  Fetcher fetcher(p.shared, decode_barriers);
+  const int lane = threadIdx.x % 32;
+  const DecodeStage& first = p.stages ? p.stages[p.begin] : p.single;
+  int i = first.kind == StageKind::product ? p.begin : first.next_product, which = 0;
+  if (i < p.end) copy_stage<32>(stages[0], p, i, lane);
+  while (i < p.end) {
+    wait_for_copies();
+    __syncwarp();
+    const int next = stages[which].next_product;
+    if (next < p.end) copy_stage<32>(stages[which ^ 1], p, next, lane);
+    fetcher.product(stages[which]);
+    which ^= 1, i = next;
+  }
 }
 
 template <int M>
 __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid_constant__ DecodeLaunch p) {
-  __shared__ RingBarriers barriers;
-  __shared__ DecodeContext ctx;
-  __shared__ DecodeStage stages[2];
-  constexpr int kStageWords = sizeof(DecodeStage) / 4;
-  static_assert(sizeof(DecodeStage) % 4 == 0 && kStageWords <= kConsumers);
+  __shared__ DecodeStage fetch_stages[2];
+  DecodeContext& ctx = decode_context;
   const int t = threadIdx.x;
-  const DecodeStage* program = p.stages ? p.stages : &p.single;
   if (t == 0) {
     for (int i = 0; i < p.shared.n_slots; ++i)
-      barrier_init(&barriers.full[i], kFullArrivals), barrier_init(&barriers.empty[i], kTeamWarps);
-    ctx.barriers = &barriers, ctx.act = p.shared.act, ctx.partial = p.shared.partial;
+      barrier_init(&decode_barriers.full[i], kFullArrivals), barrier_init(&decode_barriers.empty[i], kTeamWarps);
+    ctx.act = p.shared.act, ctx.partial = p.shared.partial;
     ctx.n_slots = p.shared.n_slots, ctx.slot_bytes = p.shared.slot_bytes, ctx.act_row_bytes = p.shared.act_row_bytes;
     ctx.n_rows = p.n_rows, ctx.x_offset = p.shared.x, ctx.dim = p.dim;
     ctx.parity = p.parity, ctx.single = p.single_stage != 0, ctx.x_save = p.x_save;
@@ -72,8 +99,11 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
   }
-  if (t < kStageWords)
-    reinterpret_cast<uint32_t*>(&stages[p.begin & 1])[t] = reinterpret_cast<const uint32_t*>(program + p.begin)[t];
+  if (t < kConsumers) copy_stage<kConsumers>(decode_stages[0], p, p.begin, t);
+  if (t < kConsumers && t % 32 == 0) {
+    const int team = t / (kTeamWarps * 32);
+    ctx.which[t / 32] = 0, ctx.place[t / 32] = {team, 0, team};
+  }
   // What attention wants to know of each row, once for all layers.
   const AttentionArg* rows = p.rows;
   if (rows && t >= 64 && t < 64 + p.n_rows) {
@@ -84,27 +114,21 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
     const int m = (t - 128) / kKeptPages, page = (t - 128) % kKeptPages;
     if (page < rows->max_pages) ctx.pages[m][page] = rows->page_table[static_cast<int64_t>(m) * rows->max_pages + page];
   }
+  wait_for_copies();
   __syncthreads();
-  if (t >= kConsumers) {
-    Fetcher fetcher(p.shared, barriers);
-    for (int i = p.begin; i < p.end; ++i)
-      if (program[i].kind == StageKind::product) fetcher.product(program[i]);
-    return;
-  }
-  RingPlace place;
+  if (t >= kConsumers) return fetch_weights(p, fetch_stages);
   for (int i = p.begin; i < p.end; ++i) {
-    const DecodeStage& s = stages[i & 1];
     // The next stage's description is asked for now and needed later.
-    uint32_t next = 0;
-    const bool more = i + 1 < p.end && t < kStageWords;
-    if (more) next = reinterpret_cast<const uint32_t*>(program + i + 1)[t];
-    if (s.kind == StageKind::attention) {
-      attention_stage(s, ctx, p.shared.act);
+    if (i + 1 < p.end) copy_stage<kConsumers>(decode_stages[(i + 1 - p.begin) & 1], p, i + 1, t);
+    if (current_stage().kind == StageKind::attention) {
+      attention_stage(p.shared.act);
     } else {
-      place = product_stage<M>(s, ctx, place);
+      product_stage<M>();
     }
-    if (more) reinterpret_cast<uint32_t*>(&stages[(i + 1) & 1])[t] = next;
+    wait_for_copies();
     consumer_sync();
+    if (t % 32 == 0) ctx.which[t / 32] ^= 1;
+    __syncwarp();
   }
 }
 

@@ -12,26 +12,6 @@ namespace infer::cuda {
 /// All consumer threads of the CTA.
 __device__ __forceinline__ void consumer_sync() { asm volatile("bar.sync 2, %0;" ::"n"(kConsumers) : "memory"); }
 
-inline constexpr int kKeptPages = 64;
-
-/// The CTA's view of a launch; one object in shared memory.
-struct DecodeContext : DotContext {
-  int x_offset;  ///< of f32 [rows][dim] in decode_memory, the residual stream: every CTA keeps its own
-  float reduce[kMaxDecodeRows][kWarps];  ///< sums of squares
-  float branch_reduce[kMaxDecodeRows][kWarps];
-  int dim;
-  uint32_t parity;  ///< of layer 0 in this step
-  int kv_len[kMaxDecodeRows], position[kMaxDecodeRows], cache_slot[kMaxDecodeRows];
-  int pages[kMaxDecodeRows][kKeptPages];  ///< the first of each row
-  bool single;                            ///< a launch of one stage: x comes from and goes to x_save
-  float* x_save;
-  float factor[kMaxDecodeRows];  ///< of the sums: 1 / rms where a norm is left to the epilogue
-
-  __device__ __forceinline__ float* x(int m) const {
-    return reinterpret_cast<float*>(decode_memory + x_offset) + m * dim;
-  }
-};
-
 /// The sum over the warps of what each left in `of_warps`.
 __device__ __forceinline__ float total(const float* of_warps) {
   const int lane = threadIdx.x % 32;
@@ -123,13 +103,16 @@ __device__ inline void decode_embedding_row(const EmbeddingArg& e, int row, floa
   });
 }
 
-static __device__ __noinline__ void load_embedding(const DecodeStage& s, DecodeContext& ctx) {
+static __device__ __noinline__ void load_embedding() {
+  const DecodeStage& s = current_stage();
+  DecodeContext& ctx = decode_context;
   for (int m = 0; m < ctx.n_rows; ++m) decode_embedding_row(s.embedding, m, ctx.x(m), ctx.dim);
   consumer_sync();
 }
 
 /// Sums of squares of the branch, whose norm comes before it is added.
-static __device__ __noinline__ void reduce_branch(const float* branch, int width, DecodeContext& ctx) {
+static __device__ __noinline__ void reduce_branch(const float* branch, int width) {
+  DecodeContext& ctx = decode_context;
   for (int m = 0; m < ctx.n_rows; ++m) {
     float squares = 0;
     for (int i = threadIdx.x * 4; i < ctx.dim; i += kConsumers * 4) {
@@ -143,7 +126,9 @@ static __device__ __noinline__ void reduce_branch(const float* branch, int width
 }
 
 /// The norm of x into 16- or 32-bit activations, once the sums of squares are there.
-static __device__ __noinline__ void normalize_wide(const DecodeStage& s, DecodeContext& ctx) {
+static __device__ __noinline__ void normalize_wide() {
+  const DecodeStage& s = current_stage();
+  DecodeContext& ctx = decode_context;
   for (int m = 0; m < ctx.n_rows; ++m) {
     const float inverse = inverse_rms(total(ctx.reduce[m]), ctx.dim, s.eps);
     for (int i = threadIdx.x * 4; i < ctx.dim; i += kConsumers * 4) {
@@ -159,14 +144,16 @@ static __device__ __noinline__ void normalize_wide(const DecodeStage& s, DecodeC
 /// x += scale * branch, or + scale * norm(branch), then the norm into the activations. The factor 1 / rms of the norm
 /// of int8 activations is left to the epilogue. A thread takes eight values at a time, all loads side by side: with
 /// 512 threads that is one trip to the L2 for a width of 4096.
-static __device__ __noinline__ void stage_residual(const DecodeStage& s, DecodeContext& ctx) {
+static __device__ __noinline__ void stage_residual() {
+  const DecodeStage& s = current_stage();
+  DecodeContext& ctx = decode_context;
   constexpr int kStep = kConsumers * 8;
   const int t = threadIdx.x, warp = t / 32, lane = t % 32, dim = ctx.dim, n_rows = ctx.n_rows, width = s.in_width;
   const int n_groups = (dim + 31) / 32;
   const float *norm = s.norm, *post_norm = s.post_norm;
   const bool quantized = s.form == ActForm::int8;
   if (s.residual_index == 0) {
-    load_embedding(s, ctx);
+    load_embedding();
   } else if (ctx.single) {
     const float* from = ctx.x_save + static_cast<int64_t>(s.residual_index % 2) * n_rows * dim;
     for (int i = t; i < n_rows * dim; i += kConsumers) ctx.x(0)[i] = from[i];
@@ -178,7 +165,7 @@ static __device__ __noinline__ void stage_residual(const DecodeStage& s, DecodeC
   if (t * 8 < dim)
     w0 = reinterpret_cast<const float4*>(norm)[2 * t], w1 = reinterpret_cast<const float4*>(norm)[2 * t + 1];
   if (branch) scout(branch + (n_rows - 1) * width, dim);
-  if (branch && post_norm) reduce_branch(branch, width, ctx);
+  if (branch && post_norm) reduce_branch(branch, width);
   for (int m = 0; m < n_rows; ++m) {
     float squares = 0, factor = s.residual_scale;
     if (branch && post_norm) factor *= inverse_rms(total(ctx.branch_reduce[m]), dim, s.post_eps);
@@ -216,7 +203,7 @@ static __device__ __noinline__ void stage_residual(const DecodeStage& s, DecodeC
   }
   consumer_sync();
   if (!quantized) {
-    normalize_wide(s, ctx);
+    normalize_wide();
   } else if (warp < n_rows) {  // read after the sums are complete, hence after a barrier
     const float factor = inverse_rms(total(ctx.reduce[warp]), dim, s.eps);
     if (lane == 0) ctx.factor[warp] = factor;
@@ -234,7 +221,9 @@ __device__ __forceinline__ float4 load_plain(const float* p, int left) {
 }
 
 /// f32 values of the exchange (or of plain memory) into activations, eight to a thread.
-static __device__ __noinline__ void stage_vector(const DecodeStage& s, DecodeContext& ctx) {
+static __device__ __noinline__ void stage_vector() {
+  const DecodeStage& s = current_stage();
+  DecodeContext& ctx = decode_context;
   constexpr int kStep = kConsumers * 8;
   const int t = threadIdx.x, cols = s.cols, n_groups = (cols + 31) / 32;
   const bool exchanged = s.input != StageInput::plain, quantized = s.form == ActForm::int8;
@@ -273,7 +262,9 @@ static __device__ __noinline__ void stage_vector(const DecodeStage& s, DecodeCon
 }
 
 /// Groups of 16 that gate and up have quantised already, two to a thread.
-static __device__ __noinline__ void stage_hidden_codes(const DecodeStage& s, DecodeContext& ctx) {
+static __device__ __noinline__ void stage_hidden_codes() {
+  const DecodeStage& s = current_stage();
+  DecodeContext& ctx = decode_context;
   constexpr int kOnes = 0x01010101;
   const int cols = s.cols, n_groups = cols / 32;
   const uint32_t copy = (ctx.parity + s.in_layer) & 1;
@@ -303,18 +294,19 @@ static __device__ __noinline__ void stage_hidden_codes(const DecodeStage& s, Dec
   consumer_sync();
 }
 
-__device__ __forceinline__ void stage_input(const DecodeStage& s, DecodeContext& ctx, bool has_units) {
+__device__ __forceinline__ void stage_input(bool has_units) {
+  const DecodeStage& s = current_stage();
   if (s.input == StageInput::residual) {
-    stage_residual(s, ctx);
+    stage_residual();
   } else if (has_units) {
     if (s.input == StageInput::hidden && s.form == ActForm::int8) {
-      stage_hidden_codes(s, ctx);
+      stage_hidden_codes();
     } else {
-      stage_vector(s, ctx);
+      stage_vector();
     }
   }
   if (s.form == ActForm::int8 && s.cols % 32 != 0) {
-    for (int m = 0; m < ctx.n_rows; ++m) pad_row(s.form, ctx.act_row(m), s.cols);
+    for (int m = 0; m < decode_context.n_rows; ++m) pad_row(s.form, decode_context.act_row(m), s.cols);
     consumer_sync();
   }
 }
@@ -368,7 +360,9 @@ __device__ __forceinline__ void put_hidden_codes(const DecodeStage& s, const Dec
 
 /// Finishes `n` units whose sums lie in the slots: unit i is first_unit + i * gridDim.x.
 template <int M>
-__device__ __noinline__ void finish_units(const DecodeStage& s, DecodeContext& ctx, int first_unit, int n) {
+__device__ __noinline__ void finish_units(int first_unit, int n) {
+  const DecodeStage& s = current_stage();
+  DecodeContext& ctx = decode_context;
   const int t = threadIdx.x;
   for (int base = 0; base < n * 16 * M; base += kConsumers) {
     const int i = base + t, row = i % 16, m = i / 16 % M, u = i / (16 * M);

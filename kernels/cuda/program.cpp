@@ -331,6 +331,11 @@ std::unique_ptr<Program> Recorder::finish() {
       next += s.n_units;
     }
   }
+  int32_t after = INT32_MAX;
+  for (size_t i = p.stages.size(); i-- > 0;) {
+    p.stages[i].next_product = after;
+    if (p.stages[i].kind == StageKind::product) after = narrow(static_cast<int64_t>(i));
+  }
   p.shared = infer::cuda::plan_shared(p.stages, p.n_rows, dim_, limits_.shared_bytes);
   if (p.shared.n_slots < 2) {
     reason_ = "activations that leave no room for weights in shared memory";

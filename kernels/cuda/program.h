@@ -73,7 +73,7 @@ struct AttentionArg {
   int32_t* arrived = nullptr;  ///< [rows * n_kv_heads * head groups]
 };
 
-struct DecodeStage {
+struct alignas(16) DecodeStage {
   StageKind kind = StageKind::product;
   StageInput input = StageInput::plain;
   StageOutput output = StageOutput::plain;
@@ -81,6 +81,7 @@ struct DecodeStage {
   ActForm hidden_form = ActForm::int8;  ///< of the stage that reads a hidden output
   int32_t n_matrices = 0, n_parts = 1;  ///< 2 parts: gate and up tiles of the same rows make one unit
   int32_t n_units = 0, first_cta = 0;
+  int32_t next_product = INT32_MAX;  ///< index of the next stage with weights
   MatrixArg w[3];
   int32_t cols = 0;                                   ///< of the input
   int32_t in_layer = 0, out_layer = 0;                ///< their parity chooses the copy of the exchange

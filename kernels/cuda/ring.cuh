@@ -53,15 +53,32 @@ struct RingBarriers {
   uint64_t full[kMaxSlots], empty[kMaxSlots];
 };
 
-/// Which slot comes next, how often the ring went round, and whose turn it is; both sides count alike.
-struct RingPlace {
+/// Which slot the fetching warp fills next, and how often the ring went round.
+struct FetchPlace {
   int slot = 0;
-  uint32_t phase = 0, team = 0;
+  uint32_t phase = 0;
   __device__ __forceinline__ void advance(int n_slots) {
-    team ^= 1;
     if (++slot == n_slots) slot = 0, phase ^= 1;
   }
 };
+
+/// Where a team is in the stream of chunks, of which it takes every second one: its next slot, and 1 if the chunk
+/// before that is still to come.
+struct RingPlace {
+  int slot;
+  uint32_t phase;
+  int skip;
+  __device__ __forceinline__ void advance(int n_slots) {
+    slot += kTeams;
+    if (slot >= n_slots) slot -= n_slots, phase ^= 1;
+  }
+};
+
+/// 16 bytes from global to shared memory, on their way when this returns.
+__device__ __forceinline__ void copy_async16(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 /// The fetching warp.
 class Fetcher {
@@ -143,7 +160,7 @@ class Fetcher {
   const SharedPlan& plan_;
   RingBarriers& barriers_;
   int lane_, count_ = 0;
-  RingPlace place_, oldest_;
+  FetchPlace place_, oldest_;
 #if __CUDA_ARCH__ >= 900
   uint64_t policy_ = 0;
 #endif

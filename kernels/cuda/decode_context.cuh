@@ -1,0 +1,44 @@
+// What all parts of the decode kernel share: the CTA's view of a launch and the stage at hand. They lie in shared
+// memory at addresses that the compiler knows, and functions that are not inlined find them there: what is passed by
+// reference or kept across calls ends up in local memory, and since the ring leaves hardly any L1, that costs up to a
+// trip to the L2 each time (profiled: a fifth of a step).
+#pragma once
+
+#include "kernels/cuda/program.h"
+#include "kernels/cuda/ring.cuh"
+
+namespace infer::cuda {
+
+inline constexpr int kKeptPages = 64;
+
+struct DecodeContext {
+  int which[kWarps];           ///< of decode_stages, as each consumer warp has it
+  RingPlace place[kWarps];     ///< of each consumer warp
+  int act, x_offset, partial;  ///< offsets into decode_memory: activation rows; residual stream f32 [rows][dim], of
+                               ///< which every CTA keeps its own; sums f32 [kept_tiles][kWarps][rows][16]
+  int n_slots, slot_bytes, act_row_bytes, n_rows, dim;
+  float reduce[kMaxDecodeRows][kWarps];  ///< sums of squares
+  float branch_reduce[kMaxDecodeRows][kWarps];
+  uint32_t parity;  ///< of layer 0 in this step
+  int kv_len[kMaxDecodeRows], position[kMaxDecodeRows], cache_slot[kMaxDecodeRows];
+  int pages[kMaxDecodeRows][kKeptPages];  ///< the first of each row
+  bool single;                            ///< a launch of one stage: x comes from and goes to x_save
+  float* x_save;
+  float factor[kMaxDecodeRows];  ///< of the sums: 1 / rms where a norm is left to the epilogue
+
+  __device__ __forceinline__ uint8_t* act_row(int m) const { return decode_memory + act + m * act_row_bytes; }
+  __device__ __forceinline__ float* sums() const { return reinterpret_cast<float*>(decode_memory + partial); }
+  __device__ __forceinline__ float* x(int m) const {
+    return reinterpret_cast<float*>(decode_memory + x_offset) + m * dim;
+  }
+};
+
+static __shared__ DecodeContext decode_context;
+static __shared__ RingBarriers decode_barriers;
+static __shared__ DecodeStage decode_stages[2];  ///< the one at hand, and the next one
+
+__device__ __forceinline__ const DecodeStage& current_stage() {
+  return decode_stages[decode_context.which[threadIdx.x / 32]];
+}
+
+}  // namespace infer::cuda
