@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kMaxGraphRows = 64;                // of steps worth capturing: launches cost more than they compute
 constexpr size_t kProgramMemory = size_t{48} << 20;  // all programs of a backend
 constexpr size_t kMaxRecorded = 4096;                // keys remembered; prompts of every length pass by
-constexpr int kStaticShared = 4096;                  // of the decode kernel, rounded up
+constexpr int kStaticShared = 6144;                  // of the decode kernel, rounded up
 constexpr double kUsualTokens = 4096;                // of a step, for which the watchdog's patience is meant
 
 size_t align(size_t n) { return (n + 255) / 256 * 256; }
@@ -33,8 +33,8 @@ int64_t decode_shared_bytes(const DeviceInfo& device) {
 }
 
 void launch_decode(const DecodeLaunch& launch, int n_ctas, bool cooperative, cudaStream_t stream) {
-  if (launch.n_rows == 1) return launch_decode_1(launch, n_ctas, cooperative, stream);
-  if (launch.n_rows == 2) return launch_decode_2(launch, n_ctas, cooperative, stream);
+  if (launch.shared.kernel_rows == 1) return launch_decode_1(launch, n_ctas, cooperative, stream);
+  if (launch.shared.kernel_rows == 2) return launch_decode_2(launch, n_ctas, cooperative, stream);
   launch_decode_4(launch, n_ctas, cooperative, stream);
 }
 

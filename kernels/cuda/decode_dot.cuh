@@ -14,7 +14,8 @@
 
 namespace infer::cuda {
 
-inline constexpr int kPlainRows = kTileRows / kTeamWarps;  ///< of a warp, which share the loads of the activations
+template <int M>
+inline constexpr int kPlainRows = kTileRows / team_warps(M);  ///< of a warp, which share the loads of the activations
 
 template <class F>
 __device__ __forceinline__ void widen(uint4 v, float (&out)[16 / sizeof(typename F::Block)]) {
@@ -35,8 +36,9 @@ __device__ __forceinline__ void widen(uint4 v, float (&out)[16 / sizeof(typename
 /// One chunk of plain weights: `bytes` of each row; the activations are of the same type and padded with zeros.
 template <class F, int M>
 __device__ __forceinline__ void dot_plain(const uint8_t* chunk, int bytes, int first_byte, int act, int act_row_bytes,
-                                          int n_rows, int first_row, int rows, int lane, float (&acc)[kPlainRows][M]) {
-  constexpr int n = 16 / sizeof(typename F::Block), R = kPlainRows;
+                                          int n_rows, int first_row, int rows, int lane,
+                                          float (&acc)[kPlainRows<M>][M]) {
+  constexpr int n = 16 / sizeof(typename F::Block), R = kPlainRows<M>;
   if (first_row >= rows) return;
   for (int at = lane * 16; at < bytes; at += 512) {
     float w[R][n];
@@ -71,19 +73,25 @@ __device__ __forceinline__ int tile_matrix(const DecodeStage& s, int part, int& 
 }
 
 /// This team's chunks of one tile: dot(chunk in shared memory, its number).
-template <class Dot>
+template <int M, class Dot>
 __device__ __forceinline__ void for_chunks(int n_chunks, int n_slots, int slot_bytes, RingPlace& place,
                                            const Dot& dot) {
   const int lane = threadIdx.x % 32;
   int i = place.skip;
-  place.skip = (place.skip ^ n_chunks) & 1;
-  for (; i < n_chunks; i += kTeams) {
+  place.skip = (place.skip - n_chunks) & (n_teams(M) - 1);
+  for (; i < n_chunks; i += n_teams(M)) {
     barrier_wait(&decode_barriers.full[place.slot], place.phase);
     dot(decode_memory + place.slot * slot_bytes, i);
     __syncwarp();
     if (lane == 0) barrier_arrive(&decode_barriers.empty[place.slot]);
-    place.advance(n_slots);
+    place.advance(n_slots, n_teams(M));
   }
+}
+
+/// How many partial sums a row of a tile has: where a team takes its first chunk is where its sums go.
+template <int M>
+__device__ __forceinline__ int n_sums(const MatrixArg& w) {
+  return min(w.n_chunks, n_teams(M)) * (w.is_plain ? 1 : team_warps(M));
 }
 
 /// Tiles of the CTA, one after the other, as long as their weights are of format F, there are any, and sums can be
@@ -92,54 +100,58 @@ template <class F, int M, bool kWhole>
 __device__ __noinline__ TileWalk dot_tiles(TileWalk walk) {
   const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kTeamWarps, team = threadIdx.x / 32 / kTeamWarps;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % team_warps(M);
   const int n_slots = ctx.n_slots, slot_bytes = ctx.slot_bytes, act = ctx.act, act_row_bytes = ctx.act_row_bytes;
   const int n_rows = ctx.n_rows, n_parts = s.n_parts, n_units = s.n_units;
   RingPlace place = ctx.place[threadIdx.x / 32];
   float* sums = ctx.sums() + walk.kept * kWarps * M * kTileRows;
   int tile = walk.unit, matrix = tile_matrix(s, walk.part, tile);
+  const int n_chunks = s.w[matrix].n_chunks;
+  const auto next_tile = [&] {
+    sums += kWarps * M * kTileRows, ++walk.kept;
+    if (++walk.part == n_parts) walk.part = 0, walk.unit += static_cast<int>(gridDim.x);
+    if (walk.unit >= n_units || walk.kept + (walk.part == 0 ? n_parts : 0) > kept_tiles(M)) return false;
+    tile = walk.unit, matrix = tile_matrix(s, walk.part, tile);
+    return s.w[matrix].dtype == static_cast<int32_t>(F::id);
+  };
   if constexpr (F::block > 1) {
-    constexpr int kChunk = Packed<F>::chunk_groups;
-    const int n_groups = s.cols / kGroup, g = warp * kStepGroups<F>, n_chunks = s.w[matrix].n_chunks;
+    constexpr int kChunk = Packed<F>::chunk_groups, kMine = kWarpGroups<F, M>, kStep = kStepGroups<F, M>;
+    const int n_groups = s.cols / kGroup;
     int act_rows[M];
 #pragma unroll
     for (int m = 0; m < M; ++m) act_rows[m] = act + (m < n_rows ? m : 0) * act_row_bytes;
     MmaState<F, M> state;
     do {
+      const int skip = place.skip;
 #pragma unroll
       for (int m = 0; m < M; ++m) state.acc[0][m] = state.acc[1][m] = 0;
-      for_chunks(n_chunks, n_slots, slot_bytes, place, [&](const uint8_t* chunk, int i) {
+      for_chunks<M>(n_chunks, n_slots, slot_bytes, place, [&](const uint8_t* chunk, int i) {
         const int left = kWhole ? kChunk : min(kChunk, n_groups - i * kChunk);
-        if (kWhole || g < left) mma_step<F, M, kWhole>(chunk, Chunk<F>{left}, act_rows, n_groups, i * kChunk, g, state);
+#pragma unroll 1
+        for (int g = warp * kMine; g < warp * kMine + kMine && (kWhole || g < left); g += kStep)
+          mma_step<F, M, kWhole>(chunk, Chunk<F>{left}, act_rows, n_groups, i * kChunk, g, state);
       });
-      store_sums(state, sums + (threadIdx.x / 32) * M * kTileRows);
-      sums += kWarps * M * kTileRows, ++walk.kept;
-      if (++walk.part == n_parts) walk.part = 0, walk.unit += static_cast<int>(gridDim.x);
-      if (walk.unit >= n_units || walk.kept + (walk.part == 0 ? n_parts : 0) > kept_tiles(M)) break;
-      tile = walk.unit, matrix = tile_matrix(s, walk.part, tile);
-    } while (s.w[matrix].dtype == static_cast<int32_t>(F::id));
+      if (skip < n_chunks) store_sums(state, sums + (skip * team_warps(M) + warp) * M * kTileRows);
+    } while (next_tile());
   } else {
-    const int chunk_bytes = s.w[matrix].chunk_bytes, last_bytes = s.w[matrix].last_bytes;
-    const int n_chunks = s.w[matrix].n_chunks, first_row = warp * kPlainRows;
+    constexpr int kRows = kPlainRows<M>;
+    const int chunk_bytes = s.w[matrix].chunk_bytes, last_bytes = s.w[matrix].last_bytes, first_row = warp * kRows;
     do {
-      const int rows = min(kTileRows, s.w[matrix].rows - tile * kTileRows);
-      float acc[kPlainRows][M] = {};
-      for_chunks(n_chunks, n_slots, slot_bytes, place, [&](const uint8_t* chunk, int i) {
+      const int rows = min(kTileRows, s.w[matrix].rows - tile * kTileRows), skip = place.skip;
+      float acc[kRows][M] = {};
+      for_chunks<M>(n_chunks, n_slots, slot_bytes, place, [&](const uint8_t* chunk, int i) {
         dot_plain<F, M>(chunk, i + 1 < n_chunks ? chunk_bytes : last_bytes, i * chunk_bytes, act, act_row_bytes, n_rows,
                         first_row, rows, lane, acc);
       });
+      if (skip >= n_chunks) continue;
 #pragma unroll
-      for (int r = 0; r < kPlainRows; ++r)
+      for (int r = 0; r < kRows; ++r)
 #pragma unroll
         for (int m = 0; m < M; ++m) {
           const float v = warp_sum(acc[r][m]);
-          if (lane == 0) sums[team * M * kTileRows + m * kTileRows + first_row + r] = v;
+          if (lane == 0) sums[(skip * M + m) * kTileRows + first_row + r] = v;
         }
-      sums += kWarps * M * kTileRows, ++walk.kept;
-      if (++walk.part == n_parts) walk.part = 0, walk.unit += static_cast<int>(gridDim.x);
-      if (walk.unit >= n_units || walk.kept + (walk.part == 0 ? n_parts : 0) > kept_tiles(M)) break;
-      tile = walk.unit, matrix = tile_matrix(s, walk.part, tile);
-    } while (s.w[matrix].dtype == static_cast<int32_t>(F::id));
+    } while (next_tile());
   }
   if (lane == 0) ctx.place[threadIdx.x / 32] = place;
   __syncwarp();

@@ -318,14 +318,16 @@ __device__ __forceinline__ float row_factor(const DecodeStage& s, const DecodeCo
   return s.input == StageInput::residual && s.form == ActForm::int8 ? ctx.factor[m] : 1.0f;
 }
 
+/// Of row `row` of the tile whose sums lie in `slot`.
 template <int M>
-__device__ __forceinline__ float slot_sum(const DecodeContext& ctx, int slot, int n_sums, int m, int row) {
-  const float* sums = ctx.sums() + slot * kWarps * M * kTileRows + m * kTileRows + row;
-  constexpr int kStride = M * kTileRows;
-  if (n_sums == kTeams) return sums[0] + sums[kStride];
+__device__ __forceinline__ float slot_sum(const MatrixArg& w, int slot, int m, int row) {
+  const float* sums = decode_context.sums() + slot * kWarps * M * kTileRows + m * kTileRows + row;
+  const int n = n_sums<M>(w);
   float part[4] = {};
+  for (int i = 0; i < n; i += 4)
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) part[w % 4] += sums[w * kStride];
+    for (int k = 0; k < 4; ++k)
+      if (i + k < n) part[k] += sums[(i + k) * M * kTileRows];
   return (part[0] + part[1]) + (part[2] + part[3]);
 }
 
@@ -374,8 +376,7 @@ __device__ __noinline__ void finish_units(int first_unit, int n) {
       const bool real = valid && out_row < s.w[0].rows;
       if (real) {
         const float factor = row_factor(s, ctx, m);
-        float gate = slot_sum<M>(ctx, 2 * u, s.w[0].n_sums, m, row) * factor,
-              up = slot_sum<M>(ctx, 2 * u + 1, s.w[1].n_sums, m, row) * factor;
+        float gate = slot_sum<M>(s.w[0], 2 * u, m, row) * factor, up = slot_sum<M>(s.w[1], 2 * u + 1, m, row) * factor;
         if (s.w[0].bias) gate += s.w[0].bias[out_row];
         if (s.w[1].bias) up += s.w[1].bias[out_row];
         v = activated(gate, up, s.gelu != 0);
@@ -396,7 +397,7 @@ __device__ __noinline__ void finish_units(int first_unit, int n) {
     const MatrixArg& w = s.w[matrix];
     const int r = tile * 16 + row;
     if (r >= w.rows) continue;
-    float v = slot_sum<M>(ctx, u, w.n_sums, m, row) * row_factor(s, ctx, m);
+    float v = slot_sum<M>(w, u, m, row) * row_factor(s, ctx, m);
     if (w.bias) v += w.bias[r];
     const int at = w.out_offset + r;
     if (s.output == StageOutput::vector) {

@@ -11,7 +11,8 @@ namespace infer::cuda {
 namespace {
 
 constexpr int64_t kPlainChunkBytes = 2048;  // of a row: sixteen copies of this size fill a slot
-constexpr int64_t kInFlightQuantized = 40 << 10, kInFlightPlain = 80 << 10;
+constexpr int64_t kInFlightQuantized = 56 << 10, kInFlightPlain = 100 << 10;
+constexpr int64_t kMostAhead = 128 << 10;  // of a CTA, in the L2: all CTAs together a third of it
 
 int32_t narrow(int64_t n) { return static_cast<int32_t>(n); }
 int64_t align(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -57,7 +58,6 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
     } else {
       constexpr int kChunk = Packed<F>::chunk_groups;
       const int64_t groups = w.cols() / kGroup;
-      m.n_sums = kWarps;
       m.tile_bytes = tile_bytes<F>(w.cols());
       m.n_chunks = narrow((groups + kChunk - 1) / kChunk);
       m.chunk_bytes = Chunk<F>{narrow(std::min<int64_t>(groups, kChunk))}.bytes();
@@ -86,16 +86,20 @@ SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64
   area = align(std::max(area, act_row * n_rows), 128);
   slot = align(std::max<int64_t>(slot, 128), 128);
   const int64_t x = align(dim * n_rows * 4, 128);
-  const int rows = n_rows <= 2 ? n_rows : kMaxDecodeRows;
-  const int64_t sums = int64_t{kept_tiles(rows)} * kWarps * rows * kTileRows * 4;
-  const int64_t ring = shared_bytes - area - x - sums;
-  // An even number: then a slot serves one team only, whose warps see every phase of its barrier.
-  plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots) / 2 * 2);
+  // A number of slots that teams divide: then a slot serves one team only, whose warps see every phase of its barrier.
+  // Where one row leaves too few for the instance that is made for it, the next one has fewer teams.
+  for (int rows = n_rows <= 2 ? n_rows : kMaxDecodeRows; rows <= kMaxDecodeRows && plan.n_slots == 0; rows *= 2) {
+    const int64_t sums = int64_t{kept_tiles(rows)} * kWarps * rows * kTileRows * 4;
+    const int64_t ring = shared_bytes - area - x - sums;
+    plan.kernel_rows = rows;
+    plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots) / n_teams(rows) * n_teams(rows));
+    plan.act = narrow(plan.n_slots * slot);
+    plan.x = plan.act + narrow(area);
+    plan.partial = plan.x + narrow(x);
+    plan.total = plan.partial + narrow(sums);
+  }
   plan.slot_bytes = narrow(slot);
-  plan.act = narrow(plan.n_slots * slot);
-  plan.x = plan.act + narrow(area);
-  plan.partial = plan.x + narrow(x);
-  plan.total = plan.partial + narrow(sums);
+  plan.most_ahead = narrow(kMostAhead / slot);
   plan.act_row_bytes = narrow(act_row);
   plan.in_flight = narrow(std::max<int64_t>(2, (plain ? kInFlightPlain : kInFlightQuantized) / slot));
   return plan;

@@ -7,6 +7,7 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/packed.h"
 #include "kernels/cuda/program.h"
 
 namespace infer::cuda {
@@ -62,14 +63,14 @@ struct FetchPlace {
   }
 };
 
-/// Where a team is in the stream of chunks, of which it takes every second one: its next slot, and 1 if the chunk
-/// before that is still to come.
+/// Where a team is in the stream of chunks, of which each team takes one in turn: its next slot, and how many chunks of
+/// the other teams come before that one.
 struct RingPlace {
   int slot;
   uint32_t phase;
   int skip;
-  __device__ __forceinline__ void advance(int n_slots) {
-    slot += kTeams;
+  __device__ __forceinline__ void advance(int n_slots, int n_teams) {
+    slot += n_teams;
     if (slot >= n_slots) slot -= n_slots, phase ^= 1;
   }
 };
@@ -80,7 +81,49 @@ __device__ __forceinline__ void copy_async16(void* to, const void* from) {
 }
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-/// The fetching warp.
+/// Chunk after chunk of what this CTA does in a stage.
+struct ChunkCursor {
+  const DecodeStage* stage;
+  int unit, part, chunk, tile, matrix;
+
+  __device__ __forceinline__ void start(const DecodeStage& s) {
+    stage = &s;
+    unit = static_cast<int>(blockIdx.x) - s.first_cta;
+    if (unit < 0) unit += static_cast<int>(gridDim.x);
+    part = chunk = 0;
+    find_tile();
+  }
+  __device__ __forceinline__ bool valid() const { return unit < stage->n_units; }
+  __device__ __forceinline__ const MatrixArg& w() const { return stage->w[matrix]; }
+  __device__ __forceinline__ void next() {
+    if (++chunk < w().n_chunks) return;
+    chunk = 0;
+    if (++part == stage->n_parts) part = 0, unit += static_cast<int>(gridDim.x);
+    find_tile();
+  }
+  /// Bytes of the chunk; of plain weights those of each row.
+  __device__ __forceinline__ int bytes() const { return chunk + 1 < w().n_chunks ? w().chunk_bytes : w().last_bytes; }
+  /// Pieces of bytes() bytes each, stride() apart in global memory and adjacent in the slot.
+  __device__ __forceinline__ int pieces() const {
+    return w().is_plain ? min(kTileRows, w().rows - tile * kTileRows) : 1;
+  }
+  __device__ __forceinline__ int64_t stride() const { return w().is_plain ? w().tile_bytes : 0; }
+  __device__ __forceinline__ const uint8_t* data() const {
+    const int64_t tiles = static_cast<int64_t>(tile) * (w().is_plain ? kTileRows : 1);
+    return w().data + tiles * w().tile_bytes + static_cast<int64_t>(chunk) * w().chunk_bytes;
+  }
+
+ private:
+  __device__ __forceinline__ void find_tile() {
+    if (!valid()) return;
+    tile = unit, matrix = part;
+    if (stage->n_parts == 1)
+      for (; tile >= stage->w[matrix].n_tiles; ++matrix) tile -= stage->w[matrix].n_tiles;
+  }
+};
+
+/// The fetching warp. While the ring is full, which is most of the time between two stages, it asks the L2 for what
+/// comes next, no faster than memory is: so the memory does not rest either.
 class Fetcher {
  public:
   __device__ Fetcher(const SharedPlan& plan, RingBarriers& barriers)
@@ -90,39 +133,32 @@ class Fetcher {
 #endif
   }
 
-  __device__ void product(const DecodeStage& s) {
-    const int n_ctas = gridDim.x;
-    int cta = static_cast<int>(blockIdx.x) - s.first_cta;
-    if (cta < 0) cta += n_ctas;
-    for (int unit = cta; unit < s.n_units; unit += n_ctas)
-      for (int part = 0; part < s.n_parts; ++part) {
-        int tile = unit, matrix = part;
-        if (s.n_parts == 1)
-          for (; tile >= s.w[matrix].n_tiles; ++matrix) tile -= s.w[matrix].n_tiles;
-        fetch_tile(s.w[matrix], tile);
-      }
-  }
-
- private:
-  __device__ void fetch_tile(const MatrixArg& w, int tile) {
-    for (int c = 0; c < w.n_chunks; ++c) {
-      const int bytes = c + 1 < w.n_chunks ? w.chunk_bytes : w.last_bytes;
+  /// All chunks of a stage; `next`: the one that comes after it, or null.
+  __device__ void product(const DecodeStage& s, const DecodeStage* next) {
+    ChunkCursor at;
+    at.start(s);
+    if (n_ahead_ == 0) ahead_ = at;
+    next_ = next;
+    for (; at.valid(); at.next()) {
       wait_for_room();
-      uint8_t* slot = decode_memory + place_.slot * plan_.slot_bytes;
-      uint64_t* full = &barriers_.full[place_.slot];
-      if (w.is_plain) {
-        const int left = w.rows - tile * 16, rows = left < 16 ? left : 16;
-        const uint8_t* from = w.data + tile * 16 * w.tile_bytes + static_cast<int64_t>(c) * w.chunk_bytes;
-        copy(slot, from, bytes, rows, w.tile_bytes, full);
-      } else {
-        copy(slot, w.data + tile * w.tile_bytes + static_cast<int64_t>(c) * w.chunk_bytes, bytes, 1, 0, full);
-      }
+      copy(at, decode_memory + place_.slot * plan_.slot_bytes, &barriers_.full[place_.slot]);
       place_.advance(plan_.n_slots);
       ++count_;
+      if (n_ahead_ > 0) {
+        --n_ahead_;
+      } else {
+        ahead_.next();
+      }
     }
   }
 
+ private:
   __device__ void wait_for_room() {
+#if __CUDA_ARCH__ >= 900
+    while (!barrier_test(&barriers_.empty[place_.slot], place_.phase ^ 1)) {
+      if (!prefetch()) break;
+    }
+#endif
     if (lane_ == 0) {
       barrier_wait(&barriers_.empty[place_.slot], place_.phase ^ 1);
       if (count_ >= plan_.in_flight && plan_.in_flight < plan_.n_slots) {
@@ -133,22 +169,47 @@ class Fetcher {
     __syncwarp();
   }
 
-  /// `rows` pieces of `bytes` bytes, `stride` apart in global memory and adjacent in the slot.
-  __device__ void copy(uint8_t* slot, const uint8_t* from, int bytes, int rows, int64_t stride, uint64_t* full) {
+#if __CUDA_ARCH__ >= 900
+  /// Asks for the next chunk that has not been asked for, when it is time; false when that is as far ahead as may be.
+  __device__ bool prefetch() {
+    if (!ahead_.valid()) {
+      if (!next_ || ahead_.stage == next_) return false;
+      ahead_.start(*next_);
+      if (!ahead_.valid()) return false;
+    }
+    if (n_ahead_ >= plan_.most_ahead) return false;
+    const uint32_t now = static_cast<uint32_t>(clock());
+    if (__shfl_sync(~0u, now - last_, 0) < wait_) return true;
+    const int bytes = ahead_.bytes(), pieces = ahead_.pieces();
+    if (lane_ < pieces)
+      asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(ahead_.data() + lane_ * ahead_.stride()),
+                   "r"(bytes)
+                   : "memory");
+    last_ = now, wait_ = static_cast<uint32_t>(bytes * pieces / kBytesPerCycle);
+    ahead_.next();
+    ++n_ahead_;
+    return true;
+  }
+#endif
+
+  __device__ void copy(const ChunkCursor& at, uint8_t* slot, uint64_t* full) {
+    const int bytes = at.bytes(), pieces = at.pieces();
+    const uint8_t* from = at.data();
+    const int64_t stride = at.stride();
 #if __CUDA_ARCH__ >= 900
     if (lane_ == 0)
       asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(full)),
-                   "r"(bytes * rows)
+                   "r"(bytes * pieces)
                    : "memory");
     __syncwarp();
-    if (lane_ < rows)
+    if (lane_ < pieces)
       asm volatile(
           "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], "
           "%4;" ::"r"(shared_address(slot) + lane_ * bytes),
           "l"(from + lane_ * stride), "r"(bytes), "r"(shared_address(full)), "l"(policy_)
           : "memory");
 #else
-    for (int r = 0; r < rows; ++r)
+    for (int r = 0; r < pieces; ++r)
       for (int i = lane_ * 16; i < bytes; i += 512)
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(slot) + r * bytes + i),
                      "l"(from + r * stride + i)
@@ -157,11 +218,15 @@ class Fetcher {
 #endif
   }
 
+  static constexpr int kBytesPerCycle = 16;  ///< of an SM's share of the memory's speed, about
   const SharedPlan& plan_;
   RingBarriers& barriers_;
-  int lane_, count_ = 0;
+  int lane_, count_ = 0, n_ahead_ = 0;  ///< chunks fetched; prefetched beyond them
   FetchPlace place_, oldest_;
+  ChunkCursor ahead_;
+  const DecodeStage* next_ = nullptr;
 #if __CUDA_ARCH__ >= 900
+  uint32_t last_ = 0, wait_ = 0;
   uint64_t policy_ = 0;
 #endif
 };
