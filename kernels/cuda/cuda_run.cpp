@@ -28,8 +28,15 @@ int stage_layer(const DecodeStage& s) { return s.output == StageOutput::logits ?
 
 }  // namespace
 
-int64_t decode_shared_bytes(const DeviceInfo& device) {
-  return static_cast<int64_t>(device.shared_bytes_per_block) - kStaticShared;
+ProgramLimits decode_limits() {
+  int device = 0, n_sms = 0, shared = 0, clock_khz = 0, bus_bits = 0;
+  const auto get = [&](int& value, cudaDeviceAttr attribute) {
+    check(cudaDeviceGetAttribute(&value, attribute, device), "device attributes");
+  };
+  check(cudaGetDevice(&device), "device attributes");
+  get(n_sms, cudaDevAttrMultiProcessorCount), get(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  get(clock_khz, cudaDevAttrMemoryClockRate), get(bus_bits, cudaDevAttrGlobalMemoryBusWidth);
+  return {n_sms, shared - kStaticShared, 2.0 * clock_khz * 1e3 * bus_bits / 8 / 1e9};
 }
 
 void launch_decode(const DecodeLaunch& launch, int n_ctas, bool cooperative, cudaStream_t stream) {
@@ -51,7 +58,7 @@ void CudaBackend::prepare_programs() {
 }
 
 std::unique_ptr<Program> CudaBackend::record(const std::function<void()>& fn, int64_t& n_tokens) {
-  Recorder recorder({device_.n_sms, decode_shared_bytes(device_)});
+  Recorder recorder(decode_limits());
   recorder_ = &recorder;
   try {
     fn();
@@ -182,17 +189,14 @@ void CudaBackend::run(uint64_t key, const std::function<void()>& fn) {
 }
 
 void matvec(const MatmulArgs& args, bool accumulate, cudaStream_t stream) {
-  int device = 0, n_sms = 0, shared = 0;
-  check(cudaGetDevice(&device), "matvec");
-  check(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device), "matvec");
-  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "matvec");
+  const ProgramLimits limits = decode_limits();
   const auto stage = product_stage(args, accumulate);
   if (!stage) throw Error(ErrorKind::run, "matmul", "no CUDA kernel for this product", format_name(args.w.dtype));
   DecodeLaunch launch;
   launch.single = *stage;
   launch.end = 1, launch.single_stage = 1;
   launch.n_rows = static_cast<int32_t>(args.x.rows());
-  launch.shared = plan_shared({*stage}, launch.n_rows, 0, shared - kStaticShared);
+  launch.shared = plan_shared({*stage}, launch.n_rows, 0, limits);
   if (launch.shared.n_slots < 2 && launch.n_rows > 1) {  // activations of fewer rows leave more room for weights
     const int64_t first = args.x.rows() / 2, k = args.x.cols(), n = args.out.cols();
     for (int64_t row = 0; row < args.x.rows(); row += first) {
@@ -205,7 +209,7 @@ void matvec(const MatmulArgs& args, bool accumulate, cudaStream_t stream) {
   }
   if (launch.shared.n_slots < 2)
     throw Error(ErrorKind::run, "matmul", "rows too long for the CUDA kernel", std::to_string(args.w.cols()));
-  launch_decode(launch, std::min(n_sms, stage->n_units), false, stream);
+  launch_decode(launch, std::min(limits.n_sms, stage->n_units), false, stream);
 }
 
 }  // namespace infer::cuda

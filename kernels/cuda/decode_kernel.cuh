@@ -66,37 +66,26 @@ __device__ __forceinline__ void copy_stage(DecodeStage& to, const DecodeLaunch& 
   }
 }
 
-/// What the fetching warp does: all products, one after the other. Descriptions come two products ahead.
-__device__ inline void fetch_weights(const DecodeLaunch& p, DecodeStage (&stages)[3]) {
+/// What the fetching warp does: all products, one after the other. Descriptions come one product ahead.
+__device__ inline void fetch_weights(const DecodeLaunch& p, DecodeStage (&stages)[2]) {
   Fetcher fetcher(p.shared, decode_barriers);
   const int lane = threadIdx.x % 32;
   const DecodeStage& first = p.stages ? p.stages[p.begin] : p.single;
   int i = first.kind == StageKind::product ? p.begin : first.next_product, which = 0;
-  const auto bring = [&](int k) {
-    const int next = stages[which].next_product;
-    if (next < p.end) copy_stage<32>(stages[k], p, next, lane);
-    return next;
-  };
   if (i < p.end) copy_stage<32>(stages[0], p, i, lane);
-  wait_for_copies();
-  __syncwarp();
-  if (i >= p.end) return;
-  int next = bring(1);
   while (i < p.end) {
     wait_for_copies();
     __syncwarp();
-    const int current = which;
-    which = (which + 1) % 3;
-    const DecodeStage* after = next < p.end ? &stages[which] : nullptr;
-    const int then = after ? bring((which + 1) % 3) : next;
-    fetcher.product(stages[current], after);
-    i = next, next = then;
+    const int next = stages[which].next_product;
+    if (next < p.end) copy_stage<32>(stages[which ^ 1], p, next, lane);
+    fetcher.product(stages[which]);
+    which ^= 1, i = next;
   }
 }
 
 template <int M>
 __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid_constant__ DecodeLaunch p) {
-  __shared__ DecodeStage fetch_stages[3];
+  __shared__ DecodeStage fetch_stages[2];
   DecodeContext& ctx = decode_context;
   const int t = threadIdx.x;
   if (t == 0) {

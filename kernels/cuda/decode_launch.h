@@ -8,8 +8,8 @@ namespace infer::cuda {
 
 /// Runs stages [begin, end) on `n_ctas` CTAs; cooperative when they are several, since they wait for each other.
 void launch_decode(const DecodeLaunch& launch, int n_ctas, bool cooperative, cudaStream_t stream);
-/// Shared memory that a launch may plan with, in bytes; the kernel's own static part is taken off.
-int64_t decode_shared_bytes(const DeviceInfo& device);
+/// What launches on the current device may plan with; the kernel's own static shared memory is taken off.
+ProgramLimits decode_limits();
 /// Defined in decode_1.cu, decode_2.cu and decode_4.cu, which compile side by side.
 void launch_decode_1(const DecodeLaunch&, int n_ctas, bool cooperative, cudaStream_t);
 void launch_decode_2(const DecodeLaunch&, int n_ctas, bool cooperative, cudaStream_t);

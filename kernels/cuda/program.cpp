@@ -11,8 +11,9 @@ namespace infer::cuda {
 namespace {
 
 constexpr int64_t kPlainChunkBytes = 2048;  // of a row: sixteen copies of this size fill a slot
-constexpr int64_t kInFlightQuantized = 56 << 10, kInFlightPlain = 100 << 10;
-constexpr int64_t kMostAhead = 128 << 10;  // of a CTA, in the L2: all CTAs together a third of it
+// Bytes that a CTA has asked for and not yet got: what arrives in so many microseconds. Less starves the ring, more
+// makes everything else in the memory system wait longer. (H100: 40 and 80 KB were best, H200: 56 and 100.)
+constexpr double kInFlightQuantized = 1.6, kInFlightPlain = 3.0;
 
 int32_t narrow(int64_t n) { return static_cast<int32_t>(n); }
 int64_t align(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -68,7 +69,7 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
   return m;
 }
 
-SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64_t dim, int64_t shared_bytes) {
+SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64_t dim, const ProgramLimits& limits) {
   SharedPlan plan;
   int64_t act_row = 0, area = 0, slot = 0;
   bool plain = false;
@@ -90,7 +91,7 @@ SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64
   // Where one row leaves too few for the instance that is made for it, the next one has fewer teams.
   for (int rows = n_rows <= 2 ? n_rows : kMaxDecodeRows; rows <= kMaxDecodeRows && plan.n_slots == 0; rows *= 2) {
     const int64_t sums = int64_t{kept_tiles(rows)} * kWarps * rows * kTileRows * 4;
-    const int64_t ring = shared_bytes - area - x - sums;
+    const int64_t ring = limits.shared_bytes - area - x - sums;
     plan.kernel_rows = rows;
     plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots) / n_teams(rows) * n_teams(rows));
     plan.act = narrow(plan.n_slots * slot);
@@ -99,9 +100,10 @@ SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64
     plan.total = plan.partial + narrow(sums);
   }
   plan.slot_bytes = narrow(slot);
-  plan.most_ahead = narrow(kMostAhead / slot);
   plan.act_row_bytes = narrow(act_row);
-  plan.in_flight = narrow(std::max<int64_t>(2, (plain ? kInFlightPlain : kInFlightQuantized) / slot));
+  const double bytes_per_us = limits.memory_gbps * 1e3 / std::max(1, limits.n_sms);
+  const double in_flight = bytes_per_us * (plain ? kInFlightPlain : kInFlightQuantized);
+  plan.in_flight = narrow(std::max<int64_t>(2, static_cast<int64_t>(in_flight) / slot));
   return plan;
 }
 
@@ -340,7 +342,7 @@ std::unique_ptr<Program> Recorder::finish() {
     p.stages[i].next_product = after;
     if (p.stages[i].kind == StageKind::product) after = narrow(static_cast<int64_t>(i));
   }
-  p.shared = infer::cuda::plan_shared(p.stages, p.n_rows, dim_, limits_.shared_bytes);
+  p.shared = infer::cuda::plan_shared(p.stages, p.n_rows, dim_, limits_);
   if (p.shared.n_slots < 2) {
     reason_ = "activations that leave no room for weights in shared memory";
     return nullptr;

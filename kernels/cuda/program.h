@@ -103,7 +103,6 @@ struct alignas(16) DecodeStage {
 /// Offsets into the dynamic shared memory of a CTA, and the ring's geometry.
 struct SharedPlan {
   int32_t n_slots = 0, slot_bytes = 0, in_flight = 0;
-  int32_t most_ahead = 0;                          ///< chunks asked of the L2 beyond those of the ring
   int32_t act = 0, x = 0, partial = 0, total = 0;  ///< the ring begins at 0
   int32_t act_row_bytes = 0;
   int32_t kernel_rows = 1;  ///< the kernel's instance: 1, 2 or 4 rows
@@ -123,7 +122,8 @@ struct DecodeLaunch {
 /// What a program needs of the device.
 struct ProgramLimits {
   int n_sms = 0;
-  int64_t shared_bytes = 0;  ///< per CTA
+  int64_t shared_bytes = 0;   ///< per CTA
+  double memory_gbps = 3350;  ///< by the data sheet
 };
 
 /// A complete recorded step. Addresses of exchange buffers are offsets until place() is told where they lie.
@@ -195,6 +195,6 @@ int64_t act_bytes(ActForm form, int64_t cols);
 std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias);
 /// A single product y [m, n] = x w^T as a stage of its own, for steps that are no program. m <= kMaxDecodeRows.
 std::optional<DecodeStage> product_stage(const MatmulArgs& args, bool accumulate);
-SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64_t dim, int64_t shared_bytes);
+SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64_t dim, const ProgramLimits& limits);
 
 }  // namespace infer::cuda

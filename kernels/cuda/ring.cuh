@@ -81,6 +81,13 @@ __device__ __forceinline__ void copy_async16(void* to, const void* from) {
 }
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+/// `pieces` pieces of `bytes` bytes each, `stride` apart in global memory and adjacent in a slot.
+struct ChunkCopy {
+  const uint8_t* from;
+  int64_t stride;
+  int bytes, pieces;
+};
+
 /// Chunk after chunk of what this CTA does in a stage.
 struct ChunkCursor {
   const DecodeStage* stage;
@@ -101,16 +108,13 @@ struct ChunkCursor {
     if (++part == stage->n_parts) part = 0, unit += static_cast<int>(gridDim.x);
     find_tile();
   }
-  /// Bytes of the chunk; of plain weights those of each row.
-  __device__ __forceinline__ int bytes() const { return chunk + 1 < w().n_chunks ? w().chunk_bytes : w().last_bytes; }
-  /// Pieces of bytes() bytes each, stride() apart in global memory and adjacent in the slot.
-  __device__ __forceinline__ int pieces() const {
-    return w().is_plain ? min(kTileRows, w().rows - tile * kTileRows) : 1;
-  }
-  __device__ __forceinline__ int64_t stride() const { return w().is_plain ? w().tile_bytes : 0; }
-  __device__ __forceinline__ const uint8_t* data() const {
-    const int64_t tiles = static_cast<int64_t>(tile) * (w().is_plain ? kTileRows : 1);
-    return w().data + tiles * w().tile_bytes + static_cast<int64_t>(chunk) * w().chunk_bytes;
+  __device__ __forceinline__ ChunkCopy copy() const {
+    const MatrixArg& m = w();
+    const int bytes = chunk + 1 < m.n_chunks ? m.chunk_bytes : m.last_bytes;
+    const int64_t at = static_cast<int64_t>(chunk) * m.chunk_bytes;
+    if (!m.is_plain) return {m.data + tile * m.tile_bytes + at, 0, bytes, 1};
+    return {m.data + static_cast<int64_t>(tile) * kTileRows * m.tile_bytes + at, m.tile_bytes, bytes,
+            min(kTileRows, m.rows - tile * kTileRows)};
   }
 
  private:
@@ -122,8 +126,7 @@ struct ChunkCursor {
   }
 };
 
-/// The fetching warp. While the ring is full, which is most of the time between two stages, it asks the L2 for what
-/// comes next, no faster than memory is: so the memory does not rest either.
+/// The fetching warp.
 class Fetcher {
  public:
   __device__ Fetcher(const SharedPlan& plan, RingBarriers& barriers)
@@ -133,32 +136,26 @@ class Fetcher {
 #endif
   }
 
-  /// All chunks of a stage; `next`: the one that comes after it, or null.
-  __device__ void product(const DecodeStage& s, const DecodeStage* next) {
+  /// All chunks of a stage. What is to be copied is known before there is room for it: time between the two would be
+  /// time that the memory rests, since few bytes are in flight.
+  __device__ void product(const DecodeStage& s) {
     ChunkCursor at;
     at.start(s);
-    if (n_ahead_ == 0) ahead_ = at;
-    next_ = next;
-    for (; at.valid(); at.next()) {
+    if (!at.valid()) return;
+    ChunkCopy copy = at.copy();
+    for (bool more = true; more;) {
       wait_for_room();
-      copy(at, decode_memory + place_.slot * plan_.slot_bytes, &barriers_.full[place_.slot]);
+      start(copy, decode_memory + place_.slot * plan_.slot_bytes, &barriers_.full[place_.slot]);
       place_.advance(plan_.n_slots);
       ++count_;
-      if (n_ahead_ > 0) {
-        --n_ahead_;
-      } else {
-        ahead_.next();
-      }
+      at.next();
+      more = at.valid();
+      if (more) copy = at.copy();
     }
   }
 
  private:
   __device__ void wait_for_room() {
-#if __CUDA_ARCH__ >= 900
-    while (!barrier_test(&barriers_.empty[place_.slot], place_.phase ^ 1)) {
-      if (!prefetch()) break;
-    }
-#endif
     if (lane_ == 0) {
       barrier_wait(&barriers_.empty[place_.slot], place_.phase ^ 1);
       if (count_ >= plan_.in_flight && plan_.in_flight < plan_.n_slots) {
@@ -169,64 +166,34 @@ class Fetcher {
     __syncwarp();
   }
 
-#if __CUDA_ARCH__ >= 900
-  /// Asks for the next chunk that has not been asked for, when it is time; false when that is as far ahead as may be.
-  __device__ bool prefetch() {
-    if (!ahead_.valid()) {
-      if (!next_ || ahead_.stage == next_) return false;
-      ahead_.start(*next_);
-      if (!ahead_.valid()) return false;
-    }
-    if (n_ahead_ >= plan_.most_ahead) return false;
-    const uint32_t now = static_cast<uint32_t>(clock());
-    if (__shfl_sync(~0u, now - last_, 0) < wait_) return true;
-    const int bytes = ahead_.bytes(), pieces = ahead_.pieces();
-    if (lane_ < pieces)
-      asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(ahead_.data() + lane_ * ahead_.stride()),
-                   "r"(bytes)
-                   : "memory");
-    last_ = now, wait_ = static_cast<uint32_t>(bytes * pieces / kBytesPerCycle);
-    ahead_.next();
-    ++n_ahead_;
-    return true;
-  }
-#endif
-
-  __device__ void copy(const ChunkCursor& at, uint8_t* slot, uint64_t* full) {
-    const int bytes = at.bytes(), pieces = at.pieces();
-    const uint8_t* from = at.data();
-    const int64_t stride = at.stride();
+  __device__ __forceinline__ void start(const ChunkCopy& c, uint8_t* slot, uint64_t* full) {
 #if __CUDA_ARCH__ >= 900
     if (lane_ == 0)
       asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(full)),
-                   "r"(bytes * pieces)
+                   "r"(c.bytes * c.pieces)
                    : "memory");
     __syncwarp();
-    if (lane_ < pieces)
+    if (lane_ < c.pieces)
       asm volatile(
           "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], "
-          "%4;" ::"r"(shared_address(slot) + lane_ * bytes),
-          "l"(from + lane_ * stride), "r"(bytes), "r"(shared_address(full)), "l"(policy_)
+          "%4;" ::"r"(shared_address(slot) + lane_ * c.bytes),
+          "l"(c.from + lane_ * c.stride), "r"(c.bytes), "r"(shared_address(full)), "l"(policy_)
           : "memory");
 #else
-    for (int r = 0; r < pieces; ++r)
-      for (int i = lane_ * 16; i < bytes; i += 512)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(slot) + r * bytes + i),
-                     "l"(from + r * stride + i)
+    for (int r = 0; r < c.pieces; ++r)
+      for (int i = lane_ * 16; i < c.bytes; i += 512)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(slot) + r * c.bytes + i),
+                     "l"(c.from + r * c.stride + i)
                      : "memory");
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(full)) : "memory");
 #endif
   }
 
-  static constexpr int kBytesPerCycle = 16;  ///< of an SM's share of the memory's speed, about
   const SharedPlan& plan_;
   RingBarriers& barriers_;
-  int lane_, count_ = 0, n_ahead_ = 0;  ///< chunks fetched; prefetched beyond them
+  int lane_, count_ = 0;
   FetchPlace place_, oldest_;
-  ChunkCursor ahead_;
-  const DecodeStage* next_ = nullptr;
 #if __CUDA_ARCH__ >= 900
-  uint32_t last_ = 0, wait_ = 0;
   uint64_t policy_ = 0;
 #endif
 };
