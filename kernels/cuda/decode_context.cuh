@@ -35,7 +35,9 @@ struct DecodeContext {
 
 static __shared__ DecodeContext decode_context;
 static __shared__ RingBarriers decode_barriers;
-static __shared__ DecodeStage decode_stages[2];  ///< the one at hand, and the next one
+/// The one at hand, the next one, and the one before, where some warps are still finishing: there is no barrier at the
+/// end of a stage but those that the next one needs anyway.
+static __shared__ DecodeStage decode_stages[3];
 
 __device__ __forceinline__ const DecodeStage& current_stage() {
   return decode_stages[decode_context.which[threadIdx.x / 32]];

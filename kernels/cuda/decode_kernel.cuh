@@ -38,15 +38,14 @@ __device__ __noinline__ void product_stage() {
   int first = static_cast<int>(blockIdx.x) - s.first_cta;
   if (first < 0) first += static_cast<int>(gridDim.x);
   stage_input(first < s.n_units);
-  TileWalk walk{first, 0, 0};
-  while (first < s.n_units) {
+  wait_for_copies();  // of the next stage's description, which all see after the next barrier
+  if (first >= s.n_units) return consumer_sync();
+  for (TileWalk walk{first, 0, 0}; first < s.n_units; first = walk.unit, walk.kept = 0) {
     do {
       walk = dot_any<M>(walk);
     } while (walk.unit < s.n_units && walk.kept + (walk.part == 0 ? s.n_parts : 0) <= kept_tiles(M));
-    consumer_sync();
     finish_units<M>(first, walk.kept / s.n_parts);
-    first = walk.unit, walk.kept = 0;
-    if (first < s.n_units) consumer_sync();
+    if (walk.unit < s.n_units) consumer_sync();
   }
 }
 
@@ -119,15 +118,15 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   if (t >= kConsumers) return fetch_weights(p, fetch_stages);
   for (int i = p.begin; i < p.end; ++i) {
     // The next stage's description is asked for now and needed later.
-    if (i + 1 < p.end) copy_stage<kConsumers>(decode_stages[(i + 1 - p.begin) & 1], p, i + 1, t);
+    if (i + 1 < p.end) copy_stage<kConsumers>(decode_stages[(i + 1 - p.begin) % 3], p, i + 1, t);
     if (current_stage().kind == StageKind::attention) {
       attention_stage(p.shared.act);
+      wait_for_copies();
+      consumer_sync();
     } else {
       product_stage<M>();
     }
-    wait_for_copies();
-    consumer_sync();
-    if (t % 32 == 0) ctx.which[t / 32] ^= 1;
+    if (t % 32 == 0) ctx.which[t / 32] = ctx.which[t / 32] == 2 ? 0 : ctx.which[t / 32] + 1;
     __syncwarp();
   }
 }

@@ -83,7 +83,8 @@ __device__ inline void pad_row(ActForm form, uint8_t* row, int cols) {
   }
 }
 
-/// One warp waits for the end of the vector, so that 512 threads do not poll while others still compute.
+/// One warp waits for the end of the vector, so that 512 threads do not poll while others still compute. Where the wait
+/// is short that costs a trip to the L2 more than it saves.
 __device__ __forceinline__ void scout(const float* row, int width) {
   if (threadIdx.x < 32) {
     const int i = width - 4 * (static_cast<int>(threadIdx.x) + 1);
@@ -164,7 +165,6 @@ static __device__ __noinline__ void stage_residual() {
   float4 w0{}, w1{};  // of the norm; asked for before the wait
   if (t * 8 < dim)
     w0 = reinterpret_cast<const float4*>(norm)[2 * t], w1 = reinterpret_cast<const float4*>(norm)[2 * t + 1];
-  if (branch) scout(branch + (n_rows - 1) * width, dim);
   if (branch && post_norm) reduce_branch(branch, width);
   for (int m = 0; m < n_rows; ++m) {
     float squares = 0, factor = s.residual_scale;
@@ -229,7 +229,7 @@ static __device__ __noinline__ void stage_vector() {
   const bool exchanged = s.input != StageInput::plain, quantized = s.form == ActForm::int8;
   const uint32_t copy = exchanged ? (ctx.parity + s.in_layer) & 1 : 0;
   const float* in = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
-  if (exchanged) scout(in + (ctx.n_rows - 1) * s.in_width, cols);
+  if (s.input == StageInput::vector) scout(in + (ctx.n_rows - 1) * s.in_width, cols);  // attention takes long
   for (int m = 0; m < ctx.n_rows; ++m) {
     uint8_t* row = ctx.act_row(m);
     for (int base = 0; base < cols; base += kStep) {
@@ -270,7 +270,6 @@ static __device__ __noinline__ void stage_hidden_codes() {
   const uint32_t copy = (ctx.parity + s.in_layer) & 1;
   const uint8_t* codes = s.in_codes + static_cast<int64_t>(copy) * ctx.n_rows * cols;
   const float* scales = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
-  scout(scales + (ctx.n_rows - 1) * s.in_width, cols / 16);
   for (int m = 0; m < ctx.n_rows; ++m, codes += cols, scales += s.in_width) {
     uint8_t* row = ctx.act_row(m);
     for (int g = threadIdx.x; g < n_groups; g += kConsumers) {
@@ -318,17 +317,19 @@ __device__ __forceinline__ float row_factor(const DecodeStage& s, const DecodeCo
   return s.input == StageInput::residual && s.form == ActForm::int8 ? ctx.factor[m] : 1.0f;
 }
 
-/// Of row `row` of the tile whose sums lie in `slot`.
+/// Of row `row` of the tile whose sums lie in `slot`; all loads side by side.
 template <int M>
 __device__ __forceinline__ float slot_sum(const MatrixArg& w, int slot, int m, int row) {
   const float* sums = decode_context.sums() + slot * kWarps * M * kTileRows + m * kTileRows + row;
   const int n = n_sums<M>(w);
-  float part[4] = {};
-  for (int i = 0; i < n; i += 4)
+  float part[kWarps];
 #pragma unroll
-    for (int k = 0; k < 4; ++k)
-      if (i + k < n) part[k] += sums[(i + k) * M * kTileRows];
-  return (part[0] + part[1]) + (part[2] + part[3]);
+  for (int i = 0; i < kWarps; ++i) part[i] = i < n ? sums[i * M * kTileRows] : 0.0f;
+#pragma unroll
+  for (int step = 1; step < kWarps; step *= 2)
+#pragma unroll
+    for (int i = 0; i + step < kWarps; i += 2 * step) part[i] += part[i + step];
+  return part[0];
 }
 
 __device__ __forceinline__ float activated(float gate, float up, bool gelu) {
@@ -360,60 +361,81 @@ __device__ __forceinline__ void put_hidden_codes(const DecodeStage& s, const Dec
   }
 }
 
-/// Finishes `n` units whose sums lie in the slots: unit i is first_unit + i * gridDim.x.
+/// Where a value of the exchange goes, and the place in the other copy that it empties.
+struct ExchangePlace {
+  float *now, *other;
+};
+__device__ __forceinline__ ExchangePlace exchange_place(const DecodeStage& s, int m, int at) {
+  const uint32_t copy = (decode_context.parity + s.out_layer) & 1;
+  const int64_t n_rows = decode_context.n_rows;
+  return {s.out + (copy * n_rows + m) * s.out_width + at, s.out + ((copy ^ 1) * n_rows + m) * s.out_width + at};
+}
+
+/// Gate and up of a unit become a hidden value; `i` counts units, rows and tokens.
+template <int M>
+__device__ __forceinline__ void finish_hidden(const DecodeStage& s, const DecodeContext& ctx, int first_unit, int n,
+                                              int i, bool wait) {
+  const int row = i % 16, m = i / 16 % M, u = i / (16 * M), unit = first_unit + u * static_cast<int>(gridDim.x);
+  const int at = unit * 16 + row;
+  const bool real = u < n && m < ctx.n_rows && at < s.w[0].rows;
+  const float gate_bias = real && s.w[0].bias ? s.w[0].bias[at] : 0.0f;
+  const float up_bias = real && s.w[1].bias ? s.w[1].bias[at] : 0.0f;
+  if (wait) consumer_sync();
+  float v = 0;
+  if (real) {
+    const float factor = row_factor(s, ctx, m);
+    const float gate = slot_sum<M>(s.w[0], 2 * u, m, row), up = slot_sum<M>(s.w[1], 2 * u + 1, m, row);
+    v = activated(fmaf(gate, factor, gate_bias), fmaf(up, factor, up_bias), s.gelu != 0);
+  }
+  if (s.hidden_form == ActForm::int8) {
+    put_hidden_codes(s, ctx, m, unit, row, v, real);
+  } else if (real) {
+    const ExchangePlace place = exchange_place(s, m, at);
+    put(place.now, place.other, v);
+  }
+}
+
+/// Any other output.
+template <int M>
+__device__ __forceinline__ void finish_rows(const DecodeStage& s, const DecodeContext& ctx, int first_unit, int n,
+                                            int i, bool wait) {
+  const int row = i % 16, m = i / 16 % M, u = i / (16 * M);
+  int tile = first_unit + u * static_cast<int>(gridDim.x), matrix = 0;
+  bool real = u < n && m < ctx.n_rows;
+  if (real)
+    for (; tile >= s.w[matrix].n_tiles; ++matrix) tile -= s.w[matrix].n_tiles;
+  const MatrixArg& w = s.w[matrix];
+  const int r = tile * 16 + row, at = w.out_offset + r;
+  real = real && r < w.rows;
+  const float bias = real && w.bias ? w.bias[r] : 0.0f;
+  const ExchangePlace place = exchange_place(s, m, at);
+  if (wait) consumer_sync();
+  if (!real) return;
+  float v = fmaf(slot_sum<M>(w, u, m, row), row_factor(s, ctx, m), bias);
+  if (s.output == StageOutput::vector) return put(place.now, place.other, v);
+  float* to = s.out + static_cast<int64_t>(m) * s.out_width + at;
+  if (s.output == StageOutput::logits) {
+    v *= s.logit_scale;
+    if (s.softcap > 0) v = s.softcap * tanhf(v / s.softcap);
+  } else if (s.accumulate) {
+    v += *to;
+  }
+  *to = v;
+}
+
+/// Waits for the sums of all warps and finishes `n` units whose sums lie in the slots: unit i is first_unit + i *
+/// gridDim.x. What can be known before is looked up before.
 template <int M>
 __device__ __noinline__ void finish_units(int first_unit, int n) {
   const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
-  const int t = threadIdx.x;
-  for (int base = 0; base < n * 16 * M; base += kConsumers) {
-    const int i = base + t, row = i % 16, m = i / 16 % M, u = i / (16 * M);
-    const bool valid = u < n && m < ctx.n_rows;
-    const int unit = first_unit + u * static_cast<int>(gridDim.x);
-    if (s.output == StageOutput::hidden) {
-      float v = 0;
-      const int out_row = unit * 16 + row;
-      const bool real = valid && out_row < s.w[0].rows;
-      if (real) {
-        const float factor = row_factor(s, ctx, m);
-        float gate = slot_sum<M>(s.w[0], 2 * u, m, row) * factor, up = slot_sum<M>(s.w[1], 2 * u + 1, m, row) * factor;
-        if (s.w[0].bias) gate += s.w[0].bias[out_row];
-        if (s.w[1].bias) up += s.w[1].bias[out_row];
-        v = activated(gate, up, s.gelu != 0);
-      }
-      if (s.hidden_form == ActForm::int8) {
-        put_hidden_codes(s, ctx, m, unit, row, v, real);
-      } else if (real) {
-        const uint32_t copy = (ctx.parity + s.out_layer) & 1;
-        const int64_t now = static_cast<int64_t>(copy) * ctx.n_rows + m,
-                      other = static_cast<int64_t>(copy ^ 1) * ctx.n_rows + m;
-        put(s.out + now * s.out_width + out_row, s.out + other * s.out_width + out_row, v);
-      }
-      continue;
-    }
-    if (!valid) continue;
-    int tile = unit, matrix = 0;
-    for (; tile >= s.w[matrix].n_tiles; ++matrix) tile -= s.w[matrix].n_tiles;
-    const MatrixArg& w = s.w[matrix];
-    const int r = tile * 16 + row;
-    if (r >= w.rows) continue;
-    float v = slot_sum<M>(w, u, m, row) * row_factor(s, ctx, m);
-    if (w.bias) v += w.bias[r];
-    const int at = w.out_offset + r;
-    if (s.output == StageOutput::vector) {
-      const uint32_t copy = (ctx.parity + s.out_layer) & 1;
-      const int64_t now = static_cast<int64_t>(copy) * ctx.n_rows + m,
-                    other = static_cast<int64_t>(copy ^ 1) * ctx.n_rows + m;
-      put(s.out + now * s.out_width + at, s.out + other * s.out_width + at, v);
+  const DecodeContext& ctx = decode_context;
+  const bool hidden = s.output == StageOutput::hidden;
+  for (int i = threadIdx.x; i < ceil_div(n * 16 * M, kConsumers) * kConsumers; i += kConsumers) {
+    const bool wait = i < kConsumers;
+    if (hidden) {
+      finish_hidden<M>(s, ctx, first_unit, n, i, wait);
     } else {
-      float* to = s.out + static_cast<int64_t>(m) * s.out_width + at;
-      if (s.output == StageOutput::logits) {
-        v *= s.logit_scale;
-        if (s.softcap > 0) v = s.softcap * tanhf(v / s.softcap);
-      } else if (s.accumulate) {
-        v += *to;
-      }
-      *to = v;
+      finish_rows<M>(s, ctx, first_unit, n, i, wait);
     }
   }
 }

@@ -17,7 +17,7 @@ namespace infer::cuda {
 
 inline constexpr uint32_t kEmpty = 0x80000000u, kEmptyCodes = 0x80808080u;
 /// Polls before the kernel gives up and traps: some seconds. A lost value must not hang the device.
-inline constexpr uint32_t kPollLimit = 1u << 23;
+inline constexpr uint32_t kPollLimit = 1u << 23, kPollPause = 60;
 
 __device__ __forceinline__ uint4 load_relaxed4(const void* p) {
   uint4 v;
@@ -36,8 +36,10 @@ __device__ __forceinline__ void store_relaxed(void* p, uint32_t v) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 }
 
-__device__ __forceinline__ void count_poll(uint32_t& n) {
+/// Before a word is asked for again: those who write need the L2 too.
+__device__ __forceinline__ void pause(uint32_t& n) {
   if (++n > kPollLimit) __trap();
+  __nanosleep(kPollPause);
 }
 
 /// Four words of `p` into v until none is `empty`; v holds what a first load found. Several first loads side by side
@@ -45,7 +47,7 @@ __device__ __forceinline__ void count_poll(uint32_t& n) {
 __device__ __forceinline__ void poll_on(const void* p, uint32_t empty, uint4& v) {
   uint32_t n = 0;
   while (v.x == empty || v.y == empty || v.z == empty || v.w == empty) {
-    count_poll(n);
+    pause(n);
     v = load_relaxed4(p);
   }
 }
@@ -61,7 +63,7 @@ __device__ __forceinline__ float4 poll4(const float* p) {
 __device__ __forceinline__ void poll_on(const void* p, uint32_t& v) {
   uint32_t n = 0;
   while (v == kEmpty) {
-    count_poll(n);
+    pause(n);
     v = load_relaxed(p);
   }
 }
