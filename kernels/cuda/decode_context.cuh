@@ -11,9 +11,21 @@ namespace infer::cuda {
 
 inline constexpr int kKeptPages = 64;
 
+/// Which tile of a stage comes next: part `part` of a unit; how many tiles wait for being finished, and the unit of the
+/// first of those.
+struct TileWalk {
+  int unit, part, kept, first;
+};
+
+/// What a warp keeps from call to call.
+struct WarpWalk {
+  int stage, which;  ///< its number in the program; which of decode_stages describes it
+  TileWalk tiles;
+  RingPlace place;
+};
+
 struct DecodeContext {
-  int which[kWarps];           ///< of decode_stages, as each consumer warp has it
-  RingPlace place[kWarps];     ///< of each consumer warp
+  WarpWalk walk[kWarps];       ///< of each consumer warp
   int act, x_offset, partial;  ///< offsets into decode_memory: activation rows; residual stream f32 [rows][dim], of
                                ///< which every CTA keeps its own; sums f32 [kept_tiles][kWarps][rows][16]
   int n_slots, slot_bytes, act_row_bytes, n_rows, dim;
@@ -40,7 +52,7 @@ static __shared__ RingBarriers decode_barriers;
 static __shared__ DecodeStage decode_stages[3];
 
 __device__ __forceinline__ const DecodeStage& current_stage() {
-  return decode_stages[decode_context.which[threadIdx.x / 32]];
+  return decode_stages[decode_context.walk[threadIdx.x / 32].which];
 }
 
 }  // namespace infer::cuda

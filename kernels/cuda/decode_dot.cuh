@@ -59,11 +59,6 @@ __device__ __forceinline__ void dot_plain(const uint8_t* chunk, int bytes, int f
   }
 }
 
-/// Which tile of a stage comes next: part `part` of a unit; and how many tiles wait for being finished.
-struct TileWalk {
-  int unit, part, kept;
-};
-
 /// The matrix that a tile is of; a unit's index becomes that of the tile.
 __device__ __forceinline__ int tile_matrix(const DecodeStage& s, int part, int& tile) {
   if (s.n_parts > 1) return part;
@@ -97,13 +92,15 @@ __device__ __forceinline__ int n_sums(const MatrixArg& w) {
 /// Tiles of the CTA, one after the other, as long as their weights are of format F, there are any, and sums can be
 /// kept. kWhole: all chunks of quantised weights have all their groups.
 template <class F, int M, bool kWhole>
-__device__ __noinline__ TileWalk dot_tiles(TileWalk walk) {
+__device__ __noinline__ void dot_tiles() {
   const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % team_warps(M);
   const int n_slots = ctx.n_slots, slot_bytes = ctx.slot_bytes, act = ctx.act, act_row_bytes = ctx.act_row_bytes;
   const int n_rows = ctx.n_rows, n_parts = s.n_parts, n_units = s.n_units;
-  RingPlace place = ctx.place[threadIdx.x / 32];
+  WarpWalk& mine = ctx.walk[threadIdx.x / 32];
+  RingPlace place = mine.place;
+  TileWalk walk = mine.tiles;
   float* sums = ctx.sums() + walk.kept * kWarps * M * kTileRows;
   int tile = walk.unit, matrix = tile_matrix(s, walk.part, tile);
   const int n_chunks = s.w[matrix].n_chunks;
@@ -153,9 +150,9 @@ __device__ __noinline__ TileWalk dot_tiles(TileWalk walk) {
         }
     } while (next_tile());
   }
-  if (lane == 0) ctx.place[threadIdx.x / 32] = place;
   __syncwarp();
-  return walk;
+  if (lane == 0) mine.place = place, mine.tiles = walk;
+  __syncwarp();
 }
 
 }  // namespace infer::cuda

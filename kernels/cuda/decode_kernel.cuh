@@ -14,38 +14,42 @@ namespace infer::cuda {
 
 /// Tiles of one format, whichever it is.
 template <int M>
-__device__ __forceinline__ TileWalk dot_any(TileWalk walk) {
+__device__ __forceinline__ void dot_any() {
   const DecodeStage& s = current_stage();
+  const TileWalk& walk = decode_context.walk[threadIdx.x / 32].tiles;
   int tile = walk.unit;
   const int matrix = tile_matrix(s, walk.part, tile);
   visit_format(static_cast<DType>(s.w[matrix].dtype), [&]<class F>() {
     if constexpr (F::block > 1) {
-      if (s.cols % (Packed<F>::chunk_groups * kGroup) != 0) {
-        walk = dot_tiles<F, M, false>(walk);
-        return;
-      }
+      if (s.cols % (Packed<F>::chunk_groups * kGroup) != 0) return dot_tiles<F, M, false>();
     }
-    walk = dot_tiles<F, M, true>(walk);
+    dot_tiles<F, M, true>();
   });
-  return walk;
 }
 
-/// A product stage: all units of this CTA, as many at a time as there is room for their sums.
+/// A product stage: all units of this CTA, as many at a time as there is room for their sums. Whatever is needed after
+/// a call is looked up again.
 template <int M>
-__device__ __noinline__ void product_stage() {
-  const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
-  int first = static_cast<int>(blockIdx.x) - s.first_cta;
-  if (first < 0) first += static_cast<int>(gridDim.x);
-  stage_input(first < s.n_units);
+__device__ __forceinline__ void product_stage() {
+  const auto walk = []() -> TileWalk& { return decode_context.walk[threadIdx.x / 32].tiles; };
+  const auto has_units = [&] { return walk().unit < current_stage().n_units; };
+  if (threadIdx.x % 32 == 0) {
+    int first = static_cast<int>(blockIdx.x) - current_stage().first_cta;
+    if (first < 0) first += static_cast<int>(gridDim.x);
+    walk() = {first, 0, 0, first};
+  }
+  __syncwarp();
+  stage_input(has_units());
   wait_for_copies();  // of the next stage's description, which all see after the next barrier
-  if (first >= s.n_units) return consumer_sync();
-  for (TileWalk walk{first, 0, 0}; first < s.n_units; first = walk.unit, walk.kept = 0) {
+  if (!has_units()) return consumer_sync();
+  while (true) {
     do {
-      walk = dot_any<M>(walk);
-    } while (walk.unit < s.n_units && walk.kept + (walk.part == 0 ? s.n_parts : 0) <= kept_tiles(M));
-    finish_units<M>(first, walk.kept / s.n_parts);
-    if (walk.unit < s.n_units) consumer_sync();
+      dot_any<M>();
+    } while (has_units() && walk().kept + (walk().part == 0 ? current_stage().n_parts : 0) <= kept_tiles(M));
+    finish_units<M>();
+    if (!has_units()) return;
+    if (threadIdx.x % 32 == 0) walk().first = walk().unit, walk().kept = 0;
+    consumer_sync();
   }
 }
 
@@ -101,7 +105,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   if (t < kConsumers) copy_stage<kConsumers>(decode_stages[0], p, p.begin, t);
   if (t < kConsumers && t % 32 == 0) {
     const int team = t / (team_warps(M) * 32);
-    ctx.which[t / 32] = 0, ctx.place[t / 32] = {team, 0, team};
+    ctx.walk[t / 32] = {p.begin, 0, {}, {team, 0, team}};
   }
   // What attention wants to know of each row, once for all layers.
   const AttentionArg* rows = p.rows;
@@ -116,9 +120,10 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   wait_for_copies();
   __syncthreads();
   if (t >= kConsumers) return fetch_weights(p, fetch_stages);
-  for (int i = p.begin; i < p.end; ++i) {
+  while (true) {
     // The next stage's description is asked for now and needed later.
-    if (i + 1 < p.end) copy_stage<kConsumers>(decode_stages[(i + 1 - p.begin) % 3], p, i + 1, t);
+    const int next = ctx.walk[threadIdx.x / 32].stage + 1;
+    if (next < p.end) copy_stage<kConsumers>(decode_stages[(next - p.begin) % 3], p, next, threadIdx.x);
     if (current_stage().kind == StageKind::attention) {
       attention_stage(p.shared.act);
       wait_for_copies();
@@ -126,7 +131,10 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
     } else {
       product_stage<M>();
     }
-    if (t % 32 == 0) ctx.which[t / 32] = ctx.which[t / 32] == 2 ? 0 : ctx.which[t / 32] + 1;
+    WarpWalk& walk = ctx.walk[threadIdx.x / 32];
+    if (walk.stage + 1 >= p.end) return;
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ++walk.stage, walk.which = walk.which == 2 ? 0 : walk.which + 1;
     __syncwarp();
   }
 }

@@ -229,7 +229,7 @@ static __device__ __noinline__ void stage_vector() {
   const bool exchanged = s.input != StageInput::plain, quantized = s.form == ActForm::int8;
   const uint32_t copy = exchanged ? (ctx.parity + s.in_layer) & 1 : 0;
   const float* in = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
-  if (s.input == StageInput::vector) scout(in + (ctx.n_rows - 1) * s.in_width, cols);  // attention takes long
+  if (exchanged) scout(in + (ctx.n_rows - 1) * s.in_width, cols);
   for (int m = 0; m < ctx.n_rows; ++m) {
     uint8_t* row = ctx.act_row(m);
     for (int base = 0; base < cols; base += kStep) {
@@ -270,6 +270,7 @@ static __device__ __noinline__ void stage_hidden_codes() {
   const uint32_t copy = (ctx.parity + s.in_layer) & 1;
   const uint8_t* codes = s.in_codes + static_cast<int64_t>(copy) * ctx.n_rows * cols;
   const float* scales = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
+  scout(scales + (ctx.n_rows - 1) * s.in_width, cols / 16);
   for (int m = 0; m < ctx.n_rows; ++m, codes += cols, scales += s.in_width) {
     uint8_t* row = ctx.act_row(m);
     for (int g = threadIdx.x; g < n_groups; g += kConsumers) {
@@ -426,9 +427,11 @@ __device__ __forceinline__ void finish_rows(const DecodeStage& s, const DecodeCo
 /// Waits for the sums of all warps and finishes `n` units whose sums lie in the slots: unit i is first_unit + i *
 /// gridDim.x. What can be known before is looked up before.
 template <int M>
-__device__ __noinline__ void finish_units(int first_unit, int n) {
+__device__ __noinline__ void finish_units() {
   const DecodeStage& s = current_stage();
   const DecodeContext& ctx = decode_context;
+  const TileWalk& walk = ctx.walk[threadIdx.x / 32].tiles;
+  const int first_unit = walk.first, n = s.n_parts == 2 ? walk.kept / 2 : walk.kept;
   const bool hidden = s.output == StageOutput::hidden;
   for (int i = threadIdx.x; i < ceil_div(n * 16 * M, kConsumers) * kConsumers; i += kConsumers) {
     const bool wait = i < kConsumers;
