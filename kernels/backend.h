@@ -120,6 +120,7 @@ struct BackendOptions {
   std::string mode = {};         ///< cuda: "" or "auto", "persistent", "graph", "eager"; others only check the name
   bool debug_sync = false;       ///< cuda: eager, and waits for every launch, so that an error names its kernel
   double watchdog_seconds = 60;  ///< cuda: without an answer, after which the device counts as hung
+  bool fusion = true;            ///< false: stages run as their definition, one primitive after another
 };
 
 /// What can be asked about a backend whose devices have memory of their own, before one is made and where there is

@@ -34,6 +34,9 @@ std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOpti
   if (std::find(std::begin(modes), std::end(modes), options.mode) == std::end(modes))
     throw Error(ErrorKind::usage, "mode", "unknown", '"' + escaped(options.mode) + '"',
                 "auto, persistent, graph, eager");
+  if (options.mode == "persistent" && !options.fusion)
+    throw Error(ErrorKind::usage, "mode", "one kernel for a whole step is made of fused stages", "persistent",
+                "auto, graph, eager without fusion");
   return row.make(options);
 }
 

@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kUsefulContext = 4096;
 
 std::unique_ptr<Backend> make(const DeviceName& device, const LoadOptions& options) {
-  return make_backend(device.name, {options.n_threads, options.isa, device.index, options.mode, options.debug_sync});
+  return make_backend(device.name, backend_options(options, device.index));
 }
 
 /// Whether weights and a useful context fit; else why not.
@@ -49,6 +49,15 @@ std::unique_ptr<Backend> try_device(const BackendRow& row, int index, const Load
 }
 
 }  // namespace
+
+BackendOptions backend_options(const LoadOptions& options, int device_index) {
+  return {.n_threads = options.n_threads,
+          .isa = options.isa,
+          .device_index = device_index,
+          .mode = options.mode,
+          .debug_sync = options.debug_sync,
+          .fusion = options.fusion};
+}
 
 DeviceName parse_device(const std::string& text) {
   if (text.empty() || text == "auto") return {"auto", 0};

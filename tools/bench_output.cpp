@@ -70,6 +70,8 @@ std::vector<BenchColumn> all_columns() {
       {"n_ubatch", 8, true, number(&BenchCase::n_ubatch), changed(&BenchCase::n_ubatch)},
       {"type_k", 6, true, [](const BenchRow& r) { return r.c.k_type; }, changed(&BenchCase::k_type)},
       {"type_v", 6, true, [](const BenchRow& r) { return r.c.v_type; }, changed(&BenchCase::v_type)},
+      {"mode", 10, true, [](const BenchRow& r) { return r.c.mode; }, changed(&BenchCase::mode)},
+      {"fusion", 6, true, [](const BenchRow& r) { return r.c.fusion ? "on" : "off"; }, changed(&BenchCase::fusion)},
       {"test", 15, true, [](const BenchRow& r) { return r.test_name(); }, nullptr},
       {"t/s", 20, true, rate, nullptr},
   };
@@ -120,6 +122,8 @@ ordered_json record(const BenchRow& r) {
                     {"type_v", r.c.v_type},
                     {"n_gpu_layers", r.on_gpu() ? kAllLayers : 0},
                     {"flash_attn", true},
+                    {"mode", r.c.mode},
+                    {"fusion", r.c.fusion},
                     {"n_prompt", r.c.n_prompt},
                     {"n_gen", r.c.n_gen},
                     {"n_depth", r.c.depth},

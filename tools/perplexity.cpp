@@ -116,7 +116,7 @@ int perplexity_command(const Args& args) {
     throw Error(ErrorKind::usage, escaped(file), "the text is too short", fmt::format("{} tokens", ids.size()),
                 fmt::format("at least {} (one window)", n));
   Engine engine(model, engine_flags.options(model_flags));
-  announce_device(model, engine);
+  announce_device(model, engine, model_flags.load);
   std::unique_ptr<Engine> base;
   if (reference) base = std::make_unique<Engine>(*reference, engine_flags.options(model_flags));
 

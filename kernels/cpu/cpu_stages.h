@@ -120,6 +120,7 @@ class CpuBackend final : public Backend {
   void for_rows(int64_t rows, Fn fn);
 
   Isa isa_;
+  bool fusion_;
   ThreadPool pool_;
   const PointwiseTable& pointwise_;
   std::shared_ptr<std::atomic<int64_t>> live_ = std::make_shared<std::atomic<int64_t>>(0);

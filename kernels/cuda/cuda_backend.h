@@ -111,6 +111,7 @@ class CudaBackend : public Backend {
   void launch_stages(const Program& program);
 
   Mode mode_ = Mode::automatic;
+  bool fusion_ = true;
   std::unique_ptr<MatmulLt> lt_;
   std::string why_no_lt_;  ///< for people; empty when there is one, or no need of it
   Needs needs_;

@@ -219,6 +219,7 @@ void CudaBackend::scale_softcap(const Tensor& x, float scale, float softcap) {
 
 void CudaBackend::attn_in(const AttnInArgs& a) {
   if (recorder_) return recorder_->attn_in(a);
+  if (!fusion_) return Backend::attn_in(a);
   const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
   const int64_t m = a.x.rows();
   const DType type = narrow_type(a.wq.dtype);
@@ -244,12 +245,14 @@ void CudaBackend::attn_in(const AttnInArgs& a) {
 
 void CudaBackend::attn_out(const AttnOutArgs& a) {
   if (recorder_) return recorder_->attn_out(a);
+  if (!fusion_) return Backend::attn_out(a);
   if (a.add.norm || a.add.scale != 1) return Backend::attn_out(a);
   product(a.attn, a.wo, a.bo, a.add.x, true);
 }
 
 void CudaBackend::ffn(const FfnArgs& a) {
   if (recorder_) return recorder_->ffn(a);
+  if (!fusion_) return Backend::ffn(a);
   const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
   const FfnSteps s = steps(a);
   const int64_t m = a.add.x.rows();
@@ -287,6 +290,7 @@ void CudaBackend::ffn(const FfnArgs& a) {
 
 void CudaBackend::logits(const LogitsArgs& a) {
   if (recorder_) return recorder_->logits(a);
+  if (!fusion_) return Backend::logits(a);
   const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
   const int64_t m = a.rows.rows();
   const DType type = narrow_type(a.head.dtype);

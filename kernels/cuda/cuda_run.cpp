@@ -52,6 +52,7 @@ void CudaBackend::prepare_programs() {
 
 std::unique_ptr<Program> CudaBackend::record(const std::function<void()>& fn, int64_t& n_tokens) {
   Recorder recorder({device_.n_sms, decode_shared_bytes(device_)});
+  if (!fusion_) recorder.unsupported("stages that are not fused");
   recorder_ = &recorder;
   try {
     fn();
@@ -170,7 +171,7 @@ void CudaBackend::run(uint64_t key, const std::function<void()>& fn) {
     int64_t n_tokens = 0;
     r.program = record(fn, n_tokens);
     if (r.program) {
-      ++counters_.captures;
+      if (mode_ != Mode::eager) ++counters_.captures;
     } else if (n_tokens <= kMaxGraphRows && mode_ != Mode::eager) {
       r.graph[0] = capture(fn);
     }

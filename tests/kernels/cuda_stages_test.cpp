@@ -175,6 +175,32 @@ TEST_CASE("cuda: stages give the oracle's numbers for every option and number of
   }
 }
 
+TEST_CASE("cuda: stages that are not fused give the oracle's numbers too") {
+  if (skipped()) return;
+  BackendOptions options;
+  options.fusion = false;
+  const auto plain = make_backend("cuda", options);
+  plain->prepare(needs_of_these_tests());
+  CHECK(plain->describe().find(", no fusion") != std::string::npos);
+  int at = 0;
+  for (const Shape& shape : shapes()) {
+    const Layer layer(shape);
+    for (const int64_t n : {1, 5, 70}) {
+      const std::string what = " of shape " + std::to_string(at) + ", tokens " + std::to_string(n);
+      const auto check = [&](const char* stage, const auto& run) {
+        const double error = nmse(run(*plain), run(ref()));
+        INFO(stage << what << ": error " << error);
+        CHECK(error <= stage_bar(shape));
+      };
+      check("attn_in", [&](Backend& b) { return layer.attn_in(b, n); });
+      check("attn_out", [&](Backend& b) { return layer.attn_out(b, n); });
+      check("ffn", [&](Backend& b) { return layer.ffn(b, n); });
+      check("logits", [&](Backend& b) { return layer.logits(b, n); });
+    }
+    ++at;
+  }
+}
+
 TEST_CASE("cuda: a step that is replayed computes what it computes call by call") {
   if (skipped()) return;
   BackendOptions options;

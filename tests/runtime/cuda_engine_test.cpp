@@ -134,6 +134,36 @@ TEST_CASE("cuda engine: the tokens of the reference, in every mode") {
   }
 }
 
+TEST_CASE("cuda engine: without fusion the tokens are those of the reference, as graphs and eagerly") {
+  if (skipped()) return;
+  for (const DType weights : {DType::F32, DType::BF16, DType::Q8_0}) {
+    const File file(weights);
+    const Model reference = file.load("ref"), model = file.load("cuda");
+    Engine oracle(reference, options());
+    for (const char* mode : {"eager", "graph", "auto"}) {
+      INFO("weights " << static_cast<int>(weights) << ", mode " << mode);
+      EngineOptions plain = options(mode);
+      plain.fusion = false;
+      Engine engine(model, plain);
+      CHECK(engine.stats().backend.find(", no fusion") != std::string::npos);
+      const Ids text = prompt(37), answer = engine.generate(request(text, 60)).ids;
+      REQUIRE(answer.size() == 60);
+      CHECK(largest_gap(oracle, text, answer) <= 8 * std::sqrt(bar(weights, "f32")));
+      CHECK(nmse(all_logits(engine, prompt(100, 3)), all_logits(oracle, prompt(100, 3))) <= bar(weights, "f32"));
+      CHECK((engine.stats().n_captures == 0) == (mode == std::string("eager")));
+    }
+  }
+}
+
+TEST_CASE("cuda engine: eager mode records nothing") {
+  if (skipped()) return;
+  const File file(DType::Q8_0);
+  const Model model = file.load("cuda");
+  Engine engine(model, options("eager", "f16"));
+  engine.generate(request(prompt(20), 10));
+  CHECK(engine.stats().n_captures == 0);
+}
+
 TEST_CASE("cuda engine: every type of cache") {
   if (skipped()) return;
   const File file(DType::F32);

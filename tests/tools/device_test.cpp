@@ -77,6 +77,38 @@ TEST_CASE("wrong names of devices and modes are usage errors that name the choic
   check_refusal(run({"bench", "-m", tiny_bpe(), "--mode", "warp"}), 2, "auto, persistent, graph, eager");
 }
 
+TEST_CASE("--no-graphs is --mode eager, and refuses a mode that records steps") {
+  for (const char* mode : {"persistent", "graph"}) {
+    check_refusal(run({tiny_bpe(), "-p", "x", "--no-graphs", "--mode", mode}), 2, "--no-graphs: ");
+    check_refusal(run({tiny_bpe(), "-p", "x", "--mode", mode, "--no-graphs"}), 2, std::string("--mode ") + mode);
+    check_refusal(run({"bench", "-m", tiny_bpe(), "--mode", mode, "--no-graphs"}), 2, "--no-graphs: ");
+  }
+  for (const std::vector<std::string>& more : {std::vector<std::string>{"--no-graphs"},
+                                               {"--no-graphs", "--mode", "auto"},
+                                               {"--mode", "eager", "--no-graphs"}}) {
+    std::vector<std::string> args = {"run", tiny_bpe(), "-no-cnv", "-p", "x", "-n", "2", "--temp", "0"};
+    args.insert(args.end(), more.begin(), more.end());
+    const Outcome o = run(args);
+    CHECK(o.status == 0);
+    CHECK_FALSE(contains(o.err, "device"));  // the CPU has no steps to record
+  }
+  CHECK(contains(run({"run", "--help"}).out, "--no-graphs"));
+}
+
+TEST_CASE("--no-fusion computes the same tokens and says that it is on") {
+  const std::vector<std::string> args = {"run", tiny_bpe(), "-no-cnv", "-p", "hello", "-n", "8", "--temp", "0"};
+  std::vector<std::string> off = args;
+  off.push_back("--no-fusion");
+  const Outcome fused = run(args), composed = run(off);
+  CHECK(composed.status == 0);
+  CHECK(composed.out == fused.out);
+  CHECK(contains(composed.err, "device: cpu ("));
+  CHECK(contains(composed.err, ", no fusion\n"));
+  CHECK_FALSE(contains(fused.err, "fusion"));
+  check_refusal(run({tiny_bpe(), "-p", "x", "--no-fusion", "--mode", "persistent"}), 2, "fused stages");
+  CHECK(run({"selftest", tiny_bpe(), "--device", "cpu", "--no-fusion"}).status == 0);
+}
+
 TEST_CASE("devices that cannot be used are listed with the reason") {
   const Outcome o = run({"--list-devices"});
   CHECK(o.status == 0);
