@@ -20,6 +20,7 @@ BackendOptions backend_options(const Model::Impl& model, const EngineOptions& en
   o.n_threads = engine.n_threads;
   if (!engine.isa.empty()) o.isa = engine.isa;
   if (!engine.mode.empty()) o.mode = engine.mode;
+  if (!engine.act.empty()) o.act = engine.act;
   o.debug_sync = o.debug_sync || engine.debug_sync;
   o.fusion = o.fusion && engine.fusion;
   return o;

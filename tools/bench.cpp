@@ -103,6 +103,7 @@ std::vector<BenchCase> expand(const BenchFlags& f, const std::string& model) {
   const LoadOptions& load = f.model.load;
   for (BenchCase& c : all) {
     if (!load.mode.empty()) c.mode = load.mode;
+    if (!load.act.empty()) c.act = load.act;
     c.fusion = load.fusion;
   }
   return all;
@@ -137,6 +138,7 @@ class Runner {
     o.k_type = c.k_type, o.v_type = c.v_type;
     o.isa = f.model.load.isa;
     o.mode = f.model.load.mode;
+    o.act = f.model.load.act;
     o.fusion = f.model.load.fusion;
     return o;
   }

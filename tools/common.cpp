@@ -43,6 +43,12 @@ void add_device_flags(Arguments& a, LoadOptions& load) {
   });
   a.add({"--no-graphs"}, "", "record no steps of a GPU: as --mode eager",
         [=](const std::string&) { *no_graphs = true, settle_mode(); });
+  a.add({"--act"}, "TYPE", "activations in products: auto (default, by the weights' format), f16, bf16, int8",
+        [&load](const std::string& t) {
+          for (const char* known : {"auto", "f16", "bf16", "int8"})
+            if (t == known) return load.act = t, void();
+          throw Error(ErrorKind::usage, "--act", "unknown", "'" + escaped(t) + "'", "auto, f16, bf16, int8");
+        });
   a.flag({"--no-fusion"}, "one simple op after another instead of fused stages, to see what these gain", &load.fusion,
          false);
   a.flag({"--debug-sync"}, "wait for every kernel of a GPU, so that an error names the one that failed",
@@ -111,6 +117,7 @@ EngineOptions EngineFlags::options(const ModelFlags& model) const {
   o.n_threads = model.n_threads > 0 ? static_cast<int>(model.n_threads) : 0;
   o.isa = model.load.isa;
   o.mode = model.load.mode;
+  o.act = model.load.act;
   o.fusion = model.load.fusion;
   if (!k_type.empty()) o.k_type = k_type;
   if (!v_type.empty()) o.v_type = v_type;
@@ -137,7 +144,7 @@ void announce_device(const Model& model, const Engine& engine, const LoadOptions
   const EngineStats stats = engine.stats();
   if (!info.device_note.empty()) note("device: {}; {}\n", info.device, info.device_note);
   if (stats.device_free_bytes == 0) {
-    if (!load.fusion) note("device: {}\n", stats.backend);
+    if (!load.fusion || !load.act.empty()) note("device: {}\n", stats.backend);
     return;
   }
   const auto size = [](size_t bytes) {

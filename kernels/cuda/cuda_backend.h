@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/activations.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/matmul_lt.h"
@@ -42,6 +43,7 @@ class CudaBackend : public Backend {
   std::string describe() const override;
   int n_threads() const override;  ///< of loading: copies into pinned memory
 
+  void check_activations(const Needs& needs) const override;
   void prepare(const Needs& needs) override;
 
   Buffer allocate(size_t bytes) override;
@@ -112,6 +114,7 @@ class CudaBackend : public Backend {
 
   Mode mode_ = Mode::automatic;
   bool fusion_ = true;
+  Act act_ = Act::automatic;
   std::unique_ptr<MatmulLt> lt_;
   std::string why_no_lt_;  ///< for people; empty when there is one, or no need of it
   Needs needs_;

@@ -108,6 +108,7 @@ CudaBackend::CudaBackend(const BackendOptions& options)
       watch_(options.debug_sync, options.watchdog_seconds),
       mode_(parse_mode(options.mode)),
       fusion_(options.fusion),
+      act_(parse_act(options.act)),
       live_bytes_(std::make_shared<std::atomic<int64_t>>(0)) {
   if (options.debug_sync) mode_ = Mode::eager;
   use_device();
@@ -142,6 +143,9 @@ std::string CudaBackend::describe() const {
   else if (mode_ != Mode::automatic)
     text += std::string(", mode ") + mode_name(mode_);
   if (!fusion_) text += ", no fusion";
+  if (const std::string activations = describe_activations(needs_.matrix_formats, act_, lt_ != nullptr);
+      !activations.empty())
+    text += ", " + activations;
   return text;
 }
 

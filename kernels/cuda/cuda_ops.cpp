@@ -19,11 +19,6 @@ constexpr size_t kUnpackedBytes = (size_t{128} << 20) * UnpackAhead::kHalves;
 constexpr int kAttentionUnitsPerSm = 16;  ///< partial results of split sequences: twice what splitting asks for
 
 int64_t element_bytes(DType dtype) { return row_bytes(dtype, 1); }
-bool is_plain(DType dtype) { return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16; }
-
-/// The type in which activations meet a weight in cuBLASLt. F32 weights lose nothing; bf16 holds whatever a quantised
-/// weight can be.
-DType narrow_type(DType w) { return w == DType::F32 || w == DType::F16 ? w : DType::BF16; }
 
 /// `rows` rows of a row-major matrix from row `begin` on.
 Tensor row_range(const Tensor& t, int64_t begin, int64_t rows) {
@@ -42,12 +37,21 @@ struct Wide {
   UnpackAhead* unpacked;
   int64_t epoch;  ///< of unpacked
   cudaStream_t stream;
+  Act act;
+
+  DType type(const Tensor& w) const { return operand_type(w.dtype, act); }
+  bool ready(const Tensor& w) const { return lies_ready(w.dtype, act); }
+  /// Rows up to which matvec takes a product.
+  int64_t few_rows(const Tensor& w) const {
+    if (act == Act::int8) return INT64_MAX;
+    return ready(w) ? kMatvecRows : act == Act::automatic ? kMatvecQuantised : 0;
+  }
 
   /// Whether a product of m rows goes this way. Rows that are no multiple of 16 bytes do not: they would take slow
   /// algorithms, and no model has them.
   bool takes(int64_t m, const Tensor& w) const {
-    const int64_t k = w.cols(), few = is_plain(w.dtype) ? kMatvecRows : kMatvecQuantised;
-    return lt && m > few && k % 8 == 0 && m * k <= narrow.n_elements() && (is_plain(w.dtype) || block_rows(k) > 0);
+    const int64_t k = w.cols();
+    return lt && m > few_rows(w) && k % 8 == 0 && m * k <= narrow.n_elements() && (ready(w) || block_rows(k) > 0);
   }
   /// Rows of a quantised weight that are unpacked at a time: multiples of the products' tiles.
   int64_t block_rows(int64_t k) const {
@@ -55,11 +59,11 @@ struct Wide {
     return rows >= 128 ? rows / 128 * 128 : rows / kTileRows * kTileRows;
   }
 
-  /// out (+)= x * w^T; x is of narrow_type(w). Without bias.
+  /// out (+)= x * w^T; x is of type(w). Without bias.
   void product(const Tensor& x, const Tensor& w, const Tensor& out, bool accumulate) const {
     const int64_t n = w.rows(), k = w.cols();
     const float beta = accumulate ? 1 : 0;
-    if (is_plain(w.dtype)) {
+    if (ready(w)) {
       const int64_t size = element_bytes(w.dtype);
       const int64_t stride = w.layout == kRowMajor ? row_major_stride(size, k) / size : k;
       lt->matmul(x, k, w, stride, out, n, beta, stream);
@@ -68,21 +72,21 @@ struct Wide {
     const int64_t most = block_rows(k);
     for (int64_t row = 0; row < n; row += most) {
       const int64_t rows = std::min(most, n - row);
-      const Tensor part = unpacked->unpack(w, row, rows, epoch, stream);
+      const Tensor part = unpacked->unpack(w, row, rows, x.dtype, epoch, stream);
       const Tensor columns(out.as<char>() + row * element_bytes(out.dtype), out.dtype, {x.rows(), rows});
       lt->matmul(x, k, part, k, columns, n, beta, stream);
       unpacked->release(stream);
     }
   }
-  /// Whether product_merged() takes quantised matrices of `rows` rows in all.
+  /// Whether product_merged() takes matrices that are unpacked, of `rows` rows in all.
   bool takes_merged(int64_t m, int64_t rows, int64_t k, std::initializer_list<const Tensor*> matrices) const {
     bool takes = rows * k <= unpacked->n_elements() && m * rows * 2 <= narrow.n_elements();
-    for (const Tensor* w : matrices) takes = takes && !is_plain(w->dtype);
+    for (const Tensor* w : matrices) takes = takes && !ready(*w);
     return takes;
   }
   /// out = x * [w; w; ...]^T
   void product_merged(const Tensor& x, std::initializer_list<const Tensor*> matrices, const Tensor& out) const {
-    const Tensor all = unpacked->unpack(matrices, epoch, stream);
+    const Tensor all = unpacked->unpack(matrices, x.dtype, epoch, stream);
     lt->matmul(x, all.cols(), all, all.cols(), out, out.cols(), 0, stream);
     unpacked->release(stream);
   }
@@ -115,7 +119,10 @@ void refuse_what_has_no_kernel(const Needs& needs) {
 void CudaBackend::prepare_ops(const Needs& needs) {
   refuse_what_has_no_kernel(needs);
   const int64_t rows = needs.max_tokens, width = needs.max_width;
-  if (!lt_ && rows > kMatvecRows) lt_ = MatmulLt::open(why_no_lt_);
+  const bool decodes = all_decode_packed(needs.matrix_formats, act_);
+  if (!lt_ && (rows > kMatvecRows || !decodes)) lt_ = MatmulLt::open(why_no_lt_);
+  if (!lt_ && !decodes)
+    throw Error(ErrorKind::run, "act", "no kernel for these activations without cuBLASLt", why_no_lt_);
   if (lt_ && width > 0) {
     const auto bytes = static_cast<size_t>(rows * width) * sizeof(uint16_t);
     narrow_a_ = Tensor(scratch_block(bytes), DType::BF16, {rows, width});
@@ -136,7 +143,7 @@ void CudaBackend::prepare_ops(const Needs& needs) {
 
 void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate) {
   const int64_t m = x.rows();
-  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
+  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act_};
   ++counters_.launches;
   if (!wide.takes(m, w)) {
     for (int64_t row = 0; row < m; row += kMatvecRows) {
@@ -145,7 +152,7 @@ void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, 
     }
     return;
   }
-  const DType type = narrow_type(w.dtype);
+  const DType type = wide.type(w);
   Tensor operand = x;
   if (type != DType::F32) {
     operand = memory_as(narrow_a_, type, m, w.cols());
@@ -220,11 +227,11 @@ void CudaBackend::scale_softcap(const Tensor& x, float scale, float softcap) {
 void CudaBackend::attn_in(const AttnInArgs& a) {
   if (recorder_) return recorder_->attn_in(a);
   if (!fusion_) return Backend::attn_in(a);
-  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
+  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act_};
   const int64_t m = a.x.rows();
-  const DType type = narrow_type(a.wq.dtype);
+  const DType type = wide.type(a.wq);
   for (const Tensor* w : {&a.wq, &a.wk, &a.wv}) {
-    if (!wide.takes(m, *w) || narrow_type(w->dtype) != type) return Backend::attn_in(a);
+    if (!wide.takes(m, *w) || wide.type(*w) != type) return Backend::attn_in(a);
   }
   const Tensor normed = type == DType::F32 ? a.normed : memory_as(narrow_a_, type, m, a.x.cols());
   norm({a.x, a.norm, a.eps, normed});
@@ -253,13 +260,13 @@ void CudaBackend::attn_out(const AttnOutArgs& a) {
 void CudaBackend::ffn(const FfnArgs& a) {
   if (recorder_) return recorder_->ffn(a);
   if (!fusion_) return Backend::ffn(a);
-  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
+  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act_};
   const FfnSteps s = steps(a);
   const int64_t m = a.add.x.rows();
-  const DType type = narrow_type(a.w_gate.dtype);
+  const DType type = wide.type(a.w_gate);
   bool fused = true;
   for (const Tensor* w : {&a.w_gate, &a.w_up, &a.w_down}) {
-    fused = fused && wide.takes(m, *w) && narrow_type(w->dtype) == type;
+    fused = fused && wide.takes(m, *w) && wide.type(*w) == type;
   }
   const bool direct = !a.add.norm && a.add.scale == 1;  // the last product adds to the residual stream itself
   const Tensor& branch = direct ? a.add.x : a.add.branch;
@@ -291,9 +298,9 @@ void CudaBackend::ffn(const FfnArgs& a) {
 void CudaBackend::logits(const LogitsArgs& a) {
   if (recorder_) return recorder_->logits(a);
   if (!fusion_) return Backend::logits(a);
-  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
+  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act_};
   const int64_t m = a.rows.rows();
-  const DType type = narrow_type(a.head.dtype);
+  const DType type = wide.type(a.head);
   if (m == 0) return;
   if (!wide.takes(m, a.head) || type == DType::F32) return Backend::logits(a);
   gather(a.x, a.rows, a.normed);

@@ -41,8 +41,8 @@ void attention_decode(const AttentionArgs&, const AttentionScratch&, int n_sms, 
 // ---- pack.cu: layouts in packed.h ------------------------------------------------------------------------------
 /// Rows [row_begin, row_begin + n_rows) of a matrix from file blocks in device memory; row_begin is a multiple of 16.
 void pack_rows(DType, const void* blocks, int64_t row_begin, int64_t n_rows, const Tensor& packed, cudaStream_t);
-/// Rows of a packed matrix as f16 or bf16 [n_rows, cols], row-major. Quantised formats and F32. row_begin is a multiple
-/// of 4.
+/// Rows of a packed or plain matrix as f16 (clamped to +-65504) or bf16 [n_rows, cols], row-major. row_begin is a
+/// multiple of 4.
 void dequantize_rows(const Tensor& packed, int64_t row_begin, int64_t n_rows, const Tensor& out, cudaStream_t);
 
 // ---- decode.cu -------------------------------------------------------------------------------------------------

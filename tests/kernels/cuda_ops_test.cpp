@@ -46,6 +46,40 @@ TEST_CASE("cuda: a product of any format and number of rows is the oracle's") {
   }
 }
 
+TEST_CASE("cuda: products take the activations that were asked for") {
+  if (skipped()) return;
+  for (const char* act : {"f16", "bf16", "int8"}) {
+    BackendOptions options;
+    options.act = act;
+    const bool int8 = options.act == "int8";
+    const auto backend = make_backend("cuda", options);
+    Needs needs = needs_of_these_tests();
+    if (int8) {
+      CHECK_THROWS_WITH(backend->prepare(needs), Catch::Contains("int8 with F32"));
+      std::erase_if(needs.matrix_formats, is_plain);
+    }
+    backend->prepare(needs);
+    CHECK(backend->describe().find(std::string("activations ") + act) != std::string::npos);
+    for (const DType type : needs.matrix_formats) {
+      const int64_t n = 129, k = 1280;
+      const Weight w(type, n, k, 3);
+      for (const int64_t m : {1, 4, 17, 70}) {
+        const Floats x = random_floats(m * k, 1);
+        const auto product = [&](Backend& b) {
+          Side side(b);
+          Floats out = poison(m * n);
+          b.matmul({side.in(x, {m, k}), side.weight(w), {}, side.out(out, {m, n})});
+          side.fetch();
+          return out;
+        };
+        const double error = nmse(product(*backend), product(ref()));
+        INFO(act << " with " << format_name(type) << ", m " << m << ": error " << error);
+        CHECK(error <= (int8 ? 5e-4 : options.act == "f16" ? 1e-6 : 2e-5));
+      }
+    }
+  }
+}
+
 TEST_CASE("cuda: a weight too large to be unpacked at once gives every column of its product") {
   if (skipped()) return;
   const int64_t n = 66001, k = 1024, m = 18, some = 300;

@@ -46,10 +46,11 @@ std::vector<std::string> tests_of(const std::vector<std::string>& more) {
 }
 
 const std::vector<std::string> kKeys = {
-    "build_commit", "build_number",   "cpu_info",  "gpu_info", "backends",  "model_filename", "model_type",
-    "model_size",   "model_n_params", "n_batch",   "n_ubatch", "n_threads", "type_k",         "type_v",
-    "n_gpu_layers", "flash_attn",     "mode",      "fusion",   "n_prompt",  "n_gen",          "n_depth",
-    "test_time",    "avg_ns",         "stddev_ns", "avg_ts",   "stddev_ts", "samples_ns",     "samples_ts"};
+    "build_commit", "build_number", "cpu_info",       "gpu_info",   "backends",  "model_filename",
+    "model_type",   "model_size",   "model_n_params", "n_batch",    "n_ubatch",  "n_threads",
+    "type_k",       "type_v",       "n_gpu_layers",   "flash_attn", "mode",      "act",
+    "fusion",       "n_prompt",     "n_gen",          "n_depth",    "test_time", "avg_ns",
+    "stddev_ns",    "avg_ts",       "stddev_ts",      "samples_ns", "samples_ts"};
 
 }  // namespace
 
@@ -96,6 +97,7 @@ TEST_CASE("switches that turn a technique off get a column, and are in the recor
   const json off = json::parse(bench({"-p", "8", "-n", "0", "--no-fusion", "-o", "json"}).out);
   CHECK(off[0]["fusion"] == false);
   CHECK(off[0]["mode"] == "auto");
+  CHECK(off[0]["act"] == "auto");
 }
 
 TEST_CASE("lists, repetitions and ranges of lengths, -pg and depths") {
