@@ -5,6 +5,7 @@
 // records, everything goes to the recorder instead.
 #include <algorithm>
 
+#include "kernels/cuda/adjacent.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/packed.h"
 #include "kernels/cuda/sizes.h"
@@ -78,14 +79,15 @@ struct Wide {
       unpacked->release(stream);
     }
   }
-  /// Whether product_merged() takes matrices that are unpacked, of `rows` rows in all.
-  bool takes_merged(int64_t m, int64_t rows, int64_t k, std::initializer_list<const Tensor*> matrices) const {
-    bool takes = rows * k <= unpacked->n_elements() && m * rows * 2 <= narrow.n_elements();
-    for (const Tensor* w : matrices) takes = takes && !ready(*w);
-    return takes;
+  /// Whether product_merged() takes matrices of `rows` rows in all: such that lie side by side, or are unpacked so.
+  bool takes_merged(int64_t rows, std::initializer_list<const Tensor*> matrices) const {
+    bool unpacks = rows * (*matrices.begin())->cols() <= unpacked->n_elements(), as_they_are = true;
+    for (const Tensor* w : matrices) unpacks = unpacks && !ready(*w), as_they_are = as_they_are && ready(*w);
+    return unpacks || (as_they_are && contiguous_rows(matrices));
   }
   /// out = x * [w; w; ...]^T
   void product_merged(const Tensor& x, std::initializer_list<const Tensor*> matrices, const Tensor& out) const {
+    if (ready(**matrices.begin())) return product(x, *contiguous_rows(matrices), out, false);
     const Tensor all = unpacked->unpack(matrices, x.dtype, epoch, stream);
     lt->matmul(x, all.cols(), all, all.cols(), out, out.cols(), 0, stream);
     unpacked->release(stream);
@@ -237,7 +239,8 @@ void CudaBackend::attn_in(const AttnInArgs& a) {
   norm({a.x, a.norm, a.eps, normed});
   const RopeStoreArgs& r = a.rope_store;
   const int64_t rows = a.wq.rows() + a.wk.rows() + a.wv.rows();
-  if (wide.takes_merged(m, rows, a.x.cols(), {&a.wq, &a.wk, &a.wv})) {
+  const bool fits = m * rows * 2 <= narrow_b_.n_elements();
+  if (fits && wide.takes_merged(rows, {&a.wq, &a.wk, &a.wv})) {
     const Tensor merged = memory_as(narrow_b_, DType::F32, m, rows);
     wide.product_merged(normed, {&a.wq, &a.wk, &a.wv}, merged);
     counters_.launches += 2;
@@ -284,13 +287,25 @@ void CudaBackend::ffn(const FfnArgs& a) {
     // bf16 holds what f32 holds, so gate and up are kept in it; f16 would overflow in some models.
     const bool half = type == DType::BF16 && !a.b_gate && !a.b_up;
     const DType kept = half ? DType::BF16 : DType::F32;
-    const Tensor gate = memory_as(a.gate, kept, m, ffn_dim), up = memory_as(a.up, kept, m, ffn_dim);
-    wide.product({normed, a.w_gate, a.b_gate, gate});
-    wide.product({normed, a.w_up, a.b_up, up});
-    const Tensor activated = kept == type ? gate : memory_as(narrow_b_, type, m, ffn_dim);
-    half ? activate_bf16({gate, up, a.activation, gate}, stream_.get()) : activate({gate, up, a.activation, activated});
+    const Tensor gate = memory_as(a.gate, kept, m, ffn_dim);
+    Tensor up = memory_as(a.up, kept, m, ffn_dim), activated = gate;
+    const auto both = wide.ready(a.w_gate) ? contiguous_rows({&a.w_gate, &a.w_up}) : std::nullopt;
+    if (half && both) {
+      // Rows of gate and up side by side, as many bytes as gate has in f32; up's memory is free for the result.
+      std::swap(up.data, activated.data);
+      up.data = gate.as<uint16_t>() + ffn_dim;
+      wide.product(normed, *both, memory_as(gate, kept, m, 2 * ffn_dim), false);
+    } else {
+      wide.product({normed, a.w_gate, a.b_gate, gate});
+      wide.product({normed, a.w_up, a.b_up, up});
+    }
+    if (kept != type) activated = memory_as(narrow_b_, type, m, ffn_dim);
+    if (half)
+      activate_bf16({gate, up, a.activation, activated}, stream_.get(), both ? 2 * ffn_dim : 0);
+    else
+      activate({gate, up, a.activation, activated});
     wide.product({activated, a.w_down, a.b_down, branch}, direct);
-    counters_.launches += half ? 4 : 3;
+    counters_.launches += half && !both ? 4 : 3;
   }
   if (!direct) add(s.add);
 }

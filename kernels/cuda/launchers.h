@@ -56,8 +56,9 @@ void sample(const SampleArgs&, cudaStream_t);
 // ---- epilogues.cu: what closes a product of cuBLASLt -----------------------------------------------------------
 /// out[m, n] += bias[n]
 void add_bias(const Tensor& out, const Tensor& bias, cudaStream_t);
-/// activate() with gate, up and out in bf16, a multiple of 8 numbers at addresses that are multiples of 16.
-void activate_bf16(const ActivateArgs&, cudaStream_t);
+/// activate() with gate, up and out in bf16, rows of a multiple of 8 numbers at addresses that are multiples of 16.
+/// `stride`: numbers from a row of gate and of up to the next; 0: as in out.
+void activate_bf16(const ActivateArgs&, cudaStream_t, int64_t stride = 0);
 
 // ---- limits.cu: what limits.cpp times --------------------------------------------------------------------------
 /// Reads `bytes` (a multiple of 16) of device memory once; sink: 4 bytes that are written almost never.

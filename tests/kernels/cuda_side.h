@@ -164,6 +164,20 @@ class Side {
     return backend.pack(w.host, role, kept_.back().get());
   }
 
+  /// Several, each beginning where the one before ends.
+  std::vector<Tensor> weights_side_by_side(std::initializer_list<const Weight*> list) {
+    size_t total = 0;
+    for (const Weight* w : list) total += backend.packed_bytes(w->host, WeightRole::matrix);
+    kept_.push_back(total > 0 ? backend.allocate(total) : nullptr);
+    auto* at = static_cast<char*>(kept_.back().get());
+    std::vector<Tensor> out;
+    for (const Weight* w : list) {
+      out.push_back(backend.pack(w->host, WeightRole::matrix, at));
+      if (total > 0) at += backend.packed_bytes(w->host, WeightRole::matrix);
+    }
+    return out;
+  }
+
   void fetch() {
     for (const Returned& r : returned_) {
       Bytes bytes(r.bytes + kGuardBytes);
