@@ -105,10 +105,11 @@ TEST_CASE("cuda: embedding rows come from any format") {
   if (skipped()) return;
   const Ints ids = {49, 0, 7, 7, 3};
   for (const DType type : kFormats) {
-    for (const int64_t dim : {256, 768}) {
+    for (const int64_t dim : {256, 768, 1280, 1000, 33, 7}) {
+      if (row_bytes(type, dim) < 0) continue;
       const Weight table(type, 50, dim, 9);
       for (const size_t n : {1, 5}) {
-        compare(1e-12, "embed " + format_name(type), [&](Backend& b) {
+        compare(1e-12, "embed " + format_name(type) + " " + std::to_string(dim), [&](Backend& b) {
           Side side(b);
           const auto rows = static_cast<int64_t>(n);
           Floats out = poison(rows * dim);
