@@ -15,6 +15,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda_row.h"
+#include "kernels/cuda/head_sizes.h"
 #include "quant/formats.h"
 #include "tests/catch.h"
 #include "tests/kernels/views.h"
@@ -258,7 +259,11 @@ inline double cache_bar(DType type) {
 }
 
 inline constexpr DType kCacheTypes[] = {DType::F32, DType::F16, DType::BF16, DType::Q8_0};
-inline constexpr int64_t kHeadDims[] = {32, 64, 80, 96, 128, 256};
+template <int... kSizes>
+std::vector<int64_t> numbers(std::integer_sequence<int, kSizes...>) {
+  return {kSizes...};
+}
+inline const std::vector<int64_t> kHeadDims = numbers(cuda::HeadSizes{});
 inline bool fits(DType type, int64_t head_dim) { return row_bytes(type, head_dim) >= 0; }
 
 }  // namespace infer::cuda_test
