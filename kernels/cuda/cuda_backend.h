@@ -5,9 +5,9 @@
 //   graph    other steps of at most kMaxGraphRows tokens: the launches are captured once per key and replayed.
 //   eager    prompts, and everything in --mode eager: the launches are made call by call.
 //
-// Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives and stages of the graph and eager
-// ways; cuda_run.cpp records and replays; cuda_sample.cpp draws tokens; watched_backend.h names what fails. Nothing
-// here knows models, files or text.
+// Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives, cuda_stages.cpp stages of the
+// graph and eager ways; cuda_run.cpp records and replays; cuda_sample.cpp draws tokens; watched_backend.h names what
+// fails. Nothing here knows models, files or text.
 #pragma once
 
 #include <array>
@@ -26,6 +26,7 @@
 #include "kernels/cuda/program.h"
 #include "kernels/cuda/unpack_ahead.h"
 #include "kernels/cuda/watch.h"
+#include "kernels/cuda/wide.h"
 
 namespace infer::cuda {
 
@@ -101,6 +102,7 @@ class CudaBackend : public Backend {
 
   // cuda_ops.cpp
   void prepare_ops(const Needs& needs);
+  Wide wide();
   /// out [m, n] (+)= x [m, k] * w^T + bias with x in f32; accumulate adds to what out holds.
   void product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate);
 

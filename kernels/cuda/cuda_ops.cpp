@@ -1,11 +1,8 @@
-// Primitives and stages of the graph and eager ways: which kernel does what for how many rows. Few rows go to matvec,
-// which reads packed weights as they are. For more rows the tensor cores are quicker than memory: activations become 16
-// bits wide, quantised weights are unpacked into scratch, a block of rows at a time, and cuBLASLt multiplies. Stages
-// exist for those: they convert activations once and let the product itself add to the residual stream. While run()
-// records, everything goes to the recorder instead.
+// Primitives of the graph and eager ways: which kernel does what for how many rows. Few rows go to matvec, which reads
+// packed weights as they are; for more the tensor cores are quicker than memory (wide.h). While run() records,
+// everything goes to the recorder instead.
 #include <algorithm>
 
-#include "kernels/cuda/adjacent.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/packed.h"
 #include "kernels/cuda/sizes.h"
@@ -14,93 +11,12 @@
 namespace infer::cuda {
 namespace {
 
-constexpr int64_t kMatvecRows = 4;        ///< rows of x that one matvec takes
-constexpr int64_t kMatvecQuantised = 16;  ///< up to here, reading packed weights again beats unpacking them
 constexpr size_t kUnpackedBytes = (size_t{128} << 20) * UnpackAhead::kHalves;
 constexpr int kAttentionUnitsPerSm = 16;  ///< partial results of split sequences: twice what splitting asks for
-
-int64_t element_bytes(DType dtype) { return row_bytes(dtype, 1); }
 
 /// `rows` rows of a row-major matrix from row `begin` on.
 Tensor row_range(const Tensor& t, int64_t begin, int64_t rows) {
   return Tensor(t.as<char>() + begin * t.cols() * element_bytes(t.dtype), t.dtype, {rows, t.cols()});
-}
-
-/// The memory of `t` as a matrix of another type and shape, which must fit.
-Tensor memory_as(const Tensor& t, DType dtype, int64_t rows, int64_t cols) {
-  return Tensor(t.data, dtype, {rows, cols});
-}
-
-/// Tensor cores for products of narrowed activations, with the scratch that quantised weights need.
-struct Wide {
-  MatmulLt* lt;
-  Tensor narrow;  ///< 16-bit scratch for activations: only its size counts here
-  UnpackAhead* unpacked;
-  int64_t epoch;  ///< of unpacked
-  cudaStream_t stream;
-  Act act;
-
-  DType type(const Tensor& w) const { return operand_type(w.dtype, act); }
-  bool ready(const Tensor& w) const { return lies_ready(w.dtype, act); }
-  /// Rows up to which matvec takes a product.
-  int64_t few_rows(const Tensor& w) const {
-    if (act == Act::int8) return INT64_MAX;
-    return ready(w) ? kMatvecRows : act == Act::automatic ? kMatvecQuantised : 0;
-  }
-
-  /// Whether a product of m rows goes this way. Rows that are no multiple of 16 bytes do not: they would take slow
-  /// algorithms, and no model has them.
-  bool takes(int64_t m, const Tensor& w) const {
-    const int64_t k = w.cols();
-    return lt && m > few_rows(w) && k % 8 == 0 && m * k <= narrow.n_elements() && (ready(w) || block_rows(k) > 0);
-  }
-  /// Rows of a quantised weight that are unpacked at a time: multiples of the products' tiles.
-  int64_t block_rows(int64_t k) const {
-    const int64_t rows = unpacked->n_elements() / k;
-    return rows >= 128 ? rows / 128 * 128 : rows / kTileRows * kTileRows;
-  }
-
-  /// out (+)= x * w^T; x is of type(w). Without bias.
-  void product(const Tensor& x, const Tensor& w, const Tensor& out, bool accumulate) const {
-    const int64_t n = w.rows(), k = w.cols();
-    const float beta = accumulate ? 1 : 0;
-    if (ready(w)) {
-      const int64_t size = element_bytes(w.dtype);
-      const int64_t stride = w.layout == kRowMajor ? row_major_stride(size, k) / size : k;
-      lt->matmul(x, k, w, stride, out, n, beta, stream);
-      return;
-    }
-    const int64_t most = block_rows(k);
-    for (int64_t row = 0; row < n; row += most) {
-      const int64_t rows = std::min(most, n - row);
-      const Tensor part = unpacked->unpack(w, row, rows, x.dtype, epoch, stream);
-      const Tensor columns(out.as<char>() + row * element_bytes(out.dtype), out.dtype, {x.rows(), rows});
-      lt->matmul(x, k, part, k, columns, n, beta, stream);
-      unpacked->release(stream);
-    }
-  }
-  /// Whether product_merged() takes matrices of `rows` rows in all: such that lie side by side, or are unpacked so.
-  bool takes_merged(int64_t rows, std::initializer_list<const Tensor*> matrices) const {
-    bool unpacks = rows * (*matrices.begin())->cols() <= unpacked->n_elements(), as_they_are = true;
-    for (const Tensor* w : matrices) unpacks = unpacks && !ready(*w), as_they_are = as_they_are && ready(*w);
-    return unpacks || (as_they_are && contiguous_rows(matrices));
-  }
-  /// out = x * [w; w; ...]^T
-  void product_merged(const Tensor& x, std::initializer_list<const Tensor*> matrices, const Tensor& out) const {
-    if (ready(**matrices.begin())) return product(x, *contiguous_rows(matrices), out, false);
-    const Tensor all = unpacked->unpack(matrices, x.dtype, epoch, stream);
-    lt->matmul(x, all.cols(), all, all.cols(), out, out.cols(), 0, stream);
-    unpacked->release(stream);
-  }
-  /// The same as product() for f32 results with an optional bias.
-  void product(const MatmulArgs& a, bool accumulate = false) const {
-    product(a.x, a.w, a.out, accumulate);
-    if (a.bias) add_bias(a.out, a.bias, stream);
-  }
-};
-
-Tensor flat(const Tensor& t) {
-  return memory_as(t, t.dtype, t.rows(), t.n_elements() / std::max<int64_t>(t.rows(), 1));
 }
 
 void refuse_what_has_no_kernel(const Needs& needs) {
@@ -143,9 +59,11 @@ void CudaBackend::prepare_ops(const Needs& needs) {
 
 // ---- products ------------------------------------------------------------------------------------------------------
 
+Wide CudaBackend::wide() { return {lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act_}; }
+
 void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate) {
   const int64_t m = x.rows();
-  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act_};
+  const Wide wide = this->wide();
   ++counters_.launches;
   if (!wide.takes(m, w)) {
     for (int64_t row = 0; row < m; row += kMatvecRows) {
@@ -222,108 +140,6 @@ void CudaBackend::scale_softcap(const Tensor& x, float scale, float softcap) {
   if (scale == 1 && softcap <= 0) return;
   ++counters_.launches;
   cuda::scale_softcap(x, scale, softcap, stream_.get());
-}
-
-// ---- stages --------------------------------------------------------------------------------------------------------
-
-void CudaBackend::attn_in(const AttnInArgs& a) {
-  if (recorder_) return recorder_->attn_in(a);
-  if (!fusion_) return Backend::attn_in(a);
-  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act_};
-  const int64_t m = a.x.rows();
-  const DType type = wide.type(a.wq);
-  for (const Tensor* w : {&a.wq, &a.wk, &a.wv}) {
-    if (!wide.takes(m, *w) || wide.type(*w) != type) return Backend::attn_in(a);
-  }
-  const Tensor normed = type == DType::F32 ? a.normed : memory_as(narrow_a_, type, m, a.x.cols());
-  norm({a.x, a.norm, a.eps, normed});
-  const RopeStoreArgs& r = a.rope_store;
-  const int64_t rows = a.wq.rows() + a.wk.rows() + a.wv.rows();
-  const bool fits = m * rows * 2 <= narrow_b_.n_elements();
-  if (fits && wide.takes_merged(rows, {&a.wq, &a.wk, &a.wv})) {
-    const Tensor merged = memory_as(narrow_b_, DType::F32, m, rows);
-    wide.product_merged(normed, {&a.wq, &a.wk, &a.wv}, merged);
-    counters_.launches += 2;
-    return rope_store_merged(r, merged, a.bq, a.bk, a.bv, stream_.get());
-  }
-  wide.product({normed, a.wq, a.bq, flat(r.q)});
-  wide.product({normed, a.wk, a.bk, flat(r.k)});
-  wide.product({normed, a.wv, a.bv, flat(r.v)});
-  counters_.launches += 3;
-  rope_store(r);
-}
-
-void CudaBackend::attn_out(const AttnOutArgs& a) {
-  if (recorder_) return recorder_->attn_out(a);
-  if (!fusion_) return Backend::attn_out(a);
-  if (a.add.norm || a.add.scale != 1) return Backend::attn_out(a);
-  product(a.attn, a.wo, a.bo, a.add.x, true);
-}
-
-void CudaBackend::ffn(const FfnArgs& a) {
-  if (recorder_) return recorder_->ffn(a);
-  if (!fusion_) return Backend::ffn(a);
-  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act_};
-  const FfnSteps s = steps(a);
-  const int64_t m = a.add.x.rows();
-  const DType type = wide.type(a.w_gate);
-  bool fused = true;
-  for (const Tensor* w : {&a.w_gate, &a.w_up, &a.w_down}) {
-    fused = fused && wide.takes(m, *w) && wide.type(*w) == type;
-  }
-  const bool direct = !a.add.norm && a.add.scale == 1;  // the last product adds to the residual stream itself
-  const Tensor& branch = direct ? a.add.x : a.add.branch;
-  if (!fused) {
-    norm(s.norm);
-    matmul(s.gate);
-    matmul(s.up);
-    activate(s.activate);
-    product(a.gate, a.w_down, a.b_down, branch, direct);
-  } else {
-    const int64_t dim = a.w_gate.cols(), ffn_dim = a.w_gate.rows();
-    const bool narrow = type != DType::F32;
-    const Tensor normed = narrow ? memory_as(narrow_a_, type, m, dim) : a.normed;
-    norm({a.add.x, a.norm, a.eps, normed});
-    // bf16 holds what f32 holds, so gate and up are kept in it; f16 would overflow in some models.
-    const bool half = type == DType::BF16 && !a.b_gate && !a.b_up;
-    const DType kept = half ? DType::BF16 : DType::F32;
-    const Tensor gate = memory_as(a.gate, kept, m, ffn_dim);
-    Tensor up = memory_as(a.up, kept, m, ffn_dim), activated = gate;
-    const auto both = wide.ready(a.w_gate) ? contiguous_rows({&a.w_gate, &a.w_up}) : std::nullopt;
-    if (half && both) {
-      // Rows of gate and up side by side, as many bytes as gate has in f32; up's memory is free for the result.
-      std::swap(up.data, activated.data);
-      up.data = gate.as<uint16_t>() + ffn_dim;
-      wide.product(normed, *both, memory_as(gate, kept, m, 2 * ffn_dim), false);
-    } else {
-      wide.product({normed, a.w_gate, a.b_gate, gate});
-      wide.product({normed, a.w_up, a.b_up, up});
-    }
-    if (kept != type) activated = memory_as(narrow_b_, type, m, ffn_dim);
-    if (half)
-      activate_bf16({gate, up, a.activation, activated}, stream_.get(), both ? 2 * ffn_dim : 0);
-    else
-      activate({gate, up, a.activation, activated});
-    wide.product({activated, a.w_down, a.b_down, branch}, direct);
-    counters_.launches += half && !both ? 4 : 3;
-  }
-  if (!direct) add(s.add);
-}
-
-void CudaBackend::logits(const LogitsArgs& a) {
-  if (recorder_) return recorder_->logits(a);
-  if (!fusion_) return Backend::logits(a);
-  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act_};
-  const int64_t m = a.rows.rows();
-  const DType type = wide.type(a.head);
-  if (m == 0) return;
-  if (!wide.takes(m, a.head) || type == DType::F32) return Backend::logits(a);
-  gather(a.x, a.rows, a.normed);
-  const Tensor normed = memory_as(narrow_a_, type, m, a.x.cols());
-  norm({a.normed, a.norm, a.eps, normed});
-  wide.product({normed, a.head, a.bias, a.out});
-  ++counters_.launches;
-  scale_softcap(a.out, a.scale, a.softcap);
 }
 
 }  // namespace infer::cuda
