@@ -59,6 +59,10 @@ class Backend {
   virtual std::string describe() const = 0;  ///< one line: instruction set, threads
   virtual int n_threads() const { return 1; }
 
+  /// Throws Error(usage) naming the first weight format that does not meet the activations asked for (BackendOptions).
+  /// Before anything is loaded: of `needs` only the formats count.
+  virtual void check_activations(const Needs& needs) const = 0;
+
   /// Throws Error(usage or bad_file) naming the first thing that has no kernel, then allocates all scratch that steps
   /// of this size will ever use. Called once before the first step.
   virtual void prepare(const Needs& needs) = 0;
@@ -120,6 +124,8 @@ struct BackendOptions {
   std::string mode = {};         ///< cuda: "" or "auto", "persistent", "graph", "eager"; others only check the name
   bool debug_sync = false;       ///< cuda: eager, and waits for every launch, so that an error names its kernel
   double watchdog_seconds = 60;  ///< cuda: without an answer, after which the device counts as hung
+  bool fusion = true;            ///< false: stages run as their definition, one primitive after another
+  std::string act = {};  ///< activations in products: "" or "auto" as the weights' format, "f16", "bf16", "int8"
 };
 
 /// What can be asked about a backend whose devices have memory of their own, before one is made and where there is

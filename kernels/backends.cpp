@@ -1,7 +1,6 @@
 // ★ The one table of backends. A new backend is a folder and a row here; --device takes these names. It knows how to
 // make them and nothing of what they do.
 #include <algorithm>
-#include <iterator>
 
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -9,6 +8,17 @@
 #include "kernels/ref/ref_backend.h"
 
 namespace infer {
+namespace {
+
+/// An option that is not given is "".
+void require_known(const char* option, const std::string& value, const std::vector<std::string>& known) {
+  if (value.empty() || std::find(known.begin(), known.end(), value) != known.end()) return;
+  std::string allowed;
+  for (const std::string& name : known) allowed += (allowed.empty() ? "" : ", ") + name;
+  throw Error(ErrorKind::usage, option, "unknown", '"' + escaped(value) + '"', allowed);
+}
+
+}  // namespace
 
 const std::vector<BackendRow>& backends() {
   static const std::vector<BackendRow> rows = {
@@ -30,10 +40,11 @@ const BackendRow& find_backend(const std::string& name) {
 
 std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOptions& options) {
   const BackendRow& row = find_backend(name);
-  const char* const modes[] = {"", "auto", "persistent", "graph", "eager"};
-  if (std::find(std::begin(modes), std::end(modes), options.mode) == std::end(modes))
-    throw Error(ErrorKind::usage, "mode", "unknown", '"' + escaped(options.mode) + '"',
-                "auto, persistent, graph, eager");
+  require_known("mode", options.mode, {"auto", "persistent", "graph", "eager"});
+  require_known("act", options.act, {"auto", "f16", "bf16", "int8"});
+  if (options.mode == "persistent" && !options.fusion)
+    throw Error(ErrorKind::usage, "mode", "one kernel for a whole step is made of fused stages", "persistent",
+                "auto, graph, eager without fusion");
   return row.make(options);
 }
 

@@ -60,6 +60,8 @@ constexpr TensorRule<Weights> kModelRules[] = {
     {"output.bias", &Weights::head_bias, Size::vocab, Size::one, kVector, When::present},
 };
 
+// load_weights() packs in this order, without gaps where sizes allow it: q, k, v and gate, up stay together, so that a
+// backend can take each of these as one matrix.
 using L = LayerWeights;
 constexpr TensorRule<LayerWeights> kLayerRules[] = {
     {"attn_norm.weight", &L::attn_norm, Size::dim, Size::one, kVector, When::always},

@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kUsefulContext = 4096;
 
 std::unique_ptr<Backend> make(const DeviceName& device, const LoadOptions& options) {
-  return make_backend(device.name, {options.n_threads, options.isa, device.index, options.mode, options.debug_sync});
+  return make_backend(device.name, backend_options(options, device.index));
 }
 
 /// Whether weights and a useful context fit; else why not.
@@ -39,6 +39,7 @@ std::unique_ptr<Backend> try_device(const BackendRow& row, int index, const Load
   if (!why_not.empty()) return nullptr;
   try {
     auto backend = make({row.name, index}, options);
+    backend->check_activations(model_needs(config, bound));
     why_not = too_small(*backend, row.name, config, bound);
     if (why_not.empty()) return backend;
   } catch (const Error& error) {
@@ -49,6 +50,16 @@ std::unique_ptr<Backend> try_device(const BackendRow& row, int index, const Load
 }
 
 }  // namespace
+
+BackendOptions backend_options(const LoadOptions& options, int device_index) {
+  return {.n_threads = options.n_threads,
+          .isa = options.isa,
+          .device_index = device_index,
+          .mode = options.mode,
+          .debug_sync = options.debug_sync,
+          .fusion = options.fusion,
+          .act = options.act};
+}
 
 DeviceName parse_device(const std::string& text) {
   if (text.empty() || text == "auto") return {"auto", 0};
@@ -71,6 +82,7 @@ DeviceChoice choose_device(const LoadOptions& options, const Config& config, con
   choice.device = parse_device(options.device);
   if (choice.device.name != "auto") {
     choice.backend = make(choice.device, options);
+    choice.backend->check_activations(model_needs(config, bound));
     const DeviceRow* devices = find_backend(choice.device.name).devices;
     const std::string refusal = devices ? devices->refusal(model_needs(config, bound)) : "";
     if (!refusal.empty()) throw Error(ErrorKind::bad_file, "model", refusal);
@@ -80,6 +92,7 @@ DeviceChoice choose_device(const LoadOptions& options, const Config& config, con
     if (!row.devices) {
       choice.device = {row.name, 0};
       choice.backend = make(choice.device, options);
+      choice.backend->check_activations(model_needs(config, bound));
       return choice;
     }
     const int count = row.devices->count();

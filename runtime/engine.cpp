@@ -14,6 +14,18 @@ uint64_t random_key() {
   return uint64_t{random()} << 32 | random();
 }
 
+/// As the model was loaded with, but for what the engine has of its own.
+BackendOptions backend_options(const Model::Impl& model, const EngineOptions& engine) {
+  BackendOptions o = model.backend_options;
+  o.n_threads = engine.n_threads;
+  if (!engine.isa.empty()) o.isa = engine.isa;
+  if (!engine.mode.empty()) o.mode = engine.mode;
+  if (!engine.act.empty()) o.act = engine.act;
+  o.debug_sync = o.debug_sync || engine.debug_sync;
+  o.fusion = o.fusion && engine.fusion;
+  return o;
+}
+
 }  // namespace
 
 Engine::Impl::Prepared Engine::Impl::prepare(const Model::Impl& model, const EngineOptions& options,
@@ -23,10 +35,7 @@ Engine::Impl::Prepared Engine::Impl::prepare(const Model::Impl& model, const Eng
   Prepared out;
   Needs needs = model.needs;
   out.backend = std::move(backend);
-  if (!out.backend)
-    out.backend = make_backend(
-        model.device, {options.n_threads, options.isa.empty() ? model.isa : options.isa, model.device_index,
-                       options.mode.empty() ? model.mode : options.mode, options.debug_sync || model.debug_sync});
+  if (!out.backend) out.backend = make_backend(model.device, backend_options(model, options));
   const size_t available = memory_for_engine(*out.backend, model.info.mapped_bytes);
   out.plan = plan_engine(model.config, model.device, options, available, needs);
   out.backend->prepare(needs);

@@ -23,6 +23,9 @@ struct DeviceName {
 };
 DeviceName parse_device(const std::string& text);
 
+/// What make_backend() is told of these.
+BackendOptions backend_options(const LoadOptions& options, int device_index);
+
 /// A device that a model will be computed on. `note` says why none before it in the table was taken, of those that are
 /// there at all; empty unless the choice was left to this function.
 struct DeviceChoice {

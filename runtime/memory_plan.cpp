@@ -40,8 +40,7 @@ Target choose_target(const LoadOptions& options, const Config& config, const std
     if (device.name == "auto") device.name = own_memory != rows.end() ? own_memory->name : rows.front().name;
     target.name = out.device = device.name;
     target.available = memory_bytes;
-    if (!find_backend(device.name).devices)
-      target.backend = make_backend(device.name, {options.n_threads, options.isa});
+    if (!find_backend(device.name).devices) target.backend = make_backend(device.name, backend_options(options, 0));
   }
   target.devices = find_backend(target.name).devices;
   const std::string refusal = target.devices ? target.devices->refusal(model_needs(config, bound)) : "";

@@ -49,10 +49,7 @@ void load_weights_of(Checkpoint& checkpoint, const LoadOptions& options, Model::
   Backend* const backend = choice.backend.get();
   require_room_for_weights(*backend, bound);
   model.device = choice.device.name;
-  model.device_index = choice.device.index;
-  model.isa = options.isa;
-  model.mode = options.mode;
-  model.debug_sync = options.debug_sync;
+  model.backend_options = backend_options(options, choice.device.index);
   model.info.device_note = choice.note;
   // Tokens and merges by the hundred thousand, which the tokenizer has copied: make room before the peak.
   checkpoint.metadata.clear();

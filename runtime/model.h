@@ -21,9 +21,8 @@ struct Model::Impl {
   Weights weights;
   Needs needs;                          ///< without what an engine decides
   std::shared_ptr<const void> storage;  ///< the file's bytes, as long as weights lie in them
-  std::string device, isa, mode;        ///< as make_backend() wants them
-  int device_index = 0;
-  bool debug_sync = false;
+  std::string device;                   ///< these two as make_backend() wants them
+  BackendOptions backend_options;
   std::optional<Tokenizer> tokenizer;  ///< absent when the file has none
   std::string chat_template;
   std::optional<std::string> bos_text, eos_text;  ///< as templates see them

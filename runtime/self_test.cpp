@@ -276,8 +276,9 @@ void Tester::compare_steps(const Subject& subject, const DeviceName& device, Sel
   std::map<std::string, std::vector<Floats>> all;
   for (const std::string& mode : modes) {
     say("whole steps" + (mode.empty() ? "" : ", mode " + mode));
-    const auto backend =
-        make_backend(device.name, {options_.n_threads, options_.isa, device.index, mode, options_.debug_sync});
+    BackendOptions own = backend_options(options_, device.index);
+    own.mode = mode;
+    const auto backend = make_backend(device.name, own);
     backend->prepare(extract_.needs);
     const std::vector<Floats> alone = whole_steps(subject, extract_, *backend, kAlone);
     const std::vector<Floats> together = whole_steps(subject, extract_, *backend, kTogether);

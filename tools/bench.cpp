@@ -100,6 +100,12 @@ std::vector<BenchCase> expand(const BenchFlags& f, const std::string& model) {
           for (const std::string& v : types(f.v_types))
             for (int64_t d : or_default(f.depth, 0))
               for (const auto& [p, n] : tests) all.push_back({model, p, n, d, b, ub, t, k, v});
+  const LoadOptions& load = f.model.load;
+  for (BenchCase& c : all) {
+    if (!load.mode.empty()) c.mode = load.mode;
+    if (!load.act.empty()) c.act = load.act;
+    c.fusion = load.fusion;
+  }
   return all;
 }
 
@@ -132,6 +138,8 @@ class Runner {
     o.k_type = c.k_type, o.v_type = c.v_type;
     o.isa = f.model.load.isa;
     o.mode = f.model.load.mode;
+    o.act = f.model.load.act;
+    o.fusion = f.model.load.fusion;
     return o;
   }
 

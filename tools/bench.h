@@ -15,6 +15,8 @@ struct BenchCase {
   int64_t n_prompt = 0, n_gen = 0, depth = 0;
   int64_t n_batch = 2048, n_ubatch = 512, n_threads = 0;
   std::string k_type = "f16", v_type = "f16";
+  std::string mode = "auto", act = "auto";
+  bool fusion = true;
 };
 
 struct BenchRow {

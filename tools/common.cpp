@@ -28,11 +28,29 @@ MetadataOverride parse_override(const std::string& text) {
 
 void add_device_flags(Arguments& a, LoadOptions& load) {
   a.text({"-dev", "--device"}, "NAME", "auto, cuda, cuda:N, cpu, or ref (the slow float32 reference)", &load.device);
-  a.add({"--mode"}, "MODE", "how a GPU runs steps: auto, persistent, graph, eager", [&load](const std::string& t) {
+  const auto no_graphs = std::make_shared<bool>(false);
+  const auto settle_mode = [&load, no_graphs] {  // whichever of the two flags comes first
+    if (!*no_graphs) return;
+    if (load.mode == "persistent" || load.mode == "graph")
+      throw Error(ErrorKind::usage, "--no-graphs", "a mode that records steps was asked for", "--mode " + load.mode,
+                  "--mode auto or eager");
+    load.mode = "eager";
+  };
+  a.add({"--mode"}, "MODE", "how a GPU runs steps: auto, persistent, graph, eager", [=, &load](const std::string& t) {
     for (const char* known : {"auto", "persistent", "graph", "eager"})
-      if (t == known) return load.mode = t, void();
+      if (t == known) return load.mode = t, settle_mode();
     throw Error(ErrorKind::usage, "--mode", "unknown", "'" + escaped(t) + "'", "auto, persistent, graph, eager");
   });
+  a.add({"--no-graphs"}, "", "record no steps of a GPU: as --mode eager",
+        [=](const std::string&) { *no_graphs = true, settle_mode(); });
+  a.add({"--act"}, "TYPE", "activations in products: auto (default, by the weights' format), f16, bf16, int8",
+        [&load](const std::string& t) {
+          for (const char* known : {"auto", "f16", "bf16", "int8"})
+            if (t == known) return load.act = t, void();
+          throw Error(ErrorKind::usage, "--act", "unknown", "'" + escaped(t) + "'", "auto, f16, bf16, int8");
+        });
+  a.flag({"--no-fusion"}, "one simple op after another instead of fused stages, to see what these gain", &load.fusion,
+         false);
   a.flag({"--debug-sync"}, "wait for every kernel of a GPU, so that an error names the one that failed",
          &load.debug_sync);
   a.add({"-ngl", "--gpu-layers", "--n-gpu-layers"}, "N", "", [&load](const std::string& t) {
@@ -99,6 +117,8 @@ EngineOptions EngineFlags::options(const ModelFlags& model) const {
   o.n_threads = model.n_threads > 0 ? static_cast<int>(model.n_threads) : 0;
   o.isa = model.load.isa;
   o.mode = model.load.mode;
+  o.act = model.load.act;
+  o.fusion = model.load.fusion;
   if (!k_type.empty()) o.k_type = k_type;
   if (!v_type.empty()) o.v_type = v_type;
   return o;
@@ -119,11 +139,14 @@ size_t parse_size(const std::string& flag, const std::string& text) {
   return static_cast<size_t>(parse_real(flag, text.substr(0, digits), 1 / factor, 9e18 / factor) * factor);
 }
 
-void announce_device(const Model& model, const Engine& engine) {
+void announce_device(const Model& model, const Engine& engine, const LoadOptions& load) {
   const ModelInfo& info = model.info();
   const EngineStats stats = engine.stats();
   if (!info.device_note.empty()) note("device: {}; {}\n", info.device, info.device_note);
-  if (stats.device_free_bytes == 0) return;
+  if (stats.device_free_bytes == 0) {
+    if (!load.fusion || !load.act.empty()) note("device: {}\n", stats.backend);
+    return;
+  }
   const auto size = [](size_t bytes) {
     const bool small = bytes < size_t{1} << 30;
     return fmt::format("{:.{}f} {}", static_cast<double>(bytes) / (small ? 1048576.0 : 1073741824.0), small ? 0 : 1,

@@ -11,7 +11,8 @@ namespace infer::tools {
 
 using Args = std::vector<std::string>;
 
-/// -ngl and -fa, and how a GPU runs steps. -ngl 0 is the CPU, every other number all layers; -fa has no effect.
+/// -ngl and -fa, how a GPU runs steps, and the switches that show what a technique gains. -ngl 0 is the CPU, every
+/// other number all layers; -fa has no effect.
 void add_device_flags(Arguments& arguments, LoadOptions& load);
 
 /// "24G", "24GiB", "800M" or bytes; units are powers of 1024, as those of GPUs are.
@@ -45,8 +46,9 @@ std::string listed(const std::vector<T>& values, const char* separator = ", ") {
   return out;
 }
 
-/// One line on stderr when there is a GPU: what computes, what it holds, and why the GPU does not if it does not.
-void announce_device(const Model& model, const Engine& engine);
+/// One line on stderr when there is a GPU: what computes, what it holds, and why the GPU does not if it does not. Of
+/// the CPU only where `load` wants it to compute in another way than the usual one.
+void announce_device(const Model& model, const Engine& engine, const LoadOptions& load);
 
 /// Engine::generate() that Ctrl-C ends at the next step, also while the prompt is being computed.
 Result generate(Engine& engine, const Request& request, const TokenCallback& on_token);

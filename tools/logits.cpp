@@ -30,7 +30,7 @@ int logits_command(const Args& args) {
   if (engine_flags.n_ctx == 0)
     engine_flags.n_ctx = std::min<int64_t>(static_cast<int64_t>(ids.size()), model.info().context_length);
   Engine engine(model, engine_flags.options(model_flags));
-  announce_device(model, engine);
+  announce_device(model, engine, model_flags.load);
   const auto close = [](std::FILE* f) { std::fclose(f); };
   std::unique_ptr<std::FILE, decltype(close)> file(std::fopen(out.c_str(), "wb"), close);
   if (!file) throw Error(ErrorKind::run, escaped(out), std::strerror(errno));

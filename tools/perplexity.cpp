@@ -98,8 +98,9 @@ int perplexity_command(const Args& args) {
 
   const Model model = model_flags.open();
   std::optional<Model> reference;
+  ModelFlags other = model_flags;  // the reference is computed as usual, in other formats than the model
+  other.load.act.clear(), other.load.fusion = true;
   if (!reference_path.empty()) {
-    ModelFlags other = model_flags;
     other.path = reference_path;
     other.load.overrides.clear();
     reference = other.open();
@@ -116,9 +117,9 @@ int perplexity_command(const Args& args) {
     throw Error(ErrorKind::usage, escaped(file), "the text is too short", fmt::format("{} tokens", ids.size()),
                 fmt::format("at least {} (one window)", n));
   Engine engine(model, engine_flags.options(model_flags));
-  announce_device(model, engine);
+  announce_device(model, engine, model_flags.load);
   std::unique_ptr<Engine> base;
-  if (reference) base = std::make_unique<Engine>(*reference, engine_flags.options(model_flags));
+  if (reference) base = std::make_unique<Engine>(*reference, engine_flags.options(other));
 
   Mean nll, base_nll;
   Divergence divergence;

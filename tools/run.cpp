@@ -127,7 +127,7 @@ int run_command(const Args& args) {
   if (engine.stats().n_ctx > model.info().context_length)
     note("warning: a context of {} tokens, and the model was trained for {}\n", engine.stats().n_ctx,
          model.info().context_length);
-  announce_device(model, engine);
+  announce_device(model, engine, f.model.load);
   if (f.verbose || is_terminal(2)) print_start(model, engine);
   if (!chats(f, model)) return complete(f, model, engine);
   std::optional<std::string> first;

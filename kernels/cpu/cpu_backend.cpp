@@ -19,6 +19,10 @@ void refuse(ErrorKind kind, const char* where, const char* message, const std::s
   throw Error(kind, where, message, found, allowed);
 }
 
+const char* form_name(ActivationForm form) {
+  return form == ActivationForm::f32 ? "f32" : form == ActivationForm::bf16 ? "bf16" : "int8";
+}
+
 void require_id(bool ok, const char* op, int64_t found, int64_t limit) {
   if (ok) return;
   refuse(ErrorKind::run, op, "index out of range", std::to_string(found), "0 to " + std::to_string(limit - 1));
@@ -28,6 +32,8 @@ void require_id(bool ok, const char* op, int64_t found, int64_t limit) {
 
 CpuBackend::CpuBackend(const BackendOptions& options)
     : isa_(options.isa.empty() ? best_isa() : parse_isa(options.isa)),
+      fusion_(options.fusion),
+      act_(options.act),
       pool_(options.n_threads > 0 ? options.n_threads : default_threads()),
       pointwise_(pointwise(isa_)),
       workspace_(pool_.n_threads(), live_),
@@ -36,10 +42,24 @@ CpuBackend::CpuBackend(const BackendOptions& options)
 std::string CpuBackend::describe() const {
   const char* level = isa_ == Isa::avx512 ? "avx512 vnni bf16" : to_string(isa_);
   const int n = n_threads();
-  return std::string("cpu (") + level + ", " + std::to_string(n) + (n == 1 ? " thread)" : " threads)");
+  return std::string("cpu (") + level + ", " + std::to_string(n) + (n == 1 ? " thread)" : " threads)") +
+         (fusion_ ? "" : ", no fusion") + (act_.empty() || act_ == "auto" ? "" : ", activations " + act_);
+}
+
+/// A format has one kernel here, and so one form of activations.
+void CpuBackend::check_activations(const Needs& needs) const {
+  if (act_.empty() || act_ == "auto") return;
+  for (DType dtype : needs.matrix_formats) {
+    if (!matmul_supported(dtype)) continue;  // prepare() refuses it
+    const char* const own = form_name(activation_form(dtype));
+    if (act_ == own) continue;
+    refuse(ErrorKind::usage, "act", "the cpu has no kernel for such activations", act_ + " with " + format_name(dtype),
+           std::string("auto, which is ") + own + " for " + format_name(dtype));
+  }
 }
 
 void CpuBackend::prepare(const Needs& needs) {
+  check_activations(needs);
   WorkspaceSize size;
   for (DType dtype : needs.matrix_formats) {
     if (!matmul_supported(dtype)) {

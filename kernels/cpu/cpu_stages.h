@@ -63,6 +63,7 @@ class CpuBackend final : public Backend {
   const char* name() const override { return "cpu"; }
   std::string describe() const override;
   int n_threads() const override { return pool_.n_threads(); }
+  void check_activations(const Needs& needs) const override;
   void prepare(const Needs& needs) override;
 
   Buffer allocate(size_t bytes) override;
@@ -120,6 +121,8 @@ class CpuBackend final : public Backend {
   void for_rows(int64_t rows, Fn fn);
 
   Isa isa_;
+  bool fusion_;
+  std::string act_;
   ThreadPool pool_;
   const PointwiseTable& pointwise_;
   std::shared_ptr<std::atomic<int64_t>> live_ = std::make_shared<std::atomic<int64_t>>(0);

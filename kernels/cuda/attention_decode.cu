@@ -2,6 +2,7 @@
 // its query heads, split of the positions); what the splits of one token and KV head found is combined by whichever of
 // them comes last, always in the order of the positions, so that results do not depend on who that was.
 #include "kernels/cuda/attention_decode.cuh"
+#include "kernels/cuda/head_sizes.h"
 #include "kernels/cuda/launchers.h"
 
 namespace infer::cuda {
@@ -160,23 +161,11 @@ void launch(const DecodeArgs& a, int n_sms, cudaStream_t stream) {
 template <class Cache>
 bool launch_sized(const DecodeArgs& a, int n_sms, cudaStream_t stream) {
   if (a.k_type != Cache::id || a.v_type != Cache::id) return false;
-  switch (a.head_dim) {
-    case 32:
-      return launch<32, Cache>(a, n_sms, stream), true;
-    case 64:
-      return launch<64, Cache>(a, n_sms, stream), true;
-    case 96:
-      return launch<96, Cache>(a, n_sms, stream), true;
-    case 128:
-      return launch<128, Cache>(a, n_sms, stream), true;
-    case 256:
-      return launch<256, Cache>(a, n_sms, stream), true;
-    case 80:
-      if constexpr (!Cache::codes) return launch<80, Cache>(a, n_sms, stream), true;
-      return false;
-    default:
-      return false;
-  }
+  bool launched = false;
+  visit_head_size(a.head_dim, [&]<int kHeadDim>() {
+    if constexpr (!Cache::codes || kHeadDim % 32 == 0) launch<kHeadDim, Cache>(a, n_sms, stream), launched = true;
+  });
+  return launched;
 }
 
 }  // namespace

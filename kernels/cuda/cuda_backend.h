@@ -5,9 +5,9 @@
 //   graph    other steps of at most kMaxGraphRows tokens: the launches are captured once per key and replayed.
 //   eager    prompts, and everything in --mode eager: the launches are made call by call.
 //
-// Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives and stages of the graph and eager
-// ways; cuda_run.cpp records and replays; cuda_sample.cpp draws tokens; watched_backend.h names what fails. Nothing
-// here knows models, files or text.
+// Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives, cuda_stages.cpp stages of the
+// graph and eager ways; cuda_run.cpp records and replays; cuda_sample.cpp draws tokens; watched_backend.h names what
+// fails. Nothing here knows models, files or text.
 #pragma once
 
 #include <array>
@@ -19,12 +19,14 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/activations.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/matmul_lt.h"
 #include "kernels/cuda/program.h"
 #include "kernels/cuda/unpack_ahead.h"
 #include "kernels/cuda/watch.h"
+#include "kernels/cuda/wide.h"
 
 namespace infer::cuda {
 
@@ -42,6 +44,7 @@ class CudaBackend : public Backend {
   std::string describe() const override;
   int n_threads() const override;  ///< of loading: copies into pinned memory
 
+  void check_activations(const Needs& needs) const override;
   void prepare(const Needs& needs) override;
 
   Buffer allocate(size_t bytes) override;
@@ -99,6 +102,7 @@ class CudaBackend : public Backend {
 
   // cuda_ops.cpp
   void prepare_ops(const Needs& needs);
+  Wide wide();
   /// out [m, n] (+)= x [m, k] * w^T + bias with x in f32; accumulate adds to what out holds.
   void product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate);
 
@@ -111,6 +115,8 @@ class CudaBackend : public Backend {
   void launch_stages(const Program& program);
 
   Mode mode_ = Mode::automatic;
+  bool fusion_ = true;
+  Act act_ = Act::automatic;
   std::unique_ptr<MatmulLt> lt_;
   std::string why_no_lt_;  ///< for people; empty when there is one, or no need of it
   Needs needs_;

@@ -26,11 +26,14 @@ struct CudaBackend::Staging {
 
 namespace {
 
+const char* mode_name(Mode mode) {
+  const char* const names[] = {"auto", "persistent", "graph", "eager"};
+  return names[static_cast<int>(mode)];
+}
+
 Mode parse_mode(const std::string& name) {
-  if (name.empty() || name == "auto") return Mode::automatic;
-  if (name == "persistent") return Mode::persistent;
-  if (name == "graph") return Mode::graph;
-  if (name == "eager") return Mode::eager;
+  for (const Mode mode : {Mode::automatic, Mode::persistent, Mode::graph, Mode::eager})
+    if (name == mode_name(mode) || (name.empty() && mode == Mode::automatic)) return mode;
   throw Error(ErrorKind::usage, "mode", "unknown", '"' + escaped(name) + '"', "auto, persistent, graph, eager");
 }
 
@@ -104,6 +107,8 @@ CudaBackend::CudaBackend(const BackendOptions& options)
     : device_(usable_device(options.device_index)),
       watch_(options.debug_sync, options.watchdog_seconds),
       mode_(parse_mode(options.mode)),
+      fusion_(options.fusion),
+      act_(parse_act(options.act)),
       live_bytes_(std::make_shared<std::atomic<int64_t>>(0)) {
   if (options.debug_sync) mode_ = Mode::eager;
   use_device();
@@ -133,7 +138,14 @@ void CudaBackend::abandon() {
 std::string CudaBackend::describe() const {
   std::string text = cuda::describe(device_);
   if (!why_no_lt_.empty()) text += ", no cuBLASLt, prompts are slow: " + why_no_lt_;
-  if (watch_.syncs()) text += ", debug-sync";
+  if (watch_.syncs())
+    text += ", debug-sync";
+  else if (mode_ != Mode::automatic)
+    text += std::string(", mode ") + mode_name(mode_);
+  if (!fusion_) text += ", no fusion";
+  if (const std::string activations = describe_activations(needs_.matrix_formats, act_, lt_ != nullptr);
+      !activations.empty())
+    text += ", " + activations;
   return text;
 }
 

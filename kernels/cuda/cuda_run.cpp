@@ -45,7 +45,18 @@ void launch_decode(const DecodeLaunch& launch, int n_ctas, bool cooperative, cud
   launch_decode_4(launch, n_ctas, cooperative, stream);
 }
 
+void CudaBackend::check_activations(const Needs& needs) const {
+  const std::string name = act_ == Act::f16 ? "f16" : act_ == Act::bf16 ? "bf16" : "int8";
+  if (const DType* plain = without_kernel(needs.matrix_formats, act_))
+    throw Error(ErrorKind::usage, "act", "only quantised weights have kernels for such activations",
+                name + " with " + format_name(*plain), "auto");
+  if (mode_ == Mode::persistent && !all_decode_packed(needs.matrix_formats, act_))
+    throw Error(ErrorKind::usage, "act", "one kernel for a whole step has no such activations for these weights", name,
+                "auto, or mode auto, graph, eager");
+}
+
 void CudaBackend::prepare(const Needs& needs) {
+  check_activations(needs);
   use_device();
   needs_ = needs;
   watch_.expect(static_cast<double>(needs.max_tokens) / kUsualTokens);
@@ -59,6 +70,9 @@ void CudaBackend::prepare_programs() {
 
 std::unique_ptr<Program> CudaBackend::record(const std::function<void()>& fn, int64_t& n_tokens) {
   Recorder recorder(decode_limits());
+  if (!fusion_) recorder.unsupported("stages that are not fused");
+  if (!all_decode_packed(needs_.matrix_formats, act_))
+    recorder.unsupported("activations that the program has no kernel for");
   recorder_ = &recorder;
   try {
     fn();
@@ -177,7 +191,7 @@ void CudaBackend::run(uint64_t key, const std::function<void()>& fn) {
     int64_t n_tokens = 0;
     r.program = record(fn, n_tokens);
     if (r.program) {
-      ++counters_.captures;
+      if (mode_ != Mode::eager) ++counters_.captures;
     } else if (n_tokens <= kMaxGraphRows && mode_ != Mode::eager) {
       r.graph[0] = capture(fn);
     }

@@ -31,12 +31,15 @@ __device__ __forceinline__ float activated(float x) {
 }
 
 /// out = activation(gate) * up. Grid: up to 4096 blocks of 256 threads, 8 numbers a thread and turn; no shared memory.
-/// Moves 6 bytes a number: bound by memory. out may be gate: a thread writes only where it alone has read.
+/// Moves 6 bytes a number: bound by memory. Rows have row_eights eights, of gate and up `gap` more lie between them.
+/// out may be gate where there is no gap: a thread writes only where it alone has read.
 template <Activation kActivation>
-__global__ void activate_bf16_kernel(const uint4* gate, const uint4* up, uint4* out, int64_t n_eights) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n_eights; i += step) {
-    const uint4 g = gate[i], u = up[i];
+__global__ void activate_bf16_kernel(const uint4* gate, const uint4* up, uint4* out, uint32_t n_eights,
+                                     uint32_t row_eights, uint32_t gap) {
+  const uint32_t step = gridDim.x * kThreads;
+  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < n_eights; i += step) {
+    const uint32_t at = i + i / row_eights * gap;
+    const uint4 g = gate[at], u = up[at];
     const uint32_t from[4] = {g.x, g.y, g.z, g.w}, with[4] = {u.x, u.y, u.z, u.w};
     uint32_t to[4];
 #pragma unroll
@@ -57,13 +60,17 @@ void add_bias(const Tensor& out, const Tensor& bias, cudaStream_t stream) {
   check_launch("add_bias");
 }
 
-void activate_bf16(const ActivateArgs& a, cudaStream_t stream) {
-  const int64_t n_eights = a.gate.n_elements() / 8;
+void activate_bf16(const ActivateArgs& a, cudaStream_t stream, int64_t stride) {
+  const int64_t n_eights = a.out.n_elements() / 8, row_eights = a.out.cols() / 8;
   if (n_eights == 0) return;
+  const int64_t gap = stride > 0 ? stride / 8 - row_eights : 0;
+  if (n_eights + a.out.rows() * gap >= int64_t{1} << 31)
+    throw Error(ErrorKind::run, "activate", "too many numbers", std::to_string(a.out.n_elements()));
   const auto kernel = a.activation == Activation::silu ? activate_bf16_kernel<Activation::silu>
                                                        : activate_bf16_kernel<Activation::gelu_tanh>;
   kernel<<<blocks_for(n_eights), kThreads, 0, stream>>>(a.gate.as<uint4>(), a.up.as<uint4>(), a.out.as<uint4>(),
-                                                        n_eights);
+                                                        static_cast<uint32_t>(n_eights),
+                                                        static_cast<uint32_t>(row_eights), static_cast<uint32_t>(gap));
   check_launch("activate_bf16");
 }
 

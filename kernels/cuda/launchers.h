@@ -41,8 +41,8 @@ void attention_decode(const AttentionArgs&, const AttentionScratch&, int n_sms, 
 // ---- pack.cu: layouts in packed.h ------------------------------------------------------------------------------
 /// Rows [row_begin, row_begin + n_rows) of a matrix from file blocks in device memory; row_begin is a multiple of 16.
 void pack_rows(DType, const void* blocks, int64_t row_begin, int64_t n_rows, const Tensor& packed, cudaStream_t);
-/// Rows of a packed matrix as f16 or bf16 [n_rows, cols], row-major. Quantised formats and F32. row_begin is a multiple
-/// of 4.
+/// Rows of a packed or plain matrix as f16 (clamped to +-65504) or bf16 [n_rows, cols], row-major. row_begin is a
+/// multiple of 4.
 void dequantize_rows(const Tensor& packed, int64_t row_begin, int64_t n_rows, const Tensor& out, cudaStream_t);
 
 // ---- decode.cu -------------------------------------------------------------------------------------------------
@@ -56,8 +56,9 @@ void sample(const SampleArgs&, cudaStream_t);
 // ---- epilogues.cu: what closes a product of cuBLASLt -----------------------------------------------------------
 /// out[m, n] += bias[n]
 void add_bias(const Tensor& out, const Tensor& bias, cudaStream_t);
-/// activate() with gate, up and out in bf16, a multiple of 8 numbers at addresses that are multiples of 16.
-void activate_bf16(const ActivateArgs&, cudaStream_t);
+/// activate() with gate, up and out in bf16, rows of a multiple of 8 numbers at addresses that are multiples of 16.
+/// `stride`: numbers from a row of gate and of up to the next; 0: as in out.
+void activate_bf16(const ActivateArgs&, cudaStream_t, int64_t stride = 0);
 
 // ---- limits.cu: what limits.cpp times --------------------------------------------------------------------------
 /// Reads `bytes` (a multiple of 16) of device memory once; sink: 4 bytes that are written almost never.

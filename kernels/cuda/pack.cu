@@ -29,12 +29,15 @@ __global__ void pack_kernel(const typename F::Block* blocks, int64_t row_begin, 
   pack_group<F>(block, static_cast<int>(g % kBlockGroups), packed + p.chunk, {p.groups}, p.row, p.group);
 }
 
+/// What is too large for f16 becomes its largest number instead of infinity; NaN stays NaN.
+__device__ __forceinline__ float clamp_to_f16(float x) { return fabsf(x) > 65504.0f ? copysignf(65504.0f, x) : x; }
+
 __device__ __forceinline__ uint32_t two_16(float a, float b, bool bf16) {
   if (bf16) {
     const __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
     return *reinterpret_cast<const uint32_t*>(&v);
   }
-  const __half2 v = __floats2half2_rn(a, b);
+  const __half2 v = __floats2half2_rn(clamp_to_f16(a), clamp_to_f16(b));
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
@@ -127,12 +130,14 @@ void dequantize(const Tensor& packed, int64_t row_begin, int64_t n_rows, const T
   }
 }
 
-__global__ void narrow_kernel(const float* from, int64_t stride, int64_t n_rows, int64_t cols, bool bf16,
+/// Plain weights as another type. Grid: blocks of 256 threads, a number each; no shared memory. Bound by memory.
+template <class F>
+__global__ void narrow_kernel(const typename F::Block* from, int64_t stride, int64_t n_rows, int64_t cols, bool bf16,
                               uint16_t* out) {
   const int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
   if (i >= n_rows * cols) return;
-  const float x = from[i / cols * stride + i % cols];
-  out[i] = bf16 ? f32_to_bf16(x) : f32_to_f16(x);
+  const float x = F::decode(from[i / cols * stride + i % cols]);
+  out[i] = bf16 ? f32_to_bf16(x) : f32_to_f16(clamp_to_f16(x));
 }
 
 }  // namespace
@@ -163,10 +168,12 @@ void dequantize_rows(const Tensor& packed, int64_t row_begin, int64_t n_rows, co
   visit_format(packed.dtype, [&]<class F>() {
     if constexpr (F::block > 1) {
       dequantize<F>(packed, row_begin, n_rows, out, stream);
-    } else if constexpr (F::id == DType::F32) {
-      const int64_t stride = row_major_stride(sizeof(float), cols) / 4;
-      narrow_kernel<<<blocks_for(n_rows * cols), kThreads, 0, stream>>>(packed.as<float>() + row_begin * stride, stride,
-                                                                        n_rows, cols, bf16, out.as<uint16_t>());
+    } else {
+      using Block = typename F::Block;
+      constexpr int64_t kBytes = sizeof(Block);
+      const int64_t stride = row_major_stride(kBytes, cols) / kBytes;
+      narrow_kernel<F><<<blocks_for(n_rows * cols), kThreads, 0, stream>>>(
+          packed.as<Block>() + row_begin * stride, stride, n_rows, cols, bf16, out.as<uint16_t>());
     }
   });
   check(cudaGetLastError(), "dequantize");

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <iterator>
 #include <string>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/head_sizes.h"
 #include "kernels/cuda/packed.h"
 #include "quant/formats.h"
 
@@ -29,10 +29,9 @@ inline std::string refusal(const Needs& needs) {
     if (!decodable(dtype)) return "no CUDA kernel for weights of the format " + format_name(dtype);
   for (const DType dtype : needs.embedding_formats)
     if (!decodable(dtype)) return "no CUDA kernel to look up rows of the format " + format_name(dtype);
-  const int64_t heads[] = {32, 64, 80, 96, 128, 256};
-  if (needs.head_dim > 0 && std::find(std::begin(heads), std::end(heads), needs.head_dim) == std::end(heads))
-    return "no CUDA kernel for attention with heads of " + std::to_string(needs.head_dim) +
-           " (only for 32, 64, 80, 96, 128, 256)";
+  if (needs.head_dim > 0 && !has_head_size(needs.head_dim))
+    return "no CUDA kernel for attention with heads of " + std::to_string(needs.head_dim) + " (only for " +
+           listed(HeadSizes{}) + ")";
   for (const DType dtype : {needs.k_type, needs.v_type})
     if (dtype != DType::F32 && dtype != DType::F16 && dtype != DType::BF16 && dtype != DType::Q8_0)
       return "no CUDA kernel for a KV cache of " + format_name(dtype);

@@ -50,24 +50,25 @@ void UnpackAhead::finish(cudaStream_t stream) {
   check(cudaStreamWaitEvent(stream, half.unpacked.get(), 0), "unpack weights");
 }
 
-Tensor UnpackAhead::unpack(const Tensor& w, int64_t begin_row, int64_t n_rows, int64_t epoch, cudaStream_t stream) {
-  const Tensor out(halves_[next_].memory, DType::BF16, {n_rows, w.cols()});
+Tensor UnpackAhead::unpack(const Tensor& w, int64_t begin_row, int64_t n_rows, DType type, int64_t epoch,
+                           cudaStream_t stream) {
+  const Tensor out(halves_[next_].memory, type, {n_rows, w.cols()});
   dequantize_rows(w, begin_row, n_rows, out, begin(epoch, stream));
   finish(stream);
   return out;
 }
 
-Tensor UnpackAhead::unpack(std::initializer_list<const Tensor*> matrices, int64_t epoch, cudaStream_t stream) {
+Tensor UnpackAhead::unpack(std::initializer_list<const Tensor*> matrices, DType type, int64_t epoch,
+                           cudaStream_t stream) {
   const int64_t cols = (*matrices.begin())->cols();
   int64_t rows = 0;
   cudaStream_t own = begin(epoch, stream);
   for (const Tensor* w : matrices) {
-    dequantize_rows(*w, 0, w->rows(), Tensor(halves_[next_].memory + rows * cols * 2, DType::BF16, {w->rows(), cols}),
-                    own);
+    dequantize_rows(*w, 0, w->rows(), Tensor(halves_[next_].memory + rows * cols * 2, type, {w->rows(), cols}), own);
     rows += w->rows();
   }
   finish(stream);
-  return Tensor(halves_[next_].memory, DType::BF16, {rows, cols});
+  return Tensor(halves_[next_].memory, type, {rows, cols});
 }
 
 void UnpackAhead::release(cudaStream_t stream) {

@@ -1,7 +1,8 @@
-// The 16-bit rows of quantised weights that products of prompts multiply: made on a stream of their own, into one half
-// of a scratch while the product before reads the other. Unpacking is bound by memory and products by tensor cores; the
-// last CTAs of a product, attention and norms leave SMs and memory idle, and that is when unpacking runs. The host is
-// layers ahead of the device, so nobody has to say which weight comes next.
+// The 16-bit rows of quantised weights (of plain ones too, where --act wants another type) that products of prompts
+// multiply: made on a stream of their own, into one half of a scratch while the product before reads the other.
+// Unpacking is bound by memory and products by tensor cores; the last CTAs of a product, attention and norms leave SMs
+// and memory idle, and that is when unpacking runs. The host is layers ahead of the device, so nobody has to say which
+// weight comes next.
 #pragma once
 
 #include <array>
@@ -18,14 +19,14 @@ class UnpackAhead {
 
   /// Takes `bytes` of device memory, which must live as long as this.
   void place(char* memory, size_t bytes);
-  /// bf16 numbers that a half holds.
+  /// 16-bit numbers that a half holds.
   int64_t n_elements() const { return n_elements_; }
 
-  /// bf16 [n_rows, cols]: rows [begin, begin + n_rows) of w, there for what `stream` does next until release(). `epoch`
-  /// changes with every step, and whenever a recorded step may have been replayed in between.
-  Tensor unpack(const Tensor& w, int64_t begin, int64_t n_rows, int64_t epoch, cudaStream_t stream);
+  /// f16 or bf16 [n_rows, cols]: rows [begin, begin + n_rows) of w, there for what `stream` does next until release().
+  /// `epoch` changes with every step, and whenever a recorded step may have been replayed in between.
+  Tensor unpack(const Tensor& w, int64_t begin, int64_t n_rows, DType type, int64_t epoch, cudaStream_t stream);
   /// The same of several matrices of equally long rows, below one another.
-  Tensor unpack(std::initializer_list<const Tensor*> matrices, int64_t epoch, cudaStream_t stream);
+  Tensor unpack(std::initializer_list<const Tensor*> matrices, DType type, int64_t epoch, cudaStream_t stream);
   /// `stream` has been given everything that reads what unpack() returned last.
   void release(cudaStream_t stream);
 

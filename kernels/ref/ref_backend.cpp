@@ -16,10 +16,18 @@ constexpr size_t kAlignment = 64;
 
 class RefBackend final : public Backend {
  public:
+  explicit RefBackend(const BackendOptions& options) : act_(options.act) {}
+
   const char* name() const override { return "ref"; }
   std::string describe() const override { return "ref (float32, 1 thread)"; }
 
+  void check_activations(const Needs&) const override {
+    if (!act_.empty() && act_ != "auto")
+      throw Error(ErrorKind::usage, "act", "the reference computes in float32", act_, "auto");
+  }
+
   void prepare(const Needs& needs) override {
+    check_activations(needs);
     for (DType dtype : needs.matrix_formats) require_decodable(dtype);
     for (DType dtype : needs.embedding_formats) require_decodable(dtype);
     for (DType dtype : {needs.k_type, needs.v_type}) {
@@ -95,6 +103,7 @@ class RefBackend final : public Backend {
   }
   void count() { ++stats_.stages; }
 
+  std::string act_;
   BackendStats stats_;
   /// Shared with the buffers, which may outlive the backend and be freed by any thread.
   std::shared_ptr<std::atomic<int64_t>> live_ = std::make_shared<std::atomic<int64_t>>(0);
@@ -102,6 +111,8 @@ class RefBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_ref_backend(const BackendOptions&) { return std::make_unique<RefBackend>(); }
+std::unique_ptr<Backend> make_ref_backend(const BackendOptions& options) {
+  return std::make_unique<RefBackend>(options);
+}
 
 }  // namespace infer

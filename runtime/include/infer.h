@@ -45,6 +45,8 @@ struct LoadOptions {
   std::string isa;              ///< cpu: "" best of this machine; "scalar", "avx2", "avx512" force a level
   std::string mode;             ///< cuda, how steps run: "" or "auto", "persistent", "graph", "eager"
   bool debug_sync = false;      ///< cuda: eager, waiting for every kernel, so that an error names the one that failed
+  std::string act;              ///< activations in products: "" or "auto" by the weights' format, "f16", "bf16", "int8"
+  bool fusion = true;           ///< false: one simple op after another instead of fused stages, to see what these gain
   std::vector<MetadataOverride> overrides;
   /// Called from the loading thread with a fraction in [0, 1]; returning false cancels the load (Error run).
   std::function<bool(double)> progress;
@@ -237,8 +239,9 @@ struct EngineOptions {
   int64_t n_batch = 2048, n_ubatch = 512;  ///< tokens scheduled, computed at a time
   int n_threads = 0;     ///< 0: one per physical core
   std::string k_type, v_type;  ///< KV cache: f32 f16 bf16 q8_0; empty: f16, on ref f32
-  std::string isa, mode;       ///< as in LoadOptions; empty: as the model was loaded with
+  std::string isa, mode, act;  ///< as in LoadOptions; empty: as the model was loaded with
   bool debug_sync = false;     ///< the same; on when either is
+  bool fusion = true;          ///< the same; off when either is
   /// Positions of all sequences together; 0: n_seqs * n_ctx. With fewer, the newest sequence gives way when all are taken
   /// and is computed again later, with the same tokens.
   int64_t n_pool = 0;

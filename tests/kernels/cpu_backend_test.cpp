@@ -295,6 +295,22 @@ TEST_CASE("a fused stage gives the oracle's numbers, and the bits of its primiti
   }
 }
 
+TEST_CASE("without fusion a stage has the bits of its primitives") {
+  for (const Shape& shape : shapes()) {
+    for (const int64_t n : {1, 9}) {
+      for (size_t i = 0; i < std::size(kStages); ++i) {
+        BackendOptions options;
+        options.n_threads = 2;
+        const auto fused = make_backend("cpu", options);
+        options.fusion = false;
+        const auto plain = make_backend("cpu", options);
+        CHECK(same_bits((Layer(*plain, shape, n).*kStages[i])(Way::fused),
+                        (Layer(*fused, shape, n).*kStages[i])(Way::composed)));
+      }
+    }
+  }
+}
+
 TEST_CASE("a token gets the same bits alone and in any company") {
   for (const Shape& shape : shapes()) {
     for (const BackendOptions& options : all_options()) {

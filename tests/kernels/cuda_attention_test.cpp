@@ -135,6 +135,21 @@ TEST_CASE("cuda: attention agrees with the oracle for every number of query head
   }
 }
 
+TEST_CASE("cuda: attention of so many rows that a block takes 128 of them agrees with the oracle") {
+  if (skipped()) return;
+  AttentionCase c;
+  c.group = 16, c.n_kv_heads = 4, c.window = 100;  // attention_prefill.cu: from 512 blocks of 128 rows on
+  c.sequences = {{1024, 1100}};
+  for (const DType type : {DType::F16, DType::BF16, DType::Q8_0}) {
+    c.k_type = c.v_type = type;
+    check_attention(c);
+  }
+  c.k_type = c.v_type = DType::F16;
+  c.head_dim = 128, c.window = 0, c.softcap = 20, c.sinks = true;
+  c.sequences = {{700, 700}, {1, 33}, {323, 400}};
+  check_attention(c);
+}
+
 TEST_CASE("cuda: attention handles caches of two types, many sequences and long ones") {
   if (skipped()) return;
   AttentionCase c;

@@ -46,6 +46,40 @@ TEST_CASE("cuda: a product of any format and number of rows is the oracle's") {
   }
 }
 
+TEST_CASE("cuda: products take the activations that were asked for") {
+  if (skipped()) return;
+  for (const char* act : {"f16", "bf16", "int8"}) {
+    BackendOptions options;
+    options.act = act;
+    const bool int8 = options.act == "int8";
+    const auto backend = make_backend("cuda", options);
+    Needs needs = needs_of_these_tests();
+    if (int8) {
+      CHECK_THROWS_WITH(backend->prepare(needs), Catch::Contains("int8 with F32"));
+      std::erase_if(needs.matrix_formats, is_plain);
+    }
+    backend->prepare(needs);
+    CHECK(backend->describe().find(std::string("activations ") + act) != std::string::npos);
+    for (const DType type : needs.matrix_formats) {
+      const int64_t n = 129, k = 1280;
+      const Weight w(type, n, k, 3);
+      for (const int64_t m : {1, 4, 17, 70}) {
+        const Floats x = random_floats(m * k, 1);
+        const auto product = [&](Backend& b) {
+          Side side(b);
+          Floats out = poison(m * n);
+          b.matmul({side.in(x, {m, k}), side.weight(w), {}, side.out(out, {m, n})});
+          side.fetch();
+          return out;
+        };
+        const double error = nmse(product(*backend), product(ref()));
+        INFO(act << " with " << format_name(type) << ", m " << m << ": error " << error);
+        CHECK(error <= (int8 ? 5e-4 : options.act == "f16" ? 1e-6 : 2e-5));
+      }
+    }
+  }
+}
+
 TEST_CASE("cuda: a weight too large to be unpacked at once gives every column of its product") {
   if (skipped()) return;
   const int64_t n = 66001, k = 1024, m = 18, some = 300;
@@ -71,10 +105,11 @@ TEST_CASE("cuda: embedding rows come from any format") {
   if (skipped()) return;
   const Ints ids = {49, 0, 7, 7, 3};
   for (const DType type : kFormats) {
-    for (const int64_t dim : {256, 768}) {
+    for (const int64_t dim : {256, 768, 1280, 1000, 33, 7}) {
+      if (row_bytes(type, dim) < 0) continue;
       const Weight table(type, 50, dim, 9);
       for (const size_t n : {1, 5}) {
-        compare(1e-12, "embed " + format_name(type), [&](Backend& b) {
+        compare(1e-12, "embed " + format_name(type) + " " + std::to_string(dim), [&](Backend& b) {
           Side side(b);
           const auto rows = static_cast<int64_t>(n);
           Floats out = poison(rows * dim);

@@ -15,6 +15,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda_row.h"
+#include "kernels/cuda/head_sizes.h"
 #include "quant/formats.h"
 #include "tests/catch.h"
 #include "tests/kernels/views.h"
@@ -164,6 +165,20 @@ class Side {
     return backend.pack(w.host, role, kept_.back().get());
   }
 
+  /// Several, each beginning where the one before ends.
+  std::vector<Tensor> weights_side_by_side(std::initializer_list<const Weight*> list) {
+    size_t total = 0;
+    for (const Weight* w : list) total += backend.packed_bytes(w->host, WeightRole::matrix);
+    kept_.push_back(total > 0 ? backend.allocate(total) : nullptr);
+    auto* at = static_cast<char*>(kept_.back().get());
+    std::vector<Tensor> out;
+    for (const Weight* w : list) {
+      out.push_back(backend.pack(w->host, WeightRole::matrix, at));
+      if (total > 0) at += backend.packed_bytes(w->host, WeightRole::matrix);
+    }
+    return out;
+  }
+
   void fetch() {
     for (const Returned& r : returned_) {
       Bytes bytes(r.bytes + kGuardBytes);
@@ -244,7 +259,11 @@ inline double cache_bar(DType type) {
 }
 
 inline constexpr DType kCacheTypes[] = {DType::F32, DType::F16, DType::BF16, DType::Q8_0};
-inline constexpr int64_t kHeadDims[] = {32, 64, 80, 96, 128, 256};
+template <int... kSizes>
+std::vector<int64_t> numbers(std::integer_sequence<int, kSizes...>) {
+  return {kSizes...};
+}
+inline const std::vector<int64_t> kHeadDims = numbers(cuda::HeadSizes{});
 inline bool fits(DType type, int64_t head_dim) { return row_bytes(type, head_dim) >= 0; }
 
 }  // namespace infer::cuda_test

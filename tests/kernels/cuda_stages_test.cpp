@@ -59,6 +59,7 @@ struct Layer {
   Weight wq, wk, wv, wo, gate, up, down, head;
   Floats norm, bq, bk, bv, bo, b_gate, b_up, b_down, q_norm, k_norm, post, head_bias, cos_sin;
   int64_t pages = 4;
+  bool side_by_side = false;  ///< q, k, v and gate, up
 
   explicit Layer(const Shape& shape)
       : s(shape),
@@ -96,7 +97,12 @@ struct Layer {
     AttnInArgs a;
     a.x = side.in(random_floats(n * s.dim, 23), {n, s.dim}), a.norm = side.in(norm, {s.dim});
     a.normed = side.in(poison(n * s.dim), {n, s.dim});
-    a.wq = side.weight(wq), a.wk = side.weight(wk), a.wv = side.weight(wv);
+    if (side_by_side) {
+      const std::vector<Tensor> all = side.weights_side_by_side({&wq, &wk, &wv});
+      a.wq = all[0], a.wk = all[1], a.wv = all[2];
+    } else {
+      a.wq = side.weight(wq), a.wk = side.weight(wk), a.wv = side.weight(wv);
+    }
     a.bq = side.maybe(s.biases, bq), a.bk = side.maybe(s.biases, bk), a.bv = side.maybe(s.biases, bv);
     RopeStoreArgs& r = a.rope_store;
     r.q = side.out(q, {n, s.n_heads, s.head_dim});
@@ -132,7 +138,13 @@ struct Layer {
     Floats x = random_floats(n * s.dim, 23);
     FfnArgs a;
     a.norm = side.in(norm, {s.dim}), a.activation = s.activation, a.add = add_args(side, x, n);
-    a.w_gate = side.weight(gate), a.w_up = side.weight(up), a.w_down = side.weight(down);
+    if (side_by_side) {
+      const std::vector<Tensor> both = side.weights_side_by_side({&gate, &up});
+      a.w_gate = both[0], a.w_up = both[1];
+    } else {
+      a.w_gate = side.weight(gate), a.w_up = side.weight(up);
+    }
+    a.w_down = side.weight(down);
     a.b_gate = side.maybe(s.biases, b_gate), a.b_up = side.maybe(s.biases, b_up);
     a.b_down = side.maybe(s.biases, b_down);
     a.normed = side.in(poison(n * s.dim), {n, s.dim});
@@ -170,6 +182,62 @@ TEST_CASE("cuda: stages give the oracle's numbers for every option and number of
       compare(stage_bar(shape), "attn_out" + what, [&](Backend& b) { return layer.attn_out(b, n); });
       compare(stage_bar(shape), "ffn" + what, [&](Backend& b) { return layer.ffn(b, n); });
       compare(stage_bar(shape), "logits" + what, [&](Backend& b) { return layer.logits(b, n); });
+    }
+    ++at;
+  }
+}
+
+TEST_CASE("cuda: weights that lie side by side are one product, with the same numbers") {
+  if (skipped()) return;
+  for (const DType type : {DType::F32, DType::F16, DType::BF16, DType::Q8_0}) {
+    for (const bool options : {false, true}) {
+      Shape shape = shape_of(type);
+      shape.biases = shape.post_norms = options;
+      shape.activation = options ? Activation::gelu_tanh : Activation::silu;
+      Layer apart(shape), together(shape);
+      together.side_by_side = true;
+      for (const int64_t n : {3, 5, 33, 120}) {  // a cache slot each
+        const std::string what =
+            " of " + format_name(type) + ", options " + std::to_string(options) + ", tokens " + std::to_string(n);
+        compare(stage_bar(shape), "attn_in" + what, [&](Backend& b) { return together.attn_in(b, n); });
+        compare(stage_bar(shape), "ffn" + what, [&](Backend& b) { return together.ffn(b, n); });
+        const auto launches = [&](const auto& stage) {
+          const int64_t before = gpu().stats().launches;
+          stage();
+          return gpu().stats().launches - before;
+        };
+        INFO(what);
+        const bool one = is_plain(type) && n > 4 && gpu().describe().find("no cuBLASLt") == std::string::npos;
+        CHECK((launches([&] { together.attn_in(gpu(), n); }) < launches([&] { apart.attn_in(gpu(), n); })) == one);
+        // gate and up are one where the hidden values are bf16 without biases in between.
+        CHECK((launches([&] { together.ffn(gpu(), n); }) < launches([&] { apart.ffn(gpu(), n); })) ==
+              (one && type == DType::BF16 && !options));
+      }
+    }
+  }
+}
+
+TEST_CASE("cuda: stages that are not fused give the oracle's numbers too") {
+  if (skipped()) return;
+  BackendOptions options;
+  options.fusion = false;
+  const auto plain = make_backend("cuda", options);
+  plain->prepare(needs_of_these_tests());
+  CHECK(plain->describe().find(", no fusion") != std::string::npos);
+  int at = 0;
+  for (const Shape& shape : shapes()) {
+    const Layer layer(shape);
+    for (const int64_t n : {1, 5, 70}) {
+      const std::string what = " of shape " + std::to_string(at) + ", tokens " + std::to_string(n);
+      const auto check = [&](const char* stage, const auto& run) {
+        const double error = nmse(run(*plain), run(ref()));
+        INFO(stage << what << ": error " << error);
+        CHECK(error <= stage_bar(shape));
+      };
+      check("attn_in", [&](Backend& b) { return layer.attn_in(b, n); });
+      check("attn_out", [&](Backend& b) { return layer.attn_out(b, n); });
+      check("ffn", [&](Backend& b) { return layer.ffn(b, n); });
+      check("logits", [&](Backend& b) { return layer.logits(b, n); });
     }
     ++at;
   }

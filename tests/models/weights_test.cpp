@@ -184,6 +184,22 @@ TEST_CASE("checking finds a NaN or infinity wherever it is, and says where") {
   }
 }
 
+TEST_CASE("matrices that meet the same activations are packed next to one another") {
+  const Checkpoint checkpoint = TinyCheckpoint().build();
+  const auto backend = make_backend("cpu", {1, "scalar"});
+  const Weights weights = load_weights(checkpoint, read_config(checkpoint), *backend, 3, false, nullptr);
+  const auto follows = [&](const Tensor& first, const Tensor& second) {
+    Tensor host = first;
+    const auto end = first.as<char>() + backend->packed_bytes(host, WeightRole::matrix);
+    return second.as<char>() >= end && second.as<char>() < end + 256;  // the alignment of every tensor
+  };
+  for (const LayerWeights& w : weights.layers) {
+    CHECK(follows(w.wq, w.wk));
+    CHECK(follows(w.wk, w.wv));
+    CHECK(follows(w.w_gate, w.w_up));
+  }
+}
+
 TEST_CASE("threads do not change what is loaded") {
   const TinyCheckpoint tiny("gemma3");
   const Weights one = load(tiny, false, 1), many = load(tiny, false, 7);

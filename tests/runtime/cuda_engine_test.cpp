@@ -134,6 +134,89 @@ TEST_CASE("cuda engine: the tokens of the reference, in every mode") {
   }
 }
 
+TEST_CASE("cuda engine: without fusion the tokens are those of the reference, as graphs and eagerly") {
+  if (skipped()) return;
+  for (const DType weights : {DType::F32, DType::BF16, DType::Q8_0}) {
+    const File file(weights);
+    const Model reference = file.load("ref"), model = file.load("cuda");
+    Engine oracle(reference, options());
+    for (const char* mode : {"eager", "graph", "auto"}) {
+      INFO("weights " << static_cast<int>(weights) << ", mode " << mode);
+      EngineOptions plain = options(mode);
+      plain.fusion = false;
+      Engine engine(model, plain);
+      CHECK(engine.stats().backend.find(", no fusion") != std::string::npos);
+      const Ids text = prompt(37), answer = engine.generate(request(text, 60)).ids;
+      REQUIRE(answer.size() == 60);
+      CHECK(largest_gap(oracle, text, answer) <= 8 * std::sqrt(bar(weights, "f32")));
+      CHECK(nmse(all_logits(engine, prompt(100, 3)), all_logits(oracle, prompt(100, 3))) <= bar(weights, "f32"));
+      CHECK((engine.stats().n_captures == 0) == (mode == std::string("eager")));
+    }
+  }
+}
+
+TEST_CASE("cuda engine: wider activations bring a quantised model nearer to the reference") {
+  if (skipped()) return;
+  const File file(DType::Q8_0);
+  const Model reference = file.load("ref"), model = file.load("cuda");
+  Engine oracle(reference, options());
+  const Ids text = prompt(60, 5);
+  const std::vector<float> wanted = all_logits(oracle, text);
+  for (const char* mode : {"eager", "graph", "auto"})
+    for (const int64_t n_ubatch : {1, 3, 60}) {  // steps that decode, small ones, a prompt
+      const auto error = [&](const char* act) {
+        EngineOptions o = options(mode);
+        o.act = act, o.n_ubatch = n_ubatch;
+        Engine engine(model, o);
+        CHECK(engine.stats().backend.find(std::string("activations ") + act) != std::string::npos);
+        return nmse(all_logits(engine, text), wanted);
+      };
+      const double int8 = error("int8"), bf16 = error("bf16"), f16 = error("f16");
+      INFO(mode << ", tokens at a time " << n_ubatch << ": int8 " << int8 << ", bf16 " << bf16 << ", f16 " << f16);
+      CHECK(int8 <= 1e-2);  // in every product of every token
+      CHECK(bf16 < int8);
+      CHECK(f16 < bf16);
+    }
+  const Request r = request(prompt(37), 60);
+  for (const char* act : {"int8", "bf16", "f16"}) {
+    EngineOptions o = options();
+    o.act = act;
+    Engine engine(model, o);
+    CHECK(largest_gap(oracle, prompt(37), engine.generate(r).ids) <= 8 * std::sqrt(bar(DType::Q8_0, "f32")));
+  }
+  EngineOptions o = options("persistent");
+  o.act = "f16";
+  CHECK_THROWS_WITH(Engine(model, o), Catch::Contains("one kernel for a whole step"));
+}
+
+TEST_CASE("cuda engine: plain weights take another 16-bit type, and no int8") {
+  if (skipped()) return;
+  for (const DType weights : {DType::F32, DType::F16, DType::BF16}) {
+    const File file(weights);
+    const Model reference = file.load("ref"), model = file.load("cuda");
+    Engine oracle(reference, options());
+    for (const char* act : {"bf16", "f16"}) {
+      EngineOptions o = options();
+      o.act = act;
+      Engine engine(model, o);
+      CHECK(nmse(all_logits(engine, prompt(50)), all_logits(oracle, prompt(50))) <= 1e-3);
+      CHECK(engine.generate(request(prompt(10), 20)).ids.size() == 20);
+    }
+    LoadOptions load;
+    load.device = "cuda", load.act = "int8";
+    CHECK_THROWS_WITH(Model::load(file.path, load), Catch::Contains("int8 with "));
+  }
+}
+
+TEST_CASE("cuda engine: eager mode records nothing") {
+  if (skipped()) return;
+  const File file(DType::Q8_0);
+  const Model model = file.load("cuda");
+  Engine engine(model, options("eager", "f16"));
+  engine.generate(request(prompt(20), 10));
+  CHECK(engine.stats().n_captures == 0);
+}
+
 TEST_CASE("cuda engine: every type of cache") {
   if (skipped()) return;
   const File file(DType::F32);

@@ -354,6 +354,9 @@ TEST_CASE("api: wrong options are refused by name") {
   CHECK(field_of([](EngineOptions& o) { o.k_type = "q4_0"; }) == "k_type");
   CHECK(field_of([](EngineOptions& o) { o.v_type = "F16"; }) == "v_type");
   CHECK(field_of([](EngineOptions& o) { o.n_pool = 255; }) == "n_pool");
+  CHECK(field_of([](EngineOptions& o) { o.mode = "warp"; }) == "mode");
+  CHECK(field_of([](EngineOptions& o) { o.act = "fp8"; }) == "act");
+  CHECK(field_of([](EngineOptions& o) { o.act = "bf16"; }) == "act");  // the reference computes in float32
   EngineOptions options;
   options.n_ctx = 1 << 24;  // times 1024 sequences: more than any machine has
   options.n_seqs = 60;
@@ -560,6 +563,29 @@ TEST_CASE("api: every cache type generates, and float types agree on greedy toke
   options.k_type = options.v_type = "q8_0";
   Engine engine(model, options);
   CHECK(engine.generate(text_request("hello world", 10)).reason == FinishReason::length);
+}
+
+TEST_CASE("api: an engine may compute without fusion, or with the activations that its model's format has") {
+  const File file(TinyModel{.weights = DType::BF16});
+  const auto ids = [](const Model& model, const EngineOptions& options) {
+    Engine engine(model, options);
+    Request request = text_request("hello world", 10);
+    request.sampling.temperature = 0;
+    return engine.generate(request).ids;
+  };
+  const Model model = load(file, "cpu");
+  EngineOptions plain = small_options(), own = small_options();
+  plain.fusion = false, own.act = "bf16";
+  CHECK(ids(model, plain) == ids(model, small_options()));
+  CHECK(ids(model, own) == ids(model, small_options()));
+  LoadOptions options;
+  options.device = "cpu", options.fusion = false;
+  const Model loaded = Model::load(file.path, options);
+  CHECK(Engine(loaded, small_options()).stats().backend.find("no fusion") != std::string::npos);
+  options.act = "int8";
+  const Error error = error_of([&] { Model::load(file.path, options); });
+  CHECK(error.kind() == ErrorKind::usage);
+  CHECK(std::string(error.what()).find("int8 with BF16") != std::string::npos);
 }
 
 TEST_CASE("api: devices have names and summaries") {

@@ -31,6 +31,7 @@ class Double final : public Backend {
   Double(Log& log) : log_(log), ref_(make_ref_backend({})) {}
   const char* name() const override { return "double"; }
   std::string describe() const override { return "double"; }
+  void check_activations(const Needs& needs) const override { ref_->check_activations(needs); }
   void prepare(const Needs& needs) override { ref_->prepare(needs); }
   Buffer allocate(size_t bytes) override { return ref_->allocate(bytes); }
   void upload(void* dst, const void* src, size_t bytes) override { ref_->upload(dst, src, bytes); }

@@ -46,10 +46,11 @@ std::vector<std::string> tests_of(const std::vector<std::string>& more) {
 }
 
 const std::vector<std::string> kKeys = {
-    "build_commit", "build_number",   "cpu_info",  "gpu_info",   "backends",  "model_filename", "model_type",
-    "model_size",   "model_n_params", "n_batch",   "n_ubatch",   "n_threads", "type_k",         "type_v",
-    "n_gpu_layers", "flash_attn",     "n_prompt",  "n_gen",      "n_depth",   "test_time",      "avg_ns",
-    "stddev_ns",    "avg_ts",         "stddev_ts", "samples_ns", "samples_ts"};
+    "build_commit", "build_number", "cpu_info",       "gpu_info",   "backends",  "model_filename",
+    "model_type",   "model_size",   "model_n_params", "n_batch",    "n_ubatch",  "n_threads",
+    "type_k",       "type_v",       "n_gpu_layers",   "flash_attn", "mode",      "act",
+    "fusion",       "n_prompt",     "n_gen",          "n_depth",    "test_time", "avg_ns",
+    "stddev_ns",    "avg_ts",       "stddev_ts",      "samples_ns", "samples_ts"};
 
 }  // namespace
 
@@ -84,6 +85,19 @@ TEST_CASE("parameters that are not at their defaults get a column") {
   CHECK(cells(lines[2])[5] == "4");
   CHECK(cells(lines[3])[5] == "512");
   CHECK(cells(lines[2])[6] == "f32");
+}
+
+TEST_CASE("switches that turn a technique off get a column, and are in the records") {
+  const auto lines = lines_of(bench({"-p", "8", "-n", "0", "--no-graphs", "--no-fusion"}).out);
+  REQUIRE(lines.size() == 5);
+  CHECK(cells(lines[0]) ==
+        std::vector<std::string>{"model", "size", "params", "backend", "threads", "mode", "fusion", "test", "t/s"});
+  CHECK(cells(lines[2])[5] == "eager");
+  CHECK(cells(lines[2])[6] == "off");
+  const json off = json::parse(bench({"-p", "8", "-n", "0", "--no-fusion", "-o", "json"}).out);
+  CHECK(off[0]["fusion"] == false);
+  CHECK(off[0]["mode"] == "auto");
+  CHECK(off[0]["act"] == "auto");
 }
 
 TEST_CASE("lists, repetitions and ranges of lengths, -pg and depths") {

@@ -75,6 +75,68 @@ TEST_CASE("wrong names of devices and modes are usage errors that name the choic
   check_refusal(run({tiny_bpe(), "-p", "x", "--device", "cuda:one"}), 2, "cuda:one");
   check_refusal(run({tiny_bpe(), "-p", "x", "--mode", "warp"}), 2, "auto, persistent, graph, eager");
   check_refusal(run({"bench", "-m", tiny_bpe(), "--mode", "warp"}), 2, "auto, persistent, graph, eager");
+  check_refusal(run({tiny_bpe(), "-p", "x", "--act", "fp8"}), 2, "auto, f16, bf16, int8");
+}
+
+TEST_CASE("--act is refused where there is no kernel, with the weights' format, and announced where there is") {
+  const std::vector<std::string> args = {"run", wide(), "-no-cnv", "-p", "x", "-n", "2", "--temp", "0"};
+  const auto with = [&](const char* act, const char* device) {
+    std::vector<std::string> all = args;
+    all.insert(all.end(), {"--act", act, "--device", device});
+    return run(all);
+  };
+  check_refusal(with("int8", "cpu"), 2, "int8 with BF16");
+  check_refusal(with("f16", "cpu"), 2, "f16 with BF16");
+  check_refusal(with("bf16", "ref"), 2, "float32");
+  const Outcome own = with("bf16", "cpu"), usual = run(args);
+  CHECK(own.status == 0);
+  CHECK(own.out == usual.out);
+  CHECK(contains(own.err, "device: cpu ("));
+  CHECK(contains(own.err, "activations bf16\n"));
+  CHECK(contains(run({"run", "--help"}).out, "--act"));
+  check_refusal(run({"bench", "-m", wide(), "--act", "int8", "--device", "cpu"}), 2, "int8 with BF16");
+  // A reference in another format than the model's is no obstacle.
+  TinyModel model;
+  model.dim = 256, model.weights = infer::DType::Q8_0, model.context = 4096;
+  write_tiny_model(path_in_folder("quantised.gguf"), model);
+  std::string text;
+  for (int i = 0; i < 200; ++i) text += " hello world";
+  const Outcome o = run({"perplexity", "-m", path_in_folder("quantised.gguf"), "--act", "int8", "--device", "cpu", "-f",
+                         write_file("act.txt", text), "-c", "64", "--chunks", "1", "--reference", wide()});
+  INFO(o.err);
+  CHECK(o.status == 0);
+}
+
+TEST_CASE("--no-graphs is --mode eager, and refuses a mode that records steps") {
+  for (const char* mode : {"persistent", "graph"}) {
+    check_refusal(run({tiny_bpe(), "-p", "x", "--no-graphs", "--mode", mode}), 2, "--no-graphs: ");
+    check_refusal(run({tiny_bpe(), "-p", "x", "--mode", mode, "--no-graphs"}), 2, std::string("--mode ") + mode);
+    check_refusal(run({"bench", "-m", tiny_bpe(), "--mode", mode, "--no-graphs"}), 2, "--no-graphs: ");
+  }
+  for (const std::vector<std::string>& more : {std::vector<std::string>{"--no-graphs"},
+                                               {"--no-graphs", "--mode", "auto"},
+                                               {"--mode", "eager", "--no-graphs"}}) {
+    std::vector<std::string> args = {"run", tiny_bpe(), "-no-cnv", "-p", "x", "-n", "2", "--temp", "0"};
+    args.insert(args.end(), more.begin(), more.end());
+    const Outcome o = run(args);
+    CHECK(o.status == 0);
+    CHECK_FALSE(contains(o.err, "device"));  // the CPU has no steps to record
+  }
+  CHECK(contains(run({"run", "--help"}).out, "--no-graphs"));
+}
+
+TEST_CASE("--no-fusion computes the same tokens and says that it is on") {
+  const std::vector<std::string> args = {"run", tiny_bpe(), "-no-cnv", "-p", "hello", "-n", "8", "--temp", "0"};
+  std::vector<std::string> off = args;
+  off.push_back("--no-fusion");
+  const Outcome fused = run(args), composed = run(off);
+  CHECK(composed.status == 0);
+  CHECK(composed.out == fused.out);
+  CHECK(contains(composed.err, "device: cpu ("));
+  CHECK(contains(composed.err, ", no fusion\n"));
+  CHECK_FALSE(contains(fused.err, "fusion"));
+  check_refusal(run({tiny_bpe(), "-p", "x", "--no-fusion", "--mode", "persistent"}), 2, "fused stages");
+  CHECK(run({"selftest", tiny_bpe(), "--device", "cpu", "--no-fusion"}).status == 0);
 }
 
 TEST_CASE("devices that cannot be used are listed with the reason") {

@@ -1,0 +1,88 @@
+// How activations meet weights in products (--act): the type that both operands take on the tensor cores, and which
+// kernels do what was asked for. Left alone, the format of the weight decides: the kernels of few rows take quantised
+// weights with int8 activations (dp4a), prompts unpack them to bf16, and plain weights meet their own type. Plain C++,
+// free of devices and part of every build.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "infer/error.h"
+#include "kernels/tensor.h"
+
+namespace infer::cuda {
+
+enum class Act { automatic, f16, bf16, int8 };
+
+inline Act parse_act(const std::string& name) {
+  const char* const names[] = {"auto", "f16", "bf16", "int8"};
+  for (const Act act : {Act::automatic, Act::f16, Act::bf16, Act::int8})
+    if (name == names[static_cast<int>(act)]) return act;
+  if (name.empty()) return Act::automatic;
+  throw Error(ErrorKind::usage, "act", "unknown", '"' + escaped(name) + '"', "auto, f16, bf16, int8");
+}
+
+inline bool is_plain(DType dtype) { return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16; }
+
+/// The type of both operands of a product on the tensor cores. F32 weights lose nothing; bf16 holds whatever a
+/// quantised weight can be.
+inline DType operand_type(DType weight, Act act) {
+  if (act == Act::f16) return DType::F16;
+  if (act == Act::bf16) return DType::BF16;
+  return weight == DType::F32 || weight == DType::F16 ? weight : DType::BF16;
+}
+
+/// Whether the tensor cores read a weight where it lies; else it is brought into operand_type() first, in scratch.
+inline bool lies_ready(DType weight, Act act) { return is_plain(weight) && operand_type(weight, act) == weight; }
+
+/// Whether the kernels of few rows, which have one form of activations for each format, have the one asked for.
+inline bool decodes_packed(DType weight, Act act) {
+  if (act == Act::automatic) return true;
+  return act == Act::int8 ? !is_plain(weight) : lies_ready(weight, act);
+}
+inline bool all_decode_packed(const std::vector<DType>& weights, Act act) {
+  for (const DType weight : weights)
+    if (!decodes_packed(weight, act)) return false;
+  return true;
+}
+
+/// The first plain format, which int8 activations have no kernel for; null when there is none, or no int8.
+inline const DType* without_kernel(const std::vector<DType>& weights, Act act) {
+  for (const DType& weight : weights)
+    if (act == Act::int8 && is_plain(weight)) return &weight;
+  return nullptr;
+}
+
+/// Each name once, "int8/f16".
+inline std::string joined(const std::vector<std::string>& names) {
+  std::string out;
+  for (auto name = names.begin(); name != names.end(); ++name) {
+    if (std::find(names.begin(), name, *name) != name) continue;
+    if (!out.empty()) out.append("/");
+    out.append(*name);
+  }
+  return out;
+}
+
+/// "activations int8, in prompts bf16": what will meet weights of these formats, and what is slow about it. `wide`:
+/// whether there are tensor cores for prompts; else the kernels of few rows take them.
+inline std::string describe_activations(const std::vector<DType>& weights, Act act, bool wide) {
+  if (weights.empty()) return {};
+  if (act == Act::int8) return "activations int8, four tokens of a prompt at a time (slow)";
+  std::vector<std::string> few, many;
+  for (const DType weight : weights) {
+    const DType operand = operand_type(weight, act);
+    const std::string type = operand == DType::F32 ? "f32" : operand == DType::F16 ? "f16" : "bf16";
+    few.push_back(act == Act::automatic && !is_plain(weight) ? "int8" : type);
+    many.push_back(wide ? type : few.back());
+  }
+  std::string text = "activations ";
+  text.append(joined(few));
+  if (joined(many) != joined(few)) text.append(", in prompts ").append(joined(many));
+  if (!all_decode_packed(weights, act))
+    text.append(", weights unpacked for every product, no persistent kernel (slow)");
+  return text;
+}
+
+}  // namespace infer::cuda

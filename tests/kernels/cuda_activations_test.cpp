@@ -1,0 +1,74 @@
+// Which type activations and weights meet in on a GPU, as pure functions: no device is needed for these.
+#include "kernels/backend.h"
+#include "kernels/cuda/activations.h"
+#include "tests/catch.h"
+
+using namespace infer;
+using namespace infer::cuda;
+
+TEST_CASE("activations of products: the weight's format decides unless a type was asked for") {
+  CHECK(operand_type(DType::F32, Act::automatic) == DType::F32);
+  CHECK(operand_type(DType::F16, Act::automatic) == DType::F16);
+  CHECK(operand_type(DType::BF16, Act::automatic) == DType::BF16);
+  CHECK(operand_type(DType::Q4_K, Act::automatic) == DType::BF16);
+  CHECK(operand_type(DType::Q4_K, Act::int8) == DType::BF16);
+  for (const DType type : {DType::F32, DType::F16, DType::BF16, DType::Q8_0}) {
+    CHECK(operand_type(type, Act::f16) == DType::F16);
+    CHECK(operand_type(type, Act::bf16) == DType::BF16);
+  }
+  CHECK(lies_ready(DType::F16, Act::automatic));
+  CHECK(lies_ready(DType::F16, Act::f16));
+  CHECK_FALSE(lies_ready(DType::F16, Act::bf16));
+  CHECK_FALSE(lies_ready(DType::F32, Act::f16));
+  CHECK_FALSE(lies_ready(DType::Q8_0, Act::bf16));
+}
+
+TEST_CASE("activations of products: the kernels of few rows have one form for each format") {
+  CHECK(all_decode_packed({DType::Q4_K, DType::F32, DType::BF16}, Act::automatic));
+  CHECK(all_decode_packed({DType::Q4_K, DType::Q6_K}, Act::int8));
+  CHECK(all_decode_packed({DType::BF16}, Act::bf16));
+  CHECK_FALSE(all_decode_packed({DType::BF16}, Act::f16));
+  CHECK_FALSE(all_decode_packed({DType::BF16, DType::Q8_0}, Act::bf16));
+  CHECK(without_kernel({DType::Q4_K, DType::Q6_K}, Act::int8) == nullptr);
+  CHECK(without_kernel({DType::BF16}, Act::bf16) == nullptr);
+  CHECK(*without_kernel({DType::Q4_K, DType::F16}, Act::int8) == DType::F16);
+}
+
+TEST_CASE("activations of products are described, with what is slow") {
+  const std::vector<DType> k_quants = {DType::Q4_K, DType::Q6_K};
+  CHECK(describe_activations(k_quants, Act::automatic, true) == "activations int8, in prompts bf16");
+  CHECK(describe_activations(k_quants, Act::automatic, false) == "activations int8");
+  CHECK(describe_activations({DType::BF16}, Act::automatic, true) == "activations bf16");
+  CHECK(describe_activations({DType::BF16}, Act::bf16, true) == "activations bf16");
+  CHECK(describe_activations({DType::Q8_0, DType::F16}, Act::automatic, true) ==
+        "activations int8/f16, in prompts bf16/f16");
+  CHECK(describe_activations(k_quants, Act::f16, true) ==
+        "activations f16, weights unpacked for every product, no persistent kernel (slow)");
+  CHECK(describe_activations(k_quants, Act::int8, true) ==
+        "activations int8, four tokens of a prompt at a time (slow)");
+  CHECK(describe_activations({}, Act::automatic, true).empty());
+}
+
+TEST_CASE("activations that a backend has no kernel for are refused with the weights' format") {
+  const auto refusal = [](const char* device, const char* act, std::vector<DType> formats) -> std::string {
+    BackendOptions options;
+    options.act = act;
+    Needs needs;
+    needs.matrix_formats = std::move(formats);
+    try {
+      make_backend(device, options)->check_activations(needs);
+    } catch (const Error& e) {
+      CHECK(e.kind() == ErrorKind::usage);
+      return e.what();
+    }
+    return "";
+  };
+  CHECK(refusal("cpu", "auto", {DType::Q4_K, DType::F16}).empty());
+  CHECK(refusal("cpu", "int8", {DType::Q4_K, DType::Q6_K}).empty());
+  CHECK(refusal("cpu", "bf16", {DType::BF16}).empty());
+  CHECK_THAT(refusal("cpu", "bf16", {DType::Q4_K}), Catch::Contains("bf16 with Q4_K"));
+  CHECK_THAT(refusal("cpu", "int8", {DType::Q4_K, DType::F16}), Catch::Contains("int8 with F16"));
+  CHECK_THAT(refusal("ref", "f16", {DType::F32}), Catch::Contains("float32"));
+  CHECK(refusal("ref", "auto", {DType::Q4_K}).empty());
+  CHECK_THAT(refusal("cpu", "fp8", {}), Catch::Contains("auto, f16, bf16, int8"));
+}
