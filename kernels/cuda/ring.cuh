@@ -45,6 +45,29 @@ __device__ __forceinline__ bool barrier_test(uint64_t* b, uint32_t parity) {
   return done != 0;
 }
 
+#if __CUDA_ARCH__ >= 900
+/// Of what is read once: it shall leave the L2 before anything else.
+__device__ __forceinline__ uint64_t evict_first_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+/// Arrives at a barrier that `bytes` bytes of bulk copies will complete.
+__device__ __forceinline__ void barrier_expect(uint64_t* b, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes)
+               : "memory");
+}
+/// A contiguous piece of global memory, a multiple of 16 bytes at multiples of 16, by one thread.
+__device__ __forceinline__ void bulk_copy(uint32_t shared, const uint8_t* from, int bytes, uint64_t* full,
+                                          uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(shared),
+      "l"(from), "r"(bytes), "r"(shared_address(full)), "l"(policy)
+      : "memory");
+}
+#endif
+
 /// All dynamic shared memory of a CTA, the ring first. By this name, not by pointers kept somewhere: so the compiler
 /// sees that accesses are to shared memory, with addresses of 32 bits.
 extern __shared__ __align__(128) uint8_t decode_memory[];
@@ -69,7 +92,7 @@ class Fetcher {
   __device__ Fetcher(const SharedPlan& plan, RingBarriers& barriers)
       : plan_(plan), barriers_(barriers), lane_(threadIdx.x % 32) {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy_));
+    policy_ = evict_first_policy();
 #endif
   }
 
@@ -119,17 +142,9 @@ class Fetcher {
   /// `rows` pieces of `bytes` bytes, `stride` apart in global memory and adjacent in the slot.
   __device__ void copy(uint8_t* slot, const uint8_t* from, int bytes, int rows, int64_t stride, uint64_t* full) {
 #if __CUDA_ARCH__ >= 900
-    if (lane_ == 0)
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(full)),
-                   "r"(bytes * rows)
-                   : "memory");
+    if (lane_ == 0) barrier_expect(full, bytes * rows);
     __syncwarp();
-    if (lane_ < rows)
-      asm volatile(
-          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], "
-          "%4;" ::"r"(shared_address(slot) + lane_ * bytes),
-          "l"(from + lane_ * stride), "r"(bytes), "r"(shared_address(full)), "l"(policy_)
-          : "memory");
+    if (lane_ < rows) bulk_copy(shared_address(slot) + lane_ * bytes, from + lane_ * stride, bytes, full, policy_);
 #else
     for (int r = 0; r < rows; ++r)
       for (int i = lane_ * 16; i < bytes; i += 512)
