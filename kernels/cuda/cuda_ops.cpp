@@ -1,8 +1,6 @@
-// Primitives and stages of the graph and eager ways: which kernel does what for how many rows. Few rows go to matvec,
-// which reads packed weights as they are. For more rows the tensor cores are quicker than memory: activations become 16
-// bits wide, quantised weights are unpacked into scratch, a block of rows at a time, and cuBLASLt multiplies. Stages
-// exist for those: they convert activations once and let the product itself add to the residual stream. While run()
-// records, everything goes to the recorder instead.
+// Primitives and stages of the graph and eager ways: which kernel does what for how many rows. Three ways lead through
+// a product, see Way. Stages exist for the two that use tensor cores: they narrow activations once and let the product
+// itself add to the residual stream. While run() records, everything goes to the recorder instead.
 #include <algorithm>
 
 #include "kernels/cuda/cuda_backend.h"
@@ -13,8 +11,11 @@
 namespace infer::cuda {
 namespace {
 
-constexpr int64_t kMatvecRows = 4;        ///< rows of x that one matvec takes
-constexpr int64_t kMatvecQuantised = 16;  ///< up to here, reading packed weights again beats unpacking them
+constexpr int64_t kMatvecRows = 4;  ///< rows of x that one matvec takes
+constexpr int64_t kMatvecMost = 2;  ///< rows up to which a quantised weight is read by matvec, where both ways could
+constexpr int64_t kFewMost = 128;   ///< rows from which unpacking a quantised weight pays: 32 read it once
+constexpr size_t kPartialBytes = size_t{32} << 20;  ///< sums of parts of few rows' products
+constexpr int kMaxArrivals = 4096;
 constexpr size_t kUnpackedBytes = (size_t{128} << 20) * UnpackAhead::kHalves;
 constexpr int kAttentionUnitsPerSm = 16;  ///< partial results of split sequences: twice what splitting asks for
 
@@ -35,6 +36,13 @@ Tensor memory_as(const Tensor& t, DType dtype, int64_t rows, int64_t cols) {
   return Tensor(t.data, dtype, {rows, cols});
 }
 
+/// How a product of m rows of x with a weight is made.
+enum class Way {
+  matvec,  ///< int8, 16- or 32-bit activations, up to 4 rows a pass, packed weights as they are
+  few,     ///< bf16 activations, packed weights unpacked in registers: memory's speed for up to 32 rows
+  wide,    ///< 16-bit activations, quantised weights unpacked into scratch, cuBLASLt: the tensor cores' speed
+};
+
 /// Tensor cores for products of narrowed activations, with the scratch that quantised weights need.
 struct Wide {
   MatmulLt* lt;
@@ -43,12 +51,15 @@ struct Wide {
   int64_t epoch;  ///< of unpacked
   cudaStream_t stream;
 
-  /// Whether a product of m rows goes this way. Rows that are no multiple of 16 bytes do not: they would take slow
-  /// algorithms, and no model has them.
-  bool takes(int64_t m, const Tensor& w) const {
-    const int64_t k = w.cols(), few = is_plain(w.dtype) ? kMatvecRows : kMatvecQuantised;
-    return lt && m > few && k % 8 == 0 && m * k <= narrow.n_elements() && (is_plain(w.dtype) || block_rows(k) > 0);
+  /// Rows that are no multiple of 16 bytes go by matvec: here they would take slow algorithms, and no model has them.
+  Way way(int64_t m, const Tensor& w) const {
+    const int64_t k = w.cols();
+    const bool can = lt && k % 8 == 0 && m * k <= narrow.n_elements();
+    if (is_plain(w.dtype)) return can && m > kMatvecRows ? Way::wide : Way::matvec;
+    if (!mma_takes(w) || m <= kMatvecMost) return Way::matvec;
+    return can && m > kFewMost && block_rows(k) > 0 ? Way::wide : Way::few;
   }
+  bool takes(int64_t m, const Tensor& w) const { return way(m, w) == Way::wide; }
   /// Rows of a quantised weight that are unpacked at a time: multiples of the products' tiles.
   int64_t block_rows(int64_t k) const {
     const int64_t rows = unpacked->n_elements() / k;
@@ -116,11 +127,15 @@ void CudaBackend::prepare_ops(const Needs& needs) {
   refuse_what_has_no_kernel(needs);
   const int64_t rows = needs.max_tokens, width = needs.max_width;
   if (!lt_ && rows > kMatvecRows) lt_ = MatmulLt::open(why_no_lt_);
-  if (lt_ && width > 0) {
+  if (rows > kMatvecMost && width > 0) {
     const auto bytes = static_cast<size_t>(rows * width) * sizeof(uint16_t);
     narrow_a_ = Tensor(scratch_block(bytes), DType::BF16, {rows, width});
     narrow_b_ = Tensor(scratch_block(bytes), DType::BF16, {rows, width});
-    unpacked_.place(scratch_block(kUnpackedBytes), kUnpackedBytes);
+    if (lt_) unpacked_.place(scratch_block(kUnpackedBytes), kUnpackedBytes);
+    mma_scratch_.partial = reinterpret_cast<float*>(scratch_block(kPartialBytes));
+    mma_scratch_.partial_floats = static_cast<int64_t>(kPartialBytes / sizeof(float));
+    mma_scratch_.arrived = reinterpret_cast<int32_t*>(scratch_block(kMaxArrivals * sizeof(int32_t)));
+    mma_scratch_.max_arrivals = kMaxArrivals;
   }
   if (needs.head_dim > 0) {
     const auto n_units = static_cast<size_t>(kAttentionUnitsPerSm * device_.n_sms);
@@ -137,8 +152,13 @@ void CudaBackend::prepare_ops(const Needs& needs) {
 void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate) {
   const int64_t m = x.rows();
   const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
+  const Way way = wide.way(m, w);
   ++counters_.launches;
-  if (!wide.takes(m, w)) {
+  if (way == Way::few) {
+    const MmaOutput output = accumulate ? MmaOutput::add : MmaOutput::store;
+    return matmul_mma({x, {&w}, {&bias}, output, {}, out.data, out.cols()}, mma_scratch_, stream_.get());
+  }
+  if (way == Way::matvec) {
     for (int64_t row = 0; row < m; row += kMatvecRows) {
       const int64_t rows = std::min(kMatvecRows, m - row);
       matvec({row_range(x, row, rows), w, bias, row_range(out, row, rows)}, accumulate, stream_.get());
@@ -152,6 +172,13 @@ void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, 
     convert(x, operand, stream_.get());
   }
   wide.product({operand, w, bias, out}, accumulate);
+}
+
+bool CudaBackend::few(int64_t m, std::initializer_list<const Tensor*> weights) {
+  const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
+  bool all = true;
+  for (const Tensor* w : weights) all = all && wide.way(m, *w) == Way::few && m * w->cols() <= narrow_a_.n_elements();
+  return all;
 }
 
 // ---- primitives ----------------------------------------------------------------------------------------------------
@@ -221,6 +248,7 @@ void CudaBackend::attn_in(const AttnInArgs& a) {
   if (recorder_) return recorder_->attn_in(a);
   const Wide wide{lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get()};
   const int64_t m = a.x.rows();
+  if (few(m, {&a.wq, &a.wk, &a.wv})) return attn_in_few(a);
   const DType type = narrow_type(a.wq.dtype);
   for (const Tensor* w : {&a.wq, &a.wk, &a.wv}) {
     if (!wide.takes(m, *w) || narrow_type(w->dtype) != type) return Backend::attn_in(a);
@@ -260,7 +288,17 @@ void CudaBackend::ffn(const FfnArgs& a) {
   }
   const bool direct = !a.add.norm && a.add.scale == 1;  // the last product adds to the residual stream itself
   const Tensor& branch = direct ? a.add.x : a.add.branch;
-  if (!fused) {
+  if (few(m, {&a.w_gate, &a.w_up, &a.w_down})) {
+    ++counters_.launches;
+    matmul_mma({gated_few(a),
+                {&a.w_down},
+                {&a.b_down},
+                direct ? MmaOutput::add : MmaOutput::store,
+                {},
+                branch.data,
+                branch.cols()},
+               mma_scratch_, stream_.get());
+  } else if (!fused) {
     norm(s.norm);
     matmul(s.gate);
     matmul(s.up);
@@ -291,6 +329,14 @@ void CudaBackend::logits(const LogitsArgs& a) {
   const int64_t m = a.rows.rows();
   const DType type = narrow_type(a.head.dtype);
   if (m == 0) return;
+  if (few(m, {&a.head})) {
+    gather(a.x, a.rows, a.normed);
+    const Tensor normed = norm_bf16(a.normed, a.norm, a.eps);
+    ++counters_.launches;
+    matmul_mma({normed, {&a.head}, {&a.bias}, MmaOutput::store, {}, a.out.data, a.out.cols()}, mma_scratch_,
+               stream_.get());
+    return scale_softcap(a.out, a.scale, a.softcap);
+  }
   if (!wide.takes(m, a.head) || type == DType::F32) return Backend::logits(a);
   gather(a.x, a.rows, a.normed);
   const Tensor normed = memory_as(narrow_a_, type, m, a.x.cols());
