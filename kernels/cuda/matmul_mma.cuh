@@ -18,7 +18,7 @@ extern __shared__ __align__(128) uint8_t mma_memory[];
 template <class F, int kTiles>
 struct MmaTokenRegisters {
   uint32_t x[kMmaSteps<F>][kTiles][8][2];
-  uint32_t sum[kSumTerms<F> > 0 ? kSumTerms<F> : 1][kTiles];
+  uint32_t sum[kHasSums<F> ? kSumTerms<F> : 1][kTiles];
 };
 
 /// 32 numbers of a token as the pairs of eight instructions; zeros where `inside` is false.
@@ -54,7 +54,7 @@ __device__ __forceinline__ void load_tokens(const MmaLaunch& p, int first_token,
     for (int step = 0; step < kMmaSteps<F>; ++step) {
       const bool inside = token + tile * kMmaTokens < p.n_rows && (group + 4 * step) * kGroup < p.cols;
       load_pairs<kBf16>(from + step * 4 * group_bytes, inside, b.x[step][tile]);
-      if constexpr (kSumTerms < F >> 0) {
+      if constexpr (kHasSums<F>) {
 #pragma unroll
         for (int half = 0; half < kHalves<F>; ++half) {
           constexpr int kPairs = 8 / kHalves<F>;
@@ -101,7 +101,7 @@ __device__ __forceinline__ void multiply_chunk(const uint8_t* chunk, int groups,
 #pragma unroll
       for (int i = 0; i < kHalves<F>; ++i) {
         s[half][i] = pair_scale<F>(scales, i);
-        if constexpr (kSumTerms < F >> 0) offset[half][step * kHalves<F> + i] = s[half][i].offset;
+        if constexpr (kHasSums<F>) offset[half][step * kHalves<F> + i] = s[half][i].offset;
       }
     }
 #pragma unroll

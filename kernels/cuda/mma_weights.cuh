@@ -54,6 +54,8 @@ template <class F>
 inline constexpr int kSumTerms = kUnbias<F> == Unbias::by_sums && (F::has_offset || Packed<F>::bias > 0)
                                      ? kMmaSteps<F>* kHalves<F>
                                      : 0;
+template <class F>
+inline constexpr bool kHasSums = kSumTerms<F> != 0;
 
 /// A scale in both halves of a word, and what goes with it.
 struct PairScale {
