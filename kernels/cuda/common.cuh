@@ -1,5 +1,5 @@
-// Small device helpers that several kernels share: warp reductions, named barriers, 16-byte loads, 16-bit floats in
-// pairs, the tensor-core product of 16-bit floats, and the check after a launch. Nothing here knows an op.
+// Small device helpers that several kernels share: warp reductions, named barriers, early starts, 16-byte loads, 16-bit
+// floats in pairs, the tensor-core product of 16-bit floats, and the check after a launch. Nothing here knows an op.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -40,6 +40,19 @@ __device__ __forceinline__ float warp_max(float x) {
 template <int kId, int kThreads>
 __device__ __forceinline__ void named_barrier() {
   asm volatile("bar.sync %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
+}
+
+/// The next kernel may start as soon as all CTAs of this one have said so (or ended), if it was launched to; it then
+/// waits, before it touches what others write, until this one is done.
+__device__ __forceinline__ void start_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 /// 2^x with an error of 2 ulp; exp2_fast(-inf) is 0.

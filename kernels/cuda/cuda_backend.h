@@ -5,7 +5,8 @@
 //   graph    other steps of at most kMaxGraphRows tokens: the launches are captured once per key and replayed.
 //   eager    prompts, and everything in --mode eager: the launches are made call by call.
 //
-// Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives, cuda_stages.cpp stages of the
+// Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives, cuda_stages.cpp and cuda_few.cpp
+// stages of the
 // graph and eager ways; cuda_run.cpp records and replays; cuda_sample.cpp draws tokens; watched_backend.h names what
 // fails. Nothing here knows models, files or text.
 #pragma once
@@ -23,6 +24,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/matmul_lt.h"
+#include "kernels/cuda/matmul_mma.h"
 #include "kernels/cuda/program.h"
 #include "kernels/cuda/unpack_ahead.h"
 #include "kernels/cuda/watch.h"
@@ -105,6 +107,12 @@ class CudaBackend : public Backend {
   Wide wide();
   /// out [m, n] (+)= x [m, k] * w^T + bias with x in f32; accumulate adds to what out holds.
   void product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate);
+  /// Whether products of m rows with all of these go by matmul_mma.
+  bool few(int64_t m, std::initializer_list<const Tensor*> weights);
+  // cuda_few.cpp
+  Tensor norm_bf16(const Tensor& x, const Tensor& weight, float eps);
+  void attn_in_few(const AttnInArgs&);
+  Tensor gated_few(const FfnArgs&);
 
   // cuda_run.cpp
   void prepare_programs();
@@ -124,6 +132,7 @@ class CudaBackend : public Backend {
   Tensor narrow_a_, narrow_b_;  ///< 16-bit activations of the products of prompts
   UnpackAhead unpacked_;        ///< 16-bit weights of products
   AttentionScratch attention_scratch_;
+  MmaScratch mma_scratch_;
   Buffer program_memory_;  ///< stages and exchange buffers of all programs
   size_t program_used_ = 0;
   std::map<uint64_t, Recorded> recorded_;

@@ -244,6 +244,9 @@ Tensor CudaBackend::pack(const Tensor& host, WeightRole role, void* dst) const {
       pack_vector(*lane, host, dst);
       break;
   }
+  // Whoever multiplies with it next waits for it; the host does not.
+  check(cudaEventRecord(lane->done.get(), lane->stream.get()), "load weights");
+  check(cudaStreamWaitEvent(stream_.get(), lane->done.get(), 0), "load weights");
   return packed;
 }
 

@@ -1,6 +1,5 @@
-// Primitives of the graph and eager ways: which kernel does what for how many rows. Few rows go to matvec, which reads
-// packed weights as they are; for more the tensor cores are quicker than memory (wide.h). While run() records,
-// everything goes to the recorder instead.
+// Primitives of the graph and eager ways: which kernel does what for how many rows. Three ways lead through a product,
+// see Way in wide.h. While run() records, everything goes to the recorder instead.
 #include <algorithm>
 
 #include "kernels/cuda/cuda_backend.h"
@@ -11,6 +10,8 @@
 namespace infer::cuda {
 namespace {
 
+constexpr size_t kPartialBytes = size_t{32} << 20;  ///< sums of parts of few rows' products
+constexpr int kMaxArrivals = 4096;
 constexpr size_t kUnpackedBytes = (size_t{128} << 20) * UnpackAhead::kHalves;
 constexpr int kAttentionUnitsPerSm = 16;  ///< partial results of split sequences: twice what splitting asks for
 
@@ -41,11 +42,15 @@ void CudaBackend::prepare_ops(const Needs& needs) {
   if (!lt_ && (rows > kMatvecRows || !decodes)) lt_ = MatmulLt::open(why_no_lt_);
   if (!lt_ && !decodes)
     throw Error(ErrorKind::run, "act", "no kernel for these activations without cuBLASLt", why_no_lt_);
-  if (lt_ && width > 0) {
+  if ((lt_ || rows > kMatvecMost) && width > 0) {
     const auto bytes = static_cast<size_t>(rows * width) * sizeof(uint16_t);
     narrow_a_ = Tensor(scratch_block(bytes), DType::BF16, {rows, width});
     narrow_b_ = Tensor(scratch_block(bytes), DType::BF16, {rows, width});
-    unpacked_.place(scratch_block(kUnpackedBytes), kUnpackedBytes);
+    if (lt_) unpacked_.place(scratch_block(kUnpackedBytes), kUnpackedBytes);
+    mma_scratch_.partial = reinterpret_cast<float*>(scratch_block(kPartialBytes));
+    mma_scratch_.partial_floats = static_cast<int64_t>(kPartialBytes / sizeof(float));
+    mma_scratch_.arrived = reinterpret_cast<int32_t*>(scratch_block(kMaxArrivals * sizeof(int32_t)));
+    mma_scratch_.max_arrivals = kMaxArrivals;
   }
   if (needs.head_dim > 0) {
     const auto n_units = static_cast<size_t>(kAttentionUnitsPerSm * device_.n_sms);
@@ -64,8 +69,13 @@ Wide CudaBackend::wide() { return {lt_.get(), narrow_a_, &unpacked_, counters_.r
 void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate) {
   const int64_t m = x.rows();
   const Wide wide = this->wide();
+  const Way way = wide.way(m, w);
   ++counters_.launches;
-  if (!wide.takes(m, w)) {
+  if (way == Way::few) {
+    const MmaOutput output = accumulate ? MmaOutput::add : MmaOutput::store;
+    return matmul_mma({x, {&w}, {&bias}, output, {}, out.data, out.cols()}, mma_scratch_, stream_.get());
+  }
+  if (way == Way::matvec) {
     for (int64_t row = 0; row < m; row += kMatvecRows) {
       const int64_t rows = std::min(kMatvecRows, m - row);
       matvec({row_range(x, row, rows), w, bias, row_range(out, row, rows)}, accumulate, stream_.get());
@@ -79,6 +89,13 @@ void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, 
     convert(x, operand, stream_.get());
   }
   wide.product({operand, w, bias, out}, accumulate);
+}
+
+bool CudaBackend::few(int64_t m, std::initializer_list<const Tensor*> weights) {
+  const Wide wide = this->wide();
+  bool all = true;
+  for (const Tensor* w : weights) all = all && wide.way(m, *w) == Way::few && m * w->cols() <= narrow_a_.n_elements();
+  return all;
 }
 
 // ---- primitives ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
-// Stages of the graph and eager ways. For few rows they are their primitives, but for a product that adds to the
-// residual stream itself. For more they convert activations once for several products, take matrices that meet the same
-// activations as one, and keep what lies between two products in 16 bits. While run() records, everything goes to the
-// recorder instead.
+// Stages of the graph and eager ways (those of few rows with quantised weights: cuda_few.cpp). They convert activations
+// once for several products, take matrices that meet the same activations as one, and keep what lies between two
+// products in 16 bits. While run() records, everything goes to the recorder instead.
 #include <algorithm>
 #include <utility>
 
@@ -22,6 +21,7 @@ void CudaBackend::attn_in(const AttnInArgs& a) {
   if (!fusion_) return Backend::attn_in(a);
   const Wide wide = this->wide();
   const int64_t m = a.x.rows();
+  if (few(m, {&a.wq, &a.wk, &a.wv})) return attn_in_few(a);
   const DType type = wide.type(a.wq);
   for (const Tensor* w : {&a.wq, &a.wk, &a.wv}) {
     if (!wide.takes(m, *w) || wide.type(*w) != type) return Backend::attn_in(a);
@@ -64,7 +64,17 @@ void CudaBackend::ffn(const FfnArgs& a) {
   }
   const bool direct = !a.add.norm && a.add.scale == 1;  // the last product adds to the residual stream itself
   const Tensor& branch = direct ? a.add.x : a.add.branch;
-  if (!fused) {
+  if (few(m, {&a.w_gate, &a.w_up, &a.w_down})) {
+    ++counters_.launches;
+    matmul_mma({gated_few(a),
+                {&a.w_down},
+                {&a.b_down},
+                direct ? MmaOutput::add : MmaOutput::store,
+                {},
+                branch.data,
+                branch.cols()},
+               mma_scratch_, stream_.get());
+  } else if (!fused) {
     norm(s.norm);
     matmul(s.gate);
     matmul(s.up);
@@ -108,6 +118,14 @@ void CudaBackend::logits(const LogitsArgs& a) {
   const int64_t m = a.rows.rows();
   const DType type = wide.type(a.head);
   if (m == 0) return;
+  if (few(m, {&a.head})) {
+    gather(a.x, a.rows, a.normed);
+    const Tensor normed = norm_bf16(a.normed, a.norm, a.eps);
+    ++counters_.launches;
+    matmul_mma({normed, {&a.head}, {&a.bias}, MmaOutput::store, {}, a.out.data, a.out.cols()}, mma_scratch_,
+               stream_.get());
+    return scale_softcap(a.out, a.scale, a.softcap);
+  }
   if (!wide.takes(m, a.head) || type == DType::F32) return Backend::logits(a);
   gather(a.x, a.rows, a.normed);
   const Tensor normed = memory_as(narrow_a_, type, m, a.x.cols());

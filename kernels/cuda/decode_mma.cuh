@@ -129,7 +129,7 @@ __device__ __forceinline__ PairScales<kOf> load_pair(const uint8_t* chunk, Chunk
   } else if constexpr (P::scales == Scales::signed_byte && kOf == 1) {
     const uint32_t v = *reinterpret_cast<const uint32_t*>(of_group);
     const float2 scale = byte_pair(__byte_perm(v, 0, 0x4240 + half * 0x0101), 0x00ff00ff, 0x00800080, 1024 + 128);
-    const float d = half_at(chunk + c.block_scale(row, g));
+    const float d = f16_to_f32(*reinterpret_cast<const uint16_t*>(chunk + c.block_scale(row, g)));
     set(0, d * scale.x), set(1, d * scale.y);
   } else {
 #pragma unroll

@@ -1,6 +1,6 @@
 // What closes the products that cuBLASLt makes: the bias, and the activation of a gate and an up that were kept in bf16
 // to halve their traffic. Products of few rows do both while they have the sums in registers (decode.cuh).
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/launchers.h"
 
 namespace infer::cuda {
@@ -23,13 +23,6 @@ __global__ void add_bias_kernel(float* out, const float* bias, int64_t n, int64_
   }
 }
 
-template <Activation kActivation>
-__device__ __forceinline__ float activated(float x) {
-  if constexpr (kActivation == Activation::silu) return x / (1.0f + exp2_fast(-kLog2e * x));
-  constexpr float kRoot = 0.7978845608028654f;  // sqrt(2 / pi)
-  return 0.5f * x * (1.0f + tanh_fast(kRoot * (x + 0.044715f * x * x * x)));
-}
-
 /// out = activation(gate) * up. Grid: up to 4096 blocks of 256 threads, 8 numbers a thread and turn; no shared memory.
 /// Moves 6 bytes a number: bound by memory. Rows have row_eights eights, of gate and up `gap` more lie between them.
 /// out may be gate where there is no gap: a thread writes only where it alone has read.
@@ -44,8 +37,8 @@ __global__ void activate_bf16_kernel(const uint4* gate, const uint4* up, uint4* 
     uint32_t to[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      to[j] = Bf16Type::pack(activated<kActivation>(Bf16Type::low(from[j])) * Bf16Type::low(with[j]),
-                             activated<kActivation>(Bf16Type::high(from[j])) * Bf16Type::high(with[j]));
+      to[j] = Bf16Type::pack(activated_fast<kActivation>(Bf16Type::low(from[j])) * Bf16Type::low(with[j]),
+                             activated_fast<kActivation>(Bf16Type::high(from[j])) * Bf16Type::high(with[j]));
     }
     out[i] = make_uint4(to[0], to[1], to[2], to[3]);
   }

@@ -101,10 +101,12 @@ __device__ __forceinline__ float inverse_rms(const float* x, int64_t cols, float
   return 1.0f / sqrtf(block_sum(squares) / static_cast<float>(cols) + eps);
 }
 
-/// Grid: one block per row, which is read twice, the second time from L1 or L2. In place is fine.
+/// Grid: one block per row, which is read twice, the second time from L1 or L2. In place is fine. A product that comes
+/// next may begin to fetch its weights.
 template <int kWide, class T>
 __global__ void __launch_bounds__(kThreads)
     norm_kernel(const float* x, const float* weight, float eps, T* out, int64_t cols) {
+  start_next_kernel();
   const float* row = x + blockIdx.x * cols;
   const float inverse = inverse_rms<kWide>(row, cols, eps);
   for (int64_t i = threadIdx.x * kWide; i < cols; i += kThreads * kWide) {

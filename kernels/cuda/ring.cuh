@@ -46,6 +46,29 @@ __device__ __forceinline__ bool barrier_test(uint64_t* b, uint32_t parity) {
   return done != 0;
 }
 
+#if __CUDA_ARCH__ >= 900
+/// Of what is read once: it shall leave the L2 before anything else.
+__device__ __forceinline__ uint64_t evict_first_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+/// Arrives at a barrier that `bytes` bytes of bulk copies will complete.
+__device__ __forceinline__ void barrier_expect(uint64_t* b, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes)
+               : "memory");
+}
+/// A contiguous piece of global memory, a multiple of 16 bytes at multiples of 16, by one thread.
+__device__ __forceinline__ void bulk_copy(uint32_t shared, const uint8_t* from, int bytes, uint64_t* full,
+                                          uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(shared),
+      "l"(from), "r"(bytes), "r"(shared_address(full)), "l"(policy)
+      : "memory");
+}
+#endif
+
 /// All dynamic shared memory of a CTA, the ring first. By this name, not by pointers kept somewhere: so the compiler
 /// sees that accesses are to shared memory, with addresses of 32 bits.
 extern __shared__ __align__(128) uint8_t decode_memory[];
@@ -132,7 +155,7 @@ class Fetcher {
   __device__ Fetcher(const SharedPlan& plan, RingBarriers& barriers)
       : plan_(plan), barriers_(barriers), lane_(threadIdx.x % 32) {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy_));
+    policy_ = evict_first_policy();
 #endif
   }
 
@@ -168,17 +191,10 @@ class Fetcher {
 
   __device__ __forceinline__ void start(const ChunkCopy& c, uint8_t* slot, uint64_t* full) {
 #if __CUDA_ARCH__ >= 900
-    if (lane_ == 0)
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(full)),
-                   "r"(c.bytes * c.pieces)
-                   : "memory");
+    if (lane_ == 0) barrier_expect(full, c.bytes * c.pieces);
     __syncwarp();
     if (lane_ < c.pieces)
-      asm volatile(
-          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], "
-          "%4;" ::"r"(shared_address(slot) + lane_ * c.bytes),
-          "l"(c.from + lane_ * c.stride), "r"(c.bytes), "r"(shared_address(full)), "l"(policy_)
-          : "memory");
+      bulk_copy(shared_address(slot) + lane_ * c.bytes, c.from + lane_ * c.stride, c.bytes, full, policy_);
 #else
     for (int r = 0; r < c.pieces; ++r)
       for (int i = lane_ * 16; i < c.bytes; i += 512)

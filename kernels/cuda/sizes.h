@@ -39,7 +39,7 @@ inline std::string refusal(const Needs& needs) {
 }
 
 /// At most what prepare() allocates: 16-bit activations and weights of one product, cuBLASLt's workspace, partial
-/// results of attention.
+/// results of attention and of products.
 inline size_t scratch_bytes(const Needs& needs) {
   const auto rows = static_cast<size_t>(std::max<int64_t>(1, needs.max_tokens));
   return 2 * rows * static_cast<size_t>(needs.max_width) * 2 + (size_t{512} << 20);

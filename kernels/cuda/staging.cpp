@@ -96,7 +96,9 @@ int UploadRing::upload(void* dst, const void* src, size_t bytes, cudaStream_t st
   return waits;
 }
 
-Lane::Lane() { check(cudaStreamCreateWithFlags(stream.out(), cudaStreamNonBlocking), "make a stream"); }
+Lane::Lane() : done(make_event()) {
+  check(cudaStreamCreateWithFlags(stream.out(), cudaStreamNonBlocking), "make a stream");
+}
 
 LanePool::Lease LanePool::take() {
   {

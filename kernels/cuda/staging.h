@@ -89,6 +89,7 @@ struct Lane {
     DeviceBlock device{kPartBytes};
   };
   Stream stream;
+  Event done;  ///< of what was asked for last
   std::array<Half, 2> halves;
   size_t next = 0;  ///< half to fill
 };

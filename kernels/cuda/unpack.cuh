@@ -76,55 +76,79 @@ struct GroupScales {
   float scale[2], offset[2];
 };
 
-__device__ __forceinline__ float half_at(const uint8_t* p) { return f16_to_f32(*reinterpret_cast<const uint16_t*>(p)); }
-
+/// From the bytes of the group, in the low end of a word, and those of its block, the first in `of_block.x`. The group
+/// is number 4 * upper + j of its block of 8, j < 4.
 template <class F>
-__device__ __forceinline__ GroupScales load_scales(const uint8_t* chunk, Chunk<F> c, int row, int g) {
+__device__ __forceinline__ GroupScales decode_scales(uint32_t of_group, uint4 of_block, int upper, int j) {
   using P = Packed<F>;
-  const uint8_t* of_group = chunk + c.group_scale(row, g);
-  const uint8_t* of_block = chunk + c.block_scale(row, g);
+  const auto low_half = [](uint32_t v) { return f16_to_f32(static_cast<uint16_t>(v)); };
+  const auto high_half = [](uint32_t v) { return f16_to_f32(static_cast<uint16_t>(v >> 16)); };
   GroupScales s{};
   if constexpr (P::scales == Scales::half) {
-    s.scale[0] = half_at(of_group);
+    s.scale[0] = low_half(of_group);
   } else if constexpr (P::scales == Scales::half_min) {
-    const uint32_t v = *reinterpret_cast<const uint32_t*>(of_group);
-    s.scale[0] = f16_to_f32(static_cast<uint16_t>(v)), s.offset[0] = f16_to_f32(static_cast<uint16_t>(v >> 16));
+    s.scale[0] = low_half(of_group), s.offset[0] = high_half(of_group);
   } else if constexpr (P::scales == Scales::exponent) {
-    s.scale[0] = MXFP4::half_scale(of_group[0]);
+    s.scale[0] = MXFP4::half_scale(static_cast<int>(of_group & 255));
   } else if constexpr (P::scales == Scales::six_bit_min) {
-    const uint32_t d = *reinterpret_cast<const uint32_t*>(of_block);
-    const uint32_t low = of_block[4 + g % 8], high = of_block[12 + g % 8 / 2] >> (g % 2 * 4) & 15;
-    s.scale[0] = f16_to_f32(static_cast<uint16_t>(d)) * static_cast<float>(low & 63);
-    s.offset[0] = -(f16_to_f32(static_cast<uint16_t>(d >> 16)) * static_cast<float>(low >> 6 | high << 2));
+    const uint32_t low = (upper ? of_block.z : of_block.y) >> (8 * j) & 255, high = of_block.w >> (16 * upper + 4 * j);
+    s.scale[0] = low_half(of_block.x) * static_cast<float>(low & 63);
+    s.offset[0] = -(high_half(of_block.x) * static_cast<float>(low >> 6 | (high & 15) << 2));
   } else if constexpr (P::scales == Scales::six_bit_8) {
-    const uint2 v = *reinterpret_cast<const uint2*>(of_block);
-    const int sub = static_cast<int>((v.y >> (4 * (g % 8)) & 15) | (v.x >> (16 + 2 * (g % 8)) & 3) << 4) - 32;
-    s.scale[0] = f16_to_f32(static_cast<uint16_t>(v.x)) * static_cast<float>(sub);
+    const int g = 4 * upper + j;
+    const int sub = static_cast<int>((of_block.y >> (4 * g) & 15) | (of_block.x >> (16 + 2 * g) & 3) << 4) - 32;
+    s.scale[0] = low_half(of_block.x) * static_cast<float>(sub);
   } else if constexpr (P::scales == Scales::signed_byte) {
-    const uint32_t v = *reinterpret_cast<const uint16_t*>(of_group);
-    const float d = half_at(of_block);
-    s.scale[0] = d * static_cast<float>(static_cast<int8_t>(v));
-    s.scale[1] = d * static_cast<float>(static_cast<int8_t>(v >> 8));
+    const float d = low_half(of_block.x);
+    s.scale[0] = d * static_cast<float>(static_cast<int8_t>(of_group));
+    s.scale[1] = d * static_cast<float>(static_cast<int8_t>(of_group >> 8));
   } else if constexpr (P::scales == Scales::nibble_min) {
-    const uint32_t v = *reinterpret_cast<const uint16_t*>(of_group);
-    const uint32_t d = *reinterpret_cast<const uint32_t*>(of_block);
-    const float scale = f16_to_f32(static_cast<uint16_t>(d)), min = f16_to_f32(static_cast<uint16_t>(d >> 16));
-    s.scale[0] = scale * static_cast<float>(v & 15), s.offset[0] = -(min * static_cast<float>(v >> 4 & 15));
-    s.scale[1] = scale * static_cast<float>(v >> 8 & 15), s.offset[1] = -(min * static_cast<float>(v >> 12 & 15));
+    const float scale = low_half(of_block.x), min = high_half(of_block.x);
+    s.scale[0] = scale * static_cast<float>(of_group & 15),
+    s.offset[0] = -(min * static_cast<float>(of_group >> 4 & 15));
+    s.scale[1] = scale * static_cast<float>(of_group >> 8 & 15);
+    s.offset[1] = -(min * static_cast<float>(of_group >> 12 & 15));
   } else {
     static_assert(P::scales == Scales::six_bit_16);
-    const uint4 v = *reinterpret_cast<const uint4*>(of_block);
-    const float d = f16_to_f32(static_cast<uint16_t>(v.x));
+    const float d = low_half(of_block.x);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int sub = 2 * (g % 8) + h;  // low bits: byte sub % 8 of (y, z); high bits: byte sub % 4 of w
-      const uint32_t low = (sub % 8 < 4 ? v.y : v.z) >> (sub % 4 * 8 + 4 * (sub / 8)) & 15;
-      const uint32_t high = v.w >> (sub % 4 * 8 + 2 * (sub / 4)) & 3;
+      const int i = 2 * j + h;  // low bits: byte i of (y, z), a half for each `upper`; high bits: byte i % 4 of w
+      const uint32_t low = (j < 2 ? of_block.y : of_block.z) >> (i % 4 * 8 + 4 * upper) & 15;
+      const uint32_t high = of_block.w >> (i % 4 * 8 + 2 * (2 * upper + j / 2)) & 3;
       s.scale[h] = d * static_cast<float>(static_cast<int>(low | high << 4) - 32);
     }
   }
   if constexpr (kHalves<F> == 1) s.scale[1] = s.scale[0], s.offset[1] = s.offset[0];
   return s;
+}
+
+/// `bytes` (1, 2, 4, 8 or 16, or none) at a multiple of their number.
+template <int bytes>
+__device__ __forceinline__ uint4 load_bytes(const uint8_t* p) {
+  uint4 v{};
+  if constexpr (bytes == 16) v = *reinterpret_cast<const uint4*>(p);
+  if constexpr (bytes == 8) v.x = reinterpret_cast<const uint2*>(p)->x, v.y = reinterpret_cast<const uint2*>(p)->y;
+  if constexpr (bytes == 4) v.x = *reinterpret_cast<const uint32_t*>(p);
+  if constexpr (bytes == 2) v.x = *reinterpret_cast<const uint16_t*>(p);
+  if constexpr (bytes == 1) v.x = *p;
+  return v;
+}
+
+template <class F>
+__device__ __forceinline__ GroupScales load_scales(const uint8_t* chunk, Chunk<F> c, int row, int g) {
+  const uint8_t* of_block = chunk + c.block_scale(row, g);
+  if constexpr (Packed<F>::scales == Scales::six_bit_min) {  // bytes, where a lane has a group: fewer instructions
+    const uint32_t d = *reinterpret_cast<const uint32_t*>(of_block);
+    const uint32_t low = of_block[4 + g % 8], high = of_block[12 + g % 8 / 2] >> (g % 2 * 4) & 15;
+    GroupScales s{};
+    s.scale[0] = s.scale[1] = f16_to_f32(static_cast<uint16_t>(d)) * static_cast<float>(low & 63);
+    s.offset[0] = s.offset[1] =
+        -(f16_to_f32(static_cast<uint16_t>(d >> 16)) * static_cast<float>(low >> 6 | high << 2));
+    return s;
+  }
+  return decode_scales<F>(load_bytes<Chunk<F>::kGroupScale>(chunk + c.group_scale(row, g)).x,
+                          load_bytes<Chunk<F>::kBlockScale>(of_block), g % 8 / 4, g % 4);
 }
 
 }  // namespace infer::cuda

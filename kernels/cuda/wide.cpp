@@ -5,18 +5,19 @@
 
 #include "kernels/cuda/adjacent.h"
 #include "kernels/cuda/launchers.h"
+#include "kernels/cuda/matmul_mma.h"
 #include "kernels/cuda/packed.h"
 
 namespace infer::cuda {
 
-int64_t Wide::few_rows(const Tensor& w) const {
-  if (act == Act::int8) return INT64_MAX;
-  return ready(w) ? kMatvecRows : act == Act::automatic ? kMatvecQuantised : 0;
-}
-
-bool Wide::takes(int64_t m, const Tensor& w) const {
+Way Wide::way(int64_t m, const Tensor& w) const {
   const int64_t k = w.cols();
-  return lt && m > few_rows(w) && k % 8 == 0 && m * k <= narrow.n_elements() && (ready(w) || block_rows(k) > 0);
+  const bool can = lt && k % 8 == 0 && m * k <= narrow.n_elements();
+  if (act == Act::int8) return Way::matvec;
+  if (ready(w)) return can && m > kMatvecRows ? Way::wide : Way::matvec;
+  if (act != Act::automatic) return can && block_rows(k) > 0 ? Way::wide : Way::matvec;
+  if (m <= kMatvecMost || !mma_takes(w)) return Way::matvec;
+  return can && m > kFewMost && block_rows(k) > 0 ? Way::wide : Way::few;
 }
 
 int64_t Wide::block_rows(int64_t k) const {

@@ -13,8 +13,17 @@
 
 namespace infer::cuda {
 
-inline constexpr int64_t kMatvecRows = 4;        ///< rows of x that one matvec takes
-inline constexpr int64_t kMatvecQuantised = 16;  ///< up to here, reading packed weights again beats unpacking them
+inline constexpr int64_t kMatvecRows = 4;  ///< rows of x that one matvec takes
+inline constexpr int64_t kMatvecMost =
+    2;  ///< rows up to which a quantised weight is read by matvec, where both ways could
+inline constexpr int64_t kFewMost = 128;  ///< rows from which unpacking a quantised weight pays: 32 read it once
+
+/// How a product of m rows of x with a weight is made.
+enum class Way {
+  matvec,  ///< int8, 16- or 32-bit activations, up to 4 rows a pass, packed weights as they are
+  few,     ///< bf16 activations, packed weights unpacked in registers: memory's speed for up to 32 rows
+  wide,    ///< 16-bit activations, quantised weights unpacked into scratch, cuBLASLt: the tensor cores' speed
+};
 
 /// Of a plain type.
 inline int64_t element_bytes(DType dtype) { return row_bytes(dtype, 1); }
@@ -35,11 +44,9 @@ struct Wide {
 
   DType type(const Tensor& w) const { return operand_type(w.dtype, act); }
   bool ready(const Tensor& w) const { return lies_ready(w.dtype, act); }
-  /// Rows up to which matvec takes a product.
-  int64_t few_rows(const Tensor& w) const;
-  /// Whether a product of m rows goes this way. Rows that are no multiple of 16 bytes do not: they would take slow
-  /// algorithms, and no model has them.
-  bool takes(int64_t m, const Tensor& w) const;
+  /// Rows that are no multiple of 16 bytes never go this way: they would take slow algorithms, and no model has them.
+  Way way(int64_t m, const Tensor& w) const;
+  bool takes(int64_t m, const Tensor& w) const { return way(m, w) == Way::wide; }
   /// Rows of a quantised weight that are unpacked at a time: multiples of the products' tiles.
   int64_t block_rows(int64_t k) const;
 

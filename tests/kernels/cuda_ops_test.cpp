@@ -31,7 +31,7 @@ TEST_CASE("cuda: a product of any format and number of rows is the oracle's") {
       ref().matmul({exact.in(x, {most, k}), exact.weight(w), {}, exact.out(all, {most, n})});
       exact.fetch();
       const Tensor packed = side.weight(w), rows = side.in(x, {most, k}), offset = side.in(bias, {n});
-      for (const int64_t m : {1, 2, 3, 4, 5, 8, 17, 64, 65, 130}) {
+      for (const int64_t m : {1, 2, 3, 4, 5, 8, 9, 16, 17, 33, 64, 65, 130}) {
         const bool biased = m % 2 == 1;
         Floats found = poison(m * n), wanted(all.begin(), all.begin() + m * n);
         for (size_t i = 0; biased && i < wanted.size(); ++i) wanted[i] += bias[i % static_cast<size_t>(n)];
@@ -82,7 +82,7 @@ TEST_CASE("cuda: products take the activations that were asked for") {
 
 TEST_CASE("cuda: a weight too large to be unpacked at once gives every column of its product") {
   if (skipped()) return;
-  const int64_t n = 66001, k = 1024, m = 18, some = 300;
+  const int64_t n = 66001, k = 1024, m = 150, some = 300;
   const Weight w(DType::Q4_0, n, k, 5);
   const Floats x = random_floats(m * k, 1);
   Floats all = poison(m * n);

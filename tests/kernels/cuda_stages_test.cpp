@@ -58,7 +58,7 @@ struct Layer {
   Shape s;
   Weight wq, wk, wv, wo, gate, up, down, head;
   Floats norm, bq, bk, bv, bo, b_gate, b_up, b_down, q_norm, k_norm, post, head_bias, cos_sin;
-  int64_t pages = 4;
+  int64_t pages = 6;
   bool side_by_side = false;  ///< q, k, v and gate, up
 
   explicit Layer(const Shape& shape)
@@ -133,9 +133,7 @@ struct Layer {
     side.fetch();
     return x;
   }
-  Floats ffn(Backend& b, int64_t n) const {
-    Side side(b);
-    Floats x = random_floats(n * s.dim, 23);
+  FfnArgs ffn_args(Side& side, Floats& x, int64_t n) const {
     FfnArgs a;
     a.norm = side.in(norm, {s.dim}), a.activation = s.activation, a.add = add_args(side, x, n);
     if (side_by_side) {
@@ -149,7 +147,12 @@ struct Layer {
     a.b_down = side.maybe(s.biases, b_down);
     a.normed = side.in(poison(n * s.dim), {n, s.dim});
     a.gate = side.in(poison(n * s.ffn_dim), {n, s.ffn_dim}), a.up = side.in(poison(n * s.ffn_dim), {n, s.ffn_dim});
-    b.ffn(a);
+    return a;
+  }
+  Floats ffn(Backend& b, int64_t n) const {
+    Side side(b);
+    Floats x = random_floats(n * s.dim, 23);
+    b.ffn(ffn_args(side, x, n));
     side.fetch();
     return x;
   }
@@ -176,7 +179,7 @@ TEST_CASE("cuda: stages give the oracle's numbers for every option and number of
   int at = 0;
   for (const Shape& shape : shapes()) {
     const Layer layer(shape);
-    for (const int64_t n : {1, 3, 5, 17, 70}) {
+    for (const int64_t n : {1, 3, 5, 8, 17, 33, 70, 140}) {
       const std::string what = " of shape " + std::to_string(at) + ", tokens " + std::to_string(n);
       compare(stage_bar(shape), "attn_in" + what, [&](Backend& b) { return layer.attn_in(b, n); });
       compare(stage_bar(shape), "attn_out" + what, [&](Backend& b) { return layer.attn_out(b, n); });
@@ -260,6 +263,32 @@ TEST_CASE("cuda: a step that is replayed computes what it computes call by call"
           side.in(random_floats(n * width, 24), {n, width}), side.weight(layer.wo), {}, layer.add_args(side, x, n)};
       for (int step = 0; step < 4; ++step) {
         graph->run(eager ? 0 : static_cast<uint64_t>(n), [&] { graph->attn_out(args); });
+      }
+      graph->wait();
+      side.fetch();
+      results[eager] = x;
+    }
+    CHECK(std::memcmp(results[0].data(), results[1].data(), results[0].size() * sizeof(float)) == 0);
+  }
+}
+
+TEST_CASE("cuda: a replayed ffn of few rows computes what it computes call by call") {
+  if (skipped()) return;
+  BackendOptions options;
+  options.mode = "graph";
+  const auto graph = make_backend("cuda", options);
+  graph->prepare(needs_of_these_tests());
+  Shape shape = shape_of(DType::Q4_K);
+  shape.ffn_dim = 2304, shape.down = DType::Q6_K;
+  const Layer layer(shape);
+  for (const int64_t n : {3, 8, 16, 40}) {
+    Floats results[2];
+    for (int eager = 0; eager < 2; ++eager) {
+      Side side(*graph);
+      Floats x = random_floats(n * shape.dim, 23);
+      const FfnArgs args = layer.ffn_args(side, x, n);
+      for (int step = 0; step < 20; ++step) {
+        graph->run(eager ? 0 : static_cast<uint64_t>(n), [&] { graph->ffn(args); });
       }
       graph->wait();
       side.fetch();

@@ -1,0 +1,75 @@
+// A product of a few tokens with quantised weights on tensor cores, as the host asks for it and as the kernel of
+// matmul_mma.cuh gets it. Activations become bf16, weights are unpacked to bf16 in registers (which is exact but for
+// the rounding of their scales), sums are f32. A token's results do not depend on the other tokens.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/mma_plan.h"
+#include "kernels/ops.h"
+
+namespace infer::cuda {
+
+/// Whether the kernel may start while the one before it runs: it fetches weights until that one is done.
+inline constexpr bool kMmaStartsEarly = true;
+
+enum class MmaOutput : int32_t {
+  store,  ///< out = product + bias
+  add,    ///< out += product + bias
+  gated,  ///< out = activation(first product + bias) * (second product + bias), in bf16
+};
+
+/// One, two or three matrices of one format and width that meet the same activations.
+struct MmaArgs {
+  Tensor x;                    ///< f32 or bf16 [m, k]
+  const Tensor* w[3] = {};     ///< [n, k], layout kTiles; null: no more of them
+  const Tensor* bias[3] = {};  ///< f32 [n]; or null, or of a null tensor
+  MmaOutput output = MmaOutput::store;
+  Activation activation = Activation::silu;
+  void* out = nullptr;     ///< f32 (gated: bf16) [m, out_stride]: the columns of all matrices side by side
+  int64_t out_stride = 0;  ///< in numbers
+};
+
+/// Sums of products whose columns are dealt out to several CTAs.
+struct MmaScratch {
+  float* partial = nullptr;
+  int64_t partial_floats = 0;
+  int32_t* arrived = nullptr;  ///< zero between launches
+  int max_arrivals = 0;
+};
+
+bool mma_takes(const Tensor& w);  ///< whether matmul_mma has a kernel for this weight
+void matmul_mma(const MmaArgs&, const MmaScratch&, cudaStream_t);
+
+struct MmaMatrix {
+  const uint8_t* data = nullptr;
+  const float* bias = nullptr;  ///< [rows] or null
+  int32_t rows = 0;
+  int32_t first_unit = INT32_MAX;  ///< units of the matrices before it; gated: 0 for both
+  int32_t out_column = 0;
+};
+struct MmaLaunch {
+  MmaMatrix w[3];
+  int64_t tile_bytes = 0;
+  int32_t n_matrices = 1, tiles_per_unit = 1, n_units = 0;
+  int32_t n_chunks = 0, chunk_bytes = 0, last_bytes = 0;
+  int32_t cols = 0, n_rows = 0;  ///< of x
+  int32_t x_bf16 = 0;
+  const void* x = nullptr;
+  MmaOutput output = MmaOutput::store;
+  int32_t gelu = 0;
+  void* out = nullptr;
+  int64_t out_stride = 0;
+  int32_t n_token_blocks = 1;
+  MmaPlan plan;
+  float* partial = nullptr;    ///< [token block][part][tile][token][16]
+  int32_t* arrived = nullptr;  ///< [token block][row block]
+};
+
+/// Defined in matmul_mma_1.cu, matmul_mma_2.cu and matmul_mma_4.cu, which compile side by side: 8, 16 and 32 tokens a
+/// CTA.
+void launch_mma_1(DType, const MmaLaunch&, cudaStream_t);
+void launch_mma_2(DType, const MmaLaunch&, cudaStream_t);
+void launch_mma_4(DType, const MmaLaunch&, cudaStream_t);
+
+}  // namespace infer::cuda
