@@ -65,5 +65,6 @@ int perplexity_command(const Args& args);
 int bench_command(const Args& args);
 int plan_command(const Args& args);
 int selftest_command(const Args& args);
+int quantize_command(const Args& args);
 
 }  // namespace infer::tools
