@@ -11,57 +11,18 @@
 
 #include "kernels/cpu/thread_pool.h"
 #include "models/parallel.h"
-#include "quant/encode.h"
 #include "quant/formats.h"
 #include "runtime/gguf.h"
 #include "runtime/gguf_writer.h"
-#include "runtime/imatrix.h"
 #include "runtime/mapped_file.h"
 #include "runtime/output_file.h"
-#include "runtime/quantize_plan.h"
+#include "runtime/quantize_jobs.h"
 
 namespace infer {
 namespace {
 
 constexpr int64_t kSlabWeights = int64_t{1} << 23;
 constexpr int64_t kChunkWeights = int64_t{1} << 16;  // what a thread takes at a time
-constexpr int64_t kQuantizationVersion = 2;          // of GGML's formats; none has changed since
-
-const char* name_of(DType dtype) { return find_format(dtype)->name; }
-
-/// Whether the formats of this kind have lost something already.
-bool is_quantised(DType dtype) {
-  const FormatInfo& format = *find_format(dtype);
-  return format.block > 1;
-}
-
-struct Job {
-  const HostTensor* source = nullptr;
-  HostTensor target;  ///< without data
-  const std::vector<float>* importance = nullptr;
-  int64_t rows = 0, rows_to_expert = 0;
-  bool changes() const { return source->dtype != target.dtype; }
-};
-
-// Decodes and encodes rows [begin, end); `out` is where row `begin` goes.
-void convert_rows(const Job& job, int64_t begin, int64_t end, char* out) {
-  const int64_t cols = job.source->dims.back();
-  const auto from_bytes = static_cast<size_t>(row_bytes(job.source->dtype, cols));
-  const auto to_bytes = static_cast<size_t>(row_bytes(job.target.dtype, cols));
-  std::vector<float> row(static_cast<size_t>(cols));
-  for (int64_t r = begin; r < end; ++r, out += to_bytes) {
-    decode_row(job.source->dtype, job.source->data + static_cast<size_t>(r) * from_bytes, row.data(), cols);
-    const float* importance = job.importance ? job.importance->data() + r / job.rows_to_expert * cols : nullptr;
-    const Encoded done = encode_weights(job.target.dtype, row.data(), importance, out, cols);
-    if (done.fault == Encoded::none) continue;
-    const bool too_large = done.fault == Encoded::too_large;
-    throw Error(
-        ErrorKind::bad_file,
-        escaped(job.source->name) + ", row " + std::to_string(r) + ", column " + std::to_string(done.at),
-        too_large ? "weights too large for " + std::string(name_of(job.target.dtype)) : "the weight is not finite",
-        std::to_string(row[static_cast<size_t>(done.at)]));
-  }
-}
 
 // The kernel reads the pages again should anybody want them.
 void drop_pages(const std::byte* begin, const std::byte* end) {
@@ -116,7 +77,7 @@ class Quantizer {
     for (const HostTensor& tensor : checkpoint.tensors) n_weights_ += tensor.n_elements();
   }
 
-  void run(const std::vector<Job>& jobs, const std::vector<QuantizedTensor>& tensors, Writer& writer) {
+  void run(const std::vector<QuantizeJob>& jobs, const std::vector<QuantizedTensor>& tensors, Writer& writer) {
     for (size_t i = 0; i < jobs.size(); ++i) {
       if (options_.on_tensor) options_.on_tensor(tensors[i]);
       jobs[i].changes() ? convert(jobs[i], writer) : copy(jobs[i], writer);
@@ -126,7 +87,7 @@ class Quantizer {
   }
 
  private:
-  void copy(const Job& job, Writer& writer) {
+  void copy(const QuantizeJob& job, Writer& writer) {
     const HostTensor& tensor = *job.source;
     constexpr size_t kPiece = size_t{32} << 20;
     for (size_t at = 0; at < tensor.bytes; at += kPiece) {
@@ -137,12 +98,12 @@ class Quantizer {
     }
   }
 
-  void convert(const Job& job, Writer& writer) {
+  void convert(const QuantizeJob& job, Writer& writer) {
     const int64_t cols = job.source->dims.back(), slab_rows = std::max<int64_t>(1, kSlabWeights / cols);
     const int64_t chunk_rows =
         std::max<int64_t>(1, std::min(kChunkWeights / cols, (job.rows + n_threads_ - 1) / n_threads_));
-    const auto to_bytes = static_cast<size_t>(row_bytes(job.target.dtype, cols));
-    const auto from_bytes = static_cast<size_t>(row_bytes(job.source->dtype, cols));
+    const size_t to_bytes = job.target.bytes / static_cast<size_t>(job.rows);
+    const size_t from_bytes = job.source->bytes / static_cast<size_t>(job.rows);
     for (int64_t begin = 0; begin < job.rows; begin += slab_rows) {
       const int64_t rows = std::min(slab_rows, job.rows - begin), chunks = (rows + chunk_rows - 1) / chunk_rows;
       std::vector<char>& buffer = writer.next_buffer();
@@ -179,75 +140,6 @@ class Quantizer {
   double done_ = 0;
 };
 
-void require_readable(const HostTensor& source, DType target, const Checkpoint& checkpoint,
-                      const QuantizeOptions& options) {
-  if (!row_decodable(source.dtype)) checkpoint.refuse(source.name, "this format cannot be read", name_of(source.dtype));
-  if (is_quantised(source.dtype) && !options.allow_requantize && !options.dry_run)
-    throw Error(ErrorKind::usage, shown_path(checkpoint.path) + ": " + escaped(source.name),
-                "is quantised already; --allow-requantize goes from " + std::string(name_of(source.dtype)) + " to " +
-                    name_of(target) + " all the same, with the errors of both");
-}
-
-// Q2_K_S lets so few weights speak for themselves that it is no use without knowing which count.
-void require_importance(const Mix& mix, const HostTensor& source, DType target, const std::vector<float>* importance,
-                        const QuantizeOptions& options) {
-  const bool head = source.name == "output.weight" || source.name == "token_embd.weight";
-  if (mix.kind != MixKind::q2_k_s || target != DType::Q2_K || importance || head || options.dry_run) return;
-  throw Error(ErrorKind::usage, escaped(source.name),
-              options.imatrix.empty() ? "Q2_K_S needs an importance matrix (--imatrix FILE); Q2_K does without"
-                                      : "the importance matrix does not know this tensor, and Q2_K_S needs it to");
-}
-
-std::map<std::string, Value, std::less<>> new_metadata(const Checkpoint& checkpoint, const Mix& mix,
-                                                       const std::optional<ImportanceMatrix>& imatrix) {
-  auto metadata = checkpoint.metadata;
-  for (const char* key : {"split.no", "split.count", "split.tensors.count"}) metadata.erase(key);
-  metadata.insert_or_assign("general.quantization_version", Value{kQuantizationVersion, "u32"});
-  metadata.insert_or_assign("general.file_type", Value{mix.file_type, "u32"});
-  if (!imatrix) return metadata;
-  metadata.insert_or_assign("quantize.imatrix.file", Value{imatrix->path(), "string"});
-  if (!imatrix->dataset().empty())
-    metadata.insert_or_assign("quantize.imatrix.dataset", Value{imatrix->dataset(), "string"});
-  metadata.insert_or_assign("quantize.imatrix.entries_count", Value{static_cast<int64_t>(imatrix->size()), "u32"});
-  if (imatrix->n_chunks() > 0 && imatrix->n_chunks() <= UINT32_MAX)
-    metadata.insert_or_assign("quantize.imatrix.chunks_count", Value{imatrix->n_chunks(), "u32"});
-  return metadata;
-}
-
-std::vector<Job> make_jobs(const Checkpoint& checkpoint, const Mix& mix, const std::optional<ImportanceMatrix>& imatrix,
-                           const QuantizeOptions& options, QuantizeReport& report) {
-  const std::vector<TensorChoice> choices = choose_formats(checkpoint, mix, options);
-  std::vector<Job> jobs(choices.size());
-  size_t n_known = 0;
-  for (size_t i = 0; i < jobs.size(); ++i) {
-    const HostTensor& source = checkpoint.tensors[i];
-    Job& job = jobs[i];
-    job.source = &source;
-    job.rows = source.n_elements() / source.dims.back();
-    job.rows_to_expert = source.dims.size() > 2 ? source.dims[source.dims.size() - 2] : job.rows;
-    job.target = {source.name, choices[i].dtype, source.dims, nullptr, 0};
-    job.target.bytes = static_cast<size_t>(tensor_bytes(job.target.dtype, job.rows, source.dims.back()));
-    if (job.changes()) {
-      require_readable(source, job.target.dtype, checkpoint, options);
-      if (imatrix) job.importance = imatrix->find(source);
-      require_importance(mix, source, job.target.dtype, job.importance, options);
-      n_known += job.importance != nullptr;
-      if (imatrix && !job.importance && source.name != "token_embd.weight")
-        report.notes.push_back("the importance matrix does not know " + escaped(source.name) +
-                               ": its weights count alike");
-    }
-    report.tensors.push_back({source.name, name_of(source.dtype), name_of(job.target.dtype), source.dims, source.bytes,
-                              job.target.bytes, job.importance != nullptr, choices[i].note});
-    report.bytes += source.bytes;
-    report.new_bytes += job.target.bytes;
-    report.n_weights += source.n_elements();
-  }
-  if (imatrix && n_known == 0)
-    throw Error(ErrorKind::bad_file, shown_path(imatrix->path()),
-                "the importance matrix is of another model: it knows none of the tensors that are quantised");
-  return jobs;
-}
-
 void require_another_file(const std::string& in, const std::string& out) {
   struct stat a = {}, b = {};
   if (stat(in.c_str(), &a) == 0 && stat(out.c_str(), &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
@@ -263,11 +155,11 @@ QuantizeReport quantize_file(const std::string& in, const std::string& out, cons
   std::optional<ImportanceMatrix> imatrix;
   if (!options.imatrix.empty()) imatrix.emplace(options.imatrix);
   QuantizeReport report;
-  const std::vector<Job> jobs = make_jobs(checkpoint, mix, imatrix, options, report);
+  const std::vector<QuantizeJob> jobs = make_jobs(checkpoint, mix, imatrix, options, report);
 
   const size_t alignment = alignment_of(checkpoint);
   std::vector<HostTensor> targets;
-  for (const Job& job : jobs) targets.push_back(job.target);
+  for (const QuantizeJob& job : jobs) targets.push_back(job.target);
   const std::string head = gguf_head(new_metadata(checkpoint, mix, imatrix), targets, alignment);
   report.file_bytes = head.size();
   for (const HostTensor& tensor : targets) report.file_bytes += (tensor.bytes + alignment - 1) / alignment * alignment;

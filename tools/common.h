@@ -14,6 +14,9 @@ using Args = std::vector<std::string>;
 /// -ngl and -fa, and how a GPU runs steps. -ngl 0 is the CPU, every other number all layers; -fa has no effect.
 void add_device_flags(Arguments& arguments, LoadOptions& load);
 
+/// --quant TYPE: quantise while loading.
+void add_quant_flags(Arguments& arguments, LoadOptions& load);
+
 /// "24G", "24GiB", "800M" or bytes; units are powers of 1024, as those of GPUs are.
 size_t parse_size(const std::string& flag, const std::string& text);
 

@@ -101,6 +101,7 @@ void install_terminate_as_interrupt() {
   struct sigaction action = {};
   action.sa_handler = on_interrupt;
   sigaction(SIGTERM, &action, nullptr);
+  signal(SIGXFSZ, SIG_IGN);
 }
 
 void explain_bus_error(const std::string& path) {

@@ -53,7 +53,7 @@ class ProgressBar {
 /// Counts Ctrl-C. The second one while nothing has handled the first ends the program with status 130.
 void install_interrupt_handler();
 bool interrupted();
-/// SIGTERM asks for what Ctrl-C asks for: to stop and tidy up.
+/// SIGTERM asks for what Ctrl-C asks for: to stop and tidy up. A limit on the size of files becomes an error.
 void install_terminate_as_interrupt();
 void clear_interrupt();
 

@@ -46,6 +46,8 @@ struct LoadOptions {
   std::string mode;             ///< cuda, how steps run: "" or "auto", "persistent", "graph", "eager"
   bool debug_sync = false;      ///< cuda: eager, waiting for every kernel, so that an error names the one that failed
   std::vector<MetadataOverride> overrides;
+  std::string quant;              ///< one of quantize_types(): quantise while loading, to the weights that quantize() writes
+  bool allow_requantize = false;  ///< as in QuantizeOptions
   /// Called from the loading thread with a fraction in [0, 1]; returning false cancels the load (Error run).
   std::function<bool(double)> progress;
 };

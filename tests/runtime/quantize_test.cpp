@@ -312,6 +312,36 @@ TEST_CASE("what cannot be written is refused by tensor, row and column, and noth
   CHECK(folder.n_files() == 3);
 }
 
+TEST_CASE("quantising while loading gives the model that the file would give") {
+  const Folder folder;
+  test::TinyModel tiny;
+  tiny.weights = DType::F16;
+  test::write_tiny_model(folder / "in.gguf", tiny);
+  quantize(folder / "in.gguf", folder / "q4.gguf", as("Q4_K_M"));
+  LoadOptions load;
+  load.device = "cpu";
+  const Model from_file = Model::load(folder / "q4.gguf", load);
+  load.quant = "q4_k_m";
+  for (const bool mmap : {true, false}) {
+    load.mmap = mmap;
+    const Model loaded = Model::load(folder / "in.gguf", load);
+    CHECK(loaded.info().file_type == from_file.info().file_type);
+    CHECK(loaded.info().stream_bytes == from_file.info().stream_bytes);
+    const std::vector<TokenId> ids = {1, 2, 3, 4, 5};
+    std::vector<float> got, want;
+    Engine a(loaded), b(from_file);
+    a.logits(ids, 0, [&](int64_t, std::span<const float> row) { got.insert(got.end(), row.begin(), row.end()); });
+    b.logits(ids, 0, [&](int64_t, std::span<const float> row) { want.insert(want.end(), row.begin(), row.end()); });
+    CHECK((got == want));
+  }
+  load.quant = "q9";
+  CHECK_THROWS_AS(Model::load(folder / "in.gguf", load), Error);
+  load.quant = "q4_0";
+  CHECK_THROWS_AS(Model::load(folder / "q4.gguf", load), Error);
+  load.allow_requantize = true;
+  CHECK(Model::load(folder / "q4.gguf", load).info().file_type == "Q4_0");
+}
+
 TEST_CASE("quantised weights are quantised again only when that is allowed") {
   const Folder folder;
   small_model().write(folder / "in.gguf");
