@@ -35,4 +35,11 @@ INFER_HD int six_bit_min(const uint8_t packed[12], int i) {
   return i < 4 ? packed[i + 4] & 63 : packed[i + 4] >> 4 | (packed[i] >> 6) << 4;
 }
 
+/// Sign of value k of eight whose signs take 7 bits: bit k is set where value k is negative, and the eighth follows
+/// from the rule that an even number of the eight is.
+INFER_HD int seven_signs(uint32_t seven, int k) {
+  const uint32_t eight = seven | (__builtin_popcount(seven) & 1u) << 7;
+  return eight >> k & 1 ? -1 : 1;
+}
+
 }  // namespace infer::bits

@@ -19,6 +19,7 @@ constexpr InfoTable<F...> make_table(FormatList<F...>) {
 }
 
 constexpr auto kDecodable = make_table(Formats{});
+constexpr auto kRowDecodable = make_table(RowFormats{});
 
 // Types that a file may name and we do not decode: integers, formats of other programs' kernels, formats that were
 // withdrawn. Here so that an error can name them and a reader can step over them.
@@ -27,23 +28,14 @@ constexpr FormatInfo kNamedOnly[] = {
     {DType::Q4_3, "Q4_3", 16, 12},
     {DType::Q8_1, "Q8_1", 32, 36},
     {DType::Q8_K, "Q8_K", 256, 292},
-    {DType::IQ2_XXS, "IQ2_XXS", 256, 66},
-    {DType::IQ2_XS, "IQ2_XS", 256, 74},
-    {DType::IQ3_XXS, "IQ3_XXS", 256, 98},
-    {DType::IQ1_S, "IQ1_S", 256, 50},
-    {DType::IQ3_S, "IQ3_S", 256, 110},
-    {DType::IQ2_S, "IQ2_S", 256, 82},
     {DType::I8, "I8", 1, 1},
     {DType::I16, "I16", 1, 2},
     {DType::I32, "I32", 1, 4},
     {DType::I64, "I64", 1, 8},
     {DType::F64, "F64", 1, 8},
-    {DType::IQ1_M, "IQ1_M", 256, 56},
     {DType::Q4_0_4_4, "Q4_0_4_4", 32, 18},
     {DType::Q4_0_4_8, "Q4_0_4_8", 32, 18},
     {DType::Q4_0_8_8, "Q4_0_8_8", 32, 18},
-    {DType::TQ1_0, "TQ1_0", 256, 54},
-    {DType::TQ2_0, "TQ2_0", 256, 66},
     {DType::IQ4_NL_4_4, "IQ4_NL_4_4", 32, 18},
     {DType::IQ4_NL_4_8, "IQ4_NL_4_8", 32, 18},
     {DType::IQ4_NL_8_8, "IQ4_NL_8_8", 32, 18},
@@ -54,6 +46,9 @@ constexpr FormatInfo kNamedOnly[] = {
 template <class Matches>
 const FormatInfo* find_where(Matches matches) {
   for (const FormatInfo& info : kDecodable.rows) {
+    if (matches(info)) return &info;
+  }
+  for (const FormatInfo& info : kRowDecodable.rows) {
     if (matches(info)) return &info;
   }
   for (const FormatInfo& info : kNamedOnly) {
@@ -115,6 +110,10 @@ bool decodable(DType dtype) {
   return visit_format(dtype, []<class F>() {});
 }
 
+bool row_decodable(DType dtype) {
+  return visit_any_format(dtype, []<class F>() {});
+}
+
 int64_t row_bytes(DType dtype, int64_t n) {
   const FormatInfo* info = find_format(dtype);
   if (!info || n < 0 || n % info->block != 0) return -1;
@@ -130,7 +129,7 @@ int64_t tensor_bytes(DType dtype, int64_t rows, int64_t n) {
 
 bool decode_row(DType dtype, const void* src, float* dst, int64_t n) {
   if (row_bytes(dtype, n) < 0) return false;
-  return visit_format(dtype, [&]<class F>() { decode_blocks<F>(static_cast<const char*>(src), dst, n); });
+  return visit_any_format(dtype, [&]<class F>() { decode_blocks<F>(static_cast<const char*>(src), dst, n); });
 }
 
 bool encode_row(DType dtype, const float* src, void* dst, int64_t n) {

@@ -8,6 +8,13 @@
 #include <cstdint>
 #include <string_view>
 
+#include "quant/iq1_m.h"
+#include "quant/iq1_s.h"
+#include "quant/iq2_s.h"
+#include "quant/iq2_xs.h"
+#include "quant/iq2_xxs.h"
+#include "quant/iq3_s.h"
+#include "quant/iq3_xxs.h"
 #include "quant/iq4_nl.h"
 #include "quant/iq4_xs.h"
 #include "quant/mxfp4.h"
@@ -22,6 +29,8 @@
 #include "quant/q5_k.h"
 #include "quant/q6_k.h"
 #include "quant/q8_0.h"
+#include "quant/tq1_0.h"
+#include "quant/tq2_0.h"
 
 namespace infer {
 
@@ -30,8 +39,12 @@ struct FormatList {
   static constexpr int size = sizeof...(F);
 };
 
+/// Formats that every kernel computes with.
 using Formats =
     FormatList<F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4>;
+
+/// Formats that files have and no kernel computes with: their rows can be decoded here, a model of them is refused.
+using RowFormats = FormatList<TQ1_0, TQ2_0, IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S>;
 
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable
@@ -51,6 +64,12 @@ INFER_HD bool visit_format(DType dtype, Function&& function) {
   return visit_in_list(Formats{}, dtype, function);
 }
 
+/// The same over both lists. For host code that reads rows: kernels have no business with the second.
+template <class Function>
+bool visit_any_format(DType dtype, Function&& function) {
+  return visit_in_list(Formats{}, dtype, function) || visit_in_list(RowFormats{}, dtype, function);
+}
+
 struct FormatInfo {
   DType id;
   const char* name;
@@ -62,8 +81,10 @@ struct FormatInfo {
 const FormatInfo* find_format(DType dtype);
 /// The same by name, in upper or lower case ("q4_k", "Q4_K").
 const FormatInfo* find_format(std::string_view name);
-/// Whether the format is in the table above, so that decode_row and the kernels can read it.
+/// Whether the format is in Formats, so that decode_row and the kernels can read it.
 bool decodable(DType dtype);
+/// Whether decode_row can read it: Formats and RowFormats.
+bool row_decodable(DType dtype);
 
 /// Bytes of `n` weights in a row. -1 if the type is unknown, n is negative or no multiple of the block, or the result
 /// does not fit. Sizes of tensors are computed here and in tensor_bytes only.
@@ -72,10 +93,10 @@ int64_t row_bytes(DType dtype, int64_t n);
 int64_t tensor_bytes(DType dtype, int64_t rows, int64_t n);
 
 /// Decodes n weights. `src` needs no alignment. False, with nothing written, where row_bytes says -1 or the format is
-/// not decodable.
+/// not row_decodable.
 bool decode_row(DType dtype, const void* src, float* dst, int64_t n);
-/// Encodes n floats as F32, F16, BF16 or Q8_0. `dst` needs no alignment. False, with nothing written, for other formats
-/// and where row_bytes says -1.
+/// Encodes n floats as F32, F16, BF16 or Q8_0, as KV caches do it: at once, and whatever the floats are. `dst` needs no
+/// alignment. False, with nothing written, for other formats and where row_bytes says -1. Weights go through encode.h.
 bool encode_row(DType dtype, const float* src, void* dst, int64_t n);
 
 }  // namespace infer

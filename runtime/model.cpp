@@ -6,6 +6,7 @@
 
 #include "models/arch.h"
 #include "runtime/loader.h"
+#include "runtime/quantize_jobs.h"
 #include "runtime/template_folder.h"
 
 #if defined(__GLIBC__)
@@ -84,6 +85,7 @@ std::shared_ptr<const Model::Impl> load_impl(const std::string& path, const Load
   if (is_folder(path)) return load_folder(path, options);
   auto model = std::make_shared<Model::Impl>();
   Checkpoint checkpoint = open_checkpoint(path, options);
+  if (!options.quant.empty() && !options.vocab_only) quantize_checkpoint(checkpoint, options);
   model->info = describe_file(checkpoint);
   model->vocab_only = options.vocab_only;
   load_tokenizer(checkpoint, *model);

@@ -78,6 +78,7 @@ void declare(Arguments& a, BenchFlags& f) {
   a.flag({"--tokenizer"}, "measure encoding speed instead; needs -f", &f.tokenizer);
   a.text({"-f", "--file"}, "FILE", "text for --tokenizer", &f.tokenizer_file);
   add_device_flags(a, f.model.load);
+  add_quant_flags(a, f.model.load);
   a.text({"--isa"}, "NAME", "force a CPU level: scalar, avx2, avx512", &f.model.load.isa);
   a.flag({"--no-mmap"}, "read the file into memory instead of mapping it", &f.model.load.mmap, false);
   a.ignored({"-v", "--verbose"}, false);

@@ -64,6 +64,11 @@ void add_device_flags(Arguments& a, LoadOptions& load) {
   });
 }
 
+void add_quant_flags(Arguments& a, LoadOptions& load) {
+  a.text({"--quant"}, "TYPE", "quantise while loading, to the weights of infer quantize TYPE", &load.quant);
+  a.flag({"--allow-requantize"}, "let --quant go from weights that are quantised already", &load.allow_requantize);
+}
+
 void ModelFlags::add_to(Arguments& a) {
   a.text({"-m", "--model"}, "FILE", "GGUF file (the first part of a split one)", &path);
   add_device_flags(a, load);

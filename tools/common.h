@@ -15,6 +15,9 @@ using Args = std::vector<std::string>;
 /// other number all layers; -fa has no effect.
 void add_device_flags(Arguments& arguments, LoadOptions& load);
 
+/// --quant TYPE: quantise while loading.
+void add_quant_flags(Arguments& arguments, LoadOptions& load);
+
 /// "24G", "24GiB", "800M" or bytes; units are powers of 1024, as those of GPUs are.
 size_t parse_size(const std::string& flag, const std::string& text);
 
@@ -67,5 +70,6 @@ int perplexity_command(const Args& args);
 int bench_command(const Args& args);
 int plan_command(const Args& args);
 int selftest_command(const Args& args);
+int quantize_command(const Args& args);
 
 }  // namespace infer::tools

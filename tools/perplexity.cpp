@@ -86,6 +86,7 @@ int perplexity_command(const Args& args) {
   Arguments a("infer perplexity -m MODEL -f TEXT [-c 512] [--reference M0]",
               "Perplexity over windows of -c tokens, second half of each scored, as llama.cpp does.\n");
   model_flags.add_to(a);
+  add_quant_flags(a, model_flags.load);
   engine_flags.add_to(a);
   a.text({"-f", "--file"}, "TEXT", "the text", &file);
   a.text({"--reference"}, "M0", "also the KL divergence from this model", &reference_path);
@@ -103,6 +104,7 @@ int perplexity_command(const Args& args) {
   if (!reference_path.empty()) {
     other.path = reference_path;
     other.load.overrides.clear();
+    other.load.quant.clear();
     reference = other.open();
     if (reference->vocab() != model.vocab())
       throw Error(ErrorKind::usage, "--reference", "another vocabulary", fmt::format("{} tokens", reference->vocab()),

@@ -31,6 +31,7 @@ void declare(Arguments& a, RunFlags& f) {
   });
   a.group("Model");
   f.model.add_to(a);
+  add_quant_flags(a, f.model.load);
   f.engine.add_to(a);
   a.group("Prompt");
   a.add({"-p", "--prompt"}, "TEXT", "the prompt; without one it is read from stdin", [&f](const std::string& t) {

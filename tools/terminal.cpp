@@ -61,11 +61,18 @@ const char* colour(const char* sequence) {
   return on ? sequence : "";
 }
 
-ProgressBar::ProgressBar(std::string label)
-    : label_(std::move(label)), start_(std::chrono::steady_clock::now()), enabled_(is_terminal(2)) {}
+ProgressBar::ProgressBar(std::string label, bool with_eta)
+    : label_(std::move(label)),
+      start_(std::chrono::steady_clock::now()),
+      enabled_(is_terminal(2)),
+      with_eta_(with_eta) {}
 
-ProgressBar::~ProgressBar() {
+ProgressBar::~ProgressBar() { clear(); }
+
+void ProgressBar::clear() {
   if (drawn_) note("\r\033[K");
+  drawn_ = false;
+  shown_ = -1;
 }
 
 void ProgressBar::update(double fraction) {
@@ -75,6 +82,11 @@ void ProgressBar::update(double fraction) {
   if (percent == shown_) return;
   shown_ = percent, drawn_ = true;
   note("\r{} [{:=<{}}{:{}}] {:3}%", label_, "", filled, "", width - filled, percent);
+  if (with_eta_ && fraction > 0) {
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start_;
+    const auto left = static_cast<int64_t>(spent.count() * (1 - fraction) / fraction + 0.5);
+    note(", {}:{:02} left\033[K", left / 60, left % 60);
+  }
   std::fflush(stderr);
 }
 
@@ -83,6 +95,13 @@ void install_interrupt_handler() {
   action.sa_handler = on_interrupt;  // no SA_RESTART: a read at the prompt returns with EINTR
   sigaction(SIGINT, &action, nullptr);
   signal(SIGPIPE, SIG_IGN);
+}
+
+void install_terminate_as_interrupt() {
+  struct sigaction action = {};
+  action.sa_handler = on_interrupt;
+  sigaction(SIGTERM, &action, nullptr);
+  signal(SIGXFSZ, SIG_IGN);
 }
 
 void explain_bus_error(const std::string& path) {

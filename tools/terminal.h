@@ -36,20 +36,25 @@ inline const char* plain() { return colour("\033[0m"); }
 /// One line on stderr that redraws itself; appears only after a second and only on a terminal.
 class ProgressBar {
  public:
-  explicit ProgressBar(std::string label);
+  /// `with_eta`: also how long it will take, for what may take minutes.
+  explicit ProgressBar(std::string label, bool with_eta = false);
   ~ProgressBar();
   void update(double fraction);
+  /// Makes room for a line; the next update() draws the bar again.
+  void clear();
 
  private:
   std::string label_;
   std::chrono::steady_clock::time_point start_;
   int shown_ = -1;
-  bool drawn_ = false, enabled_;
+  bool drawn_ = false, enabled_, with_eta_;
 };
 
 /// Counts Ctrl-C. The second one while nothing has handled the first ends the program with status 130.
 void install_interrupt_handler();
 bool interrupted();
+/// SIGTERM asks for what Ctrl-C asks for: to stop and tidy up. A limit on the size of files becomes an error.
+void install_terminate_as_interrupt();
 void clear_interrupt();
 
 /// From here on, a mapped file that shrinks or cannot be read ends the program with a line that names `path`.

@@ -48,6 +48,8 @@ struct LoadOptions {
   std::string act;              ///< activations in products: "" or "auto" by the weights' format, "f16", "bf16", "int8"
   bool fusion = true;           ///< false: one simple op after another instead of fused stages, to see what these gain
   std::vector<MetadataOverride> overrides;
+  std::string quant;              ///< one of quantize_types(): quantise while loading, to the weights that quantize() writes
+  bool allow_requantize = false;  ///< as in QuantizeOptions
   /// Called from the loading thread with a fraction in [0, 1]; returning false cancels the load (Error run).
   std::function<bool(double)> progress;
 };
@@ -320,6 +322,48 @@ struct SelfTest {
 /// `progress` (may be null) gets a line now and then. Throws Error as load() does.
 SelfTest self_test(const std::string& path, const LoadOptions& options = {}, const std::string& k_type = {},
                    const std::string& v_type = {}, const std::function<void(const std::string&)>& progress = nullptr);
+
+/// What quantize() makes of one tensor.
+struct QuantizedTensor {
+  std::string name, from, to;
+  std::vector<int64_t> dims;  ///< row-major, outermost first
+  size_t bytes = 0, new_bytes = 0;
+  bool has_importance = false;
+  std::string note;  ///< why it is not what the type asks for: "rows of 576 are no multiple of 256: Q5_0 instead of Q4_K"
+};
+
+struct QuantizeOptions {
+  std::string type;               ///< one of quantize_types(), in upper or lower case
+  bool allow_requantize = false;  ///< also what is quantised already, which adds one error to another
+  bool pure = false;              ///< all tensors alike, no mixture
+  bool leave_output_tensor = false;
+  bool dry_run = false;  ///< nothing is computed or written
+  /// Regular expression found in a tensor's name, and the format for it; the first that is found counts.
+  std::vector<std::pair<std::string, std::string>> tensor_types;
+  std::string output_tensor_type, token_embedding_type;  ///< formats, or empty
+  std::string imatrix;                                   ///< importance matrix: a GGUF file, as llama.cpp writes them
+  int n_threads = 0;                                     ///< 0: one per physical core
+  std::function<void(const QuantizedTensor&)> on_tensor;  ///< before each tensor, in the order of the file
+  /// Called from the calling thread with a fraction in [0, 1]; returning false cancels (Error run).
+  std::function<bool(double)> progress;
+};
+
+struct QuantizeReport {
+  std::vector<QuantizedTensor> tensors;
+  std::vector<std::string> notes;  ///< about the whole: tensors that the importance matrix does not know
+  size_t bytes = 0, new_bytes = 0;  ///< of all tensors
+  size_t file_bytes = 0;            ///< of the new file
+  int64_t n_weights = 0;
+  double seconds = 0;
+};
+
+/// Writes the model at `in` to `out` with its weights in another format; metadata are kept, the parts of a split model
+/// become one file. Tensor by tensor: needs memory for a few rows. The file gets its name when it is complete; whatever
+/// happens before, nothing is left behind. Throws Error: usage (type, in and out the same file, requantising that was not
+/// allowed), bad_file (model or importance matrix; a weight that is not finite, by tensor and row), run (disk, cancelled).
+QuantizeReport quantize(const std::string& in, const std::string& out, const QuantizeOptions& options);
+/// What QuantizeOptions::type may be: llama.cpp's mixtures and plain formats.
+std::vector<std::string> quantize_types();
 
 /// Devices that can be used here, one "name: summary" each.
 std::vector<std::string> list_devices();

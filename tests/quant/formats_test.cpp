@@ -56,7 +56,7 @@ TEST_CASE("a format is found by number and by name in either case") {
 
 TEST_CASE("every number GGUF gave out has one name and a size, and the table's formats are decodable") {
   std::set<std::string> names;
-  int n_decodable = 0;
+  int n_decodable = 0, n_row_decodable = 0;
   for (uint32_t number = 0; number <= 41; ++number) {
     INFO(number);
     const FormatInfo* info = find_format(static_cast<DType>(number));
@@ -67,12 +67,18 @@ TEST_CASE("every number GGUF gave out has one name and a size, and the table's f
     CHECK(names.insert(info->name).second);
     CHECK(find_format(std::string_view(info->name)) == info);
     n_decodable += decodable(info->id);
+    n_row_decodable += row_decodable(info->id);
   }
   CHECK_FALSE(find_format(static_cast<DType>(42)));
   CHECK(n_decodable == Formats::size);
+  CHECK(n_row_decodable == Formats::size + RowFormats::size);
   CHECK(decodable(DType::IQ4_XS));
   CHECK_FALSE(decodable(DType::I32));
   CHECK_FALSE(decodable(DType::IQ2_XXS));
+  CHECK(row_decodable(DType::IQ2_XXS));
+  CHECK(row_decodable(DType::Q4_K));
+  CHECK_FALSE(row_decodable(DType::Q8_K));
+  CHECK_FALSE(row_decodable(kUnknown));
   CHECK_FALSE(decodable(kUnknown));
 }
 
@@ -187,7 +193,7 @@ TEST_CASE("a row that cannot be decoded or encoded is refused and nothing is wri
   std::vector<float> floats(256, 5.0f);
   std::vector<char> bytes(1024, 'x');
   CHECK_FALSE(decode_row(DType::I32, bytes.data(), floats.data(), 256));
-  CHECK_FALSE(decode_row(DType::IQ1_S, bytes.data(), floats.data(), 256));
+  CHECK_FALSE(decode_row(DType::NVFP4, bytes.data(), floats.data(), 256));
   CHECK_FALSE(decode_row(kUnknown, bytes.data(), floats.data(), 256));
   CHECK_FALSE(decode_row(DType::Q4_K, bytes.data(), floats.data(), 255));
   CHECK_FALSE(decode_row(DType::F32, bytes.data(), floats.data(), -4));

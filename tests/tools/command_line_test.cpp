@@ -80,7 +80,7 @@ TEST_CASE("devices are listed, and bash gets completion that bash accepts") {
 
 TEST_CASE("usage errors end with status 2 and one line") {
   check_refusal(run({"benhc"}), 2, "'benhc': unknown command; did you mean bench?");
-  check_refusal(run({"quantumize"}), 2, "neither a command nor a model file");
+  check_refusal(run({"frobnicate"}), 2, "neither a command nor a model file");
   check_refusal(run({tiny_bpe(), "--tmep", "0"}), 2, "--tmep: unknown flag; did you mean --temp?");
   check_refusal(run({tiny_bpe(), "--mirostat", "2"}), 2, "--mirostat: this flag of llama.cpp is not available");
   check_refusal(run({tiny_bpe(), "-n", "many"}), 2, "found 'many'");

@@ -1,0 +1,10 @@
+// The encoders once more, for processors with AVX-512: sixteen lanes are one register there.
+#include "quant/encode_rows.h"
+
+namespace infer {
+
+Encoded encode_weights_avx512(DType dtype, const float* src, const float* importance, void* dst, int64_t n) {
+  return encode_row_of(dtype, src, importance, dst, n);
+}
+
+}  // namespace infer

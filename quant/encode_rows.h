@@ -1,0 +1,59 @@
+// Rows of weights through the encoders: what encode.cpp and its siblings compile for their level of the CPU.
+// See lanes.h for the unnamed namespace.
+#pragma once
+
+#include "quant/encode.h"
+#include "quant/encode_affine.h"
+#include "quant/encode_levels.h"
+#include "quant/encode_simple.h"
+#include "quant/formats.h"
+
+namespace infer {
+namespace {
+
+template <class F>
+concept HasEncoder = requires(const float* x, typename F::Block& block) {
+  Encoder<F>::encode(x, x, block);
+};
+
+/// The first of n weights that is infinite or NaN, or n.
+INFER_INLINE int64_t first_not_finite(const float* x, int n) {
+  uint32_t largest = 0;
+  for (int i = 0; i < n; ++i) {
+    const uint32_t size = float_bits(x[i]) & 0x7fffffff;
+    largest = size > largest ? size : largest;
+  }
+  if (largest < 0x7f800000) return n;
+  int i = 0;
+  while ((float_bits(x[i]) & 0x7fffffff) < 0x7f800000) ++i;
+  return i;
+}
+
+template <Format F>
+Encoded encode_blocks(const float* src, const float* importance, char* dst, int64_t n) {
+  typename F::Block block;
+  for (int64_t i = 0; i < n; i += F::block, dst += sizeof block) {
+    if constexpr (PlainFormat<F>) {
+      block = F::encode(src[i]);
+    } else {
+      const int64_t bad = first_not_finite(src + i, F::block);
+      if (bad < F::block) return {Encoded::not_finite, i + bad};
+      if (!Encoder<F>::encode(src + i, importance ? importance + i : nullptr, block)) return {Encoded::too_large, i};
+    }
+    std::memcpy(dst, &block, sizeof block);
+  }
+  return {Encoded::none, n};
+}
+
+INFER_INLINE Encoded encode_row_of(DType dtype, const float* src, const float* importance, void* dst, int64_t n) {
+  Encoded out{Encoded::unknown, 0};
+  visit_any_format(dtype, [&]<class F>() {
+    if constexpr (PlainFormat<F> || HasEncoder<F>) {
+      out = encode_blocks<F>(src, importance, static_cast<char*>(dst), n);
+    }
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace infer

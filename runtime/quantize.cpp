@@ -1,0 +1,192 @@
+// quantize(): the plan, then tensor after tensor in slabs of a few million weights. While the threads encode one slab,
+// the one before is written; pages of the source are let go of behind it.
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <future>
+#include <new>
+
+#include "kernels/cpu/thread_pool.h"
+#include "models/parallel.h"
+#include "quant/formats.h"
+#include "runtime/gguf.h"
+#include "runtime/gguf_writer.h"
+#include "runtime/mapped_file.h"
+#include "runtime/output_file.h"
+#include "runtime/quantize_jobs.h"
+
+namespace infer {
+namespace {
+
+constexpr int64_t kSlabWeights = int64_t{1} << 23;
+constexpr int64_t kChunkWeights = int64_t{1} << 16;  // what a thread takes at a time
+
+// The kernel reads the pages again should anybody want them.
+void drop_pages(const std::byte* begin, const std::byte* end) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto from = (reinterpret_cast<uintptr_t>(begin) + page - 1) / page * page,
+             to = reinterpret_cast<uintptr_t>(end) / page * page;
+  if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+}
+
+class Writer {
+ public:
+  Writer(OutputFile& file, size_t alignment) : file_(file), alignment_(alignment) {}
+  ~Writer() {
+    if (pending_.valid()) pending_.wait();
+  }
+  /// A buffer that nobody is writing from.
+  std::vector<char>& next_buffer() { return buffers_[turn_]; }
+  /// Writes next_buffer() on another thread, after what came before.
+  void write_buffer() {
+    finish();
+    std::vector<char>& buffer = buffers_[turn_];
+    turn_ = 1 - turn_;
+    pending_ = std::async(std::launch::async, [this, &buffer] { file_.write(buffer.data(), buffer.size()); });
+  }
+  void write_now(const void* data, size_t bytes) {
+    finish();
+    file_.write(data, bytes);
+  }
+  void pad() {
+    finish();
+    static constexpr char kZeros[65536] = {};
+    file_.write(kZeros, (alignment_ - file_.position() % alignment_) % alignment_);
+  }
+  void finish() {
+    if (pending_.valid()) pending_.get();
+  }
+
+ private:
+  OutputFile& file_;
+  size_t alignment_;
+  std::vector<char> buffers_[2];
+  int turn_ = 0;
+  std::future<void> pending_;
+};
+
+class Quantizer {
+ public:
+  Quantizer(const Checkpoint& checkpoint, const QuantizeOptions& options)
+      : checkpoint_(checkpoint),
+        options_(options),
+        n_threads_(options.n_threads > 0 ? options.n_threads : cpu::default_threads()) {
+    for (const HostTensor& tensor : checkpoint.tensors) n_weights_ += tensor.n_elements();
+  }
+
+  void run(const std::vector<QuantizeJob>& jobs, const std::vector<QuantizedTensor>& tensors, Writer& writer) {
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      if (options_.on_tensor) options_.on_tensor(tensors[i]);
+      jobs[i].changes() ? convert(jobs[i], writer) : copy(jobs[i], writer);
+      writer.pad();
+    }
+    writer.finish();
+  }
+
+ private:
+  void copy(const QuantizeJob& job, Writer& writer) {
+    const HostTensor& tensor = *job.source;
+    constexpr size_t kPiece = size_t{32} << 20;
+    for (size_t at = 0; at < tensor.bytes; at += kPiece) {
+      const size_t n = std::min(kPiece, tensor.bytes - at);
+      writer.write_now(tensor.data + at, n);
+      drop(tensor, at, n);
+      report(static_cast<double>(n) / static_cast<double>(tensor.bytes) * static_cast<double>(tensor.n_elements()), 0);
+    }
+  }
+
+  void convert(const QuantizeJob& job, Writer& writer) {
+    const int64_t cols = job.source->dims.back(), slab_rows = std::max<int64_t>(1, kSlabWeights / cols);
+    const int64_t chunk_rows =
+        std::max<int64_t>(1, std::min(kChunkWeights / cols, (job.rows + n_threads_ - 1) / n_threads_));
+    const size_t to_bytes = job.target.bytes / static_cast<size_t>(job.rows);
+    const size_t from_bytes = job.source->bytes / static_cast<size_t>(job.rows);
+    for (int64_t begin = 0; begin < job.rows; begin += slab_rows) {
+      const int64_t rows = std::min(slab_rows, job.rows - begin), chunks = (rows + chunk_rows - 1) / chunk_rows;
+      std::vector<char>& buffer = writer.next_buffer();
+      buffer.resize(static_cast<size_t>(rows) * to_bytes);
+      const auto slab_weights = static_cast<double>(rows * cols);
+      const bool finished = run_parallel(
+          std::vector<double>(static_cast<size_t>(chunks), 1.0), n_threads_,
+          [&](size_t chunk) {
+            const int64_t from = static_cast<int64_t>(chunk) * chunk_rows, to = std::min(rows, from + chunk_rows);
+            convert_rows(job, begin + from, begin + to, buffer.data() + static_cast<size_t>(from) * to_bytes);
+          },
+          [&](double share) { return !options_.progress || options_.progress(fraction(share * slab_weights)); });
+      if (!finished) cancel();
+      writer.write_buffer();
+      drop(*job.source, static_cast<size_t>(begin) * from_bytes, static_cast<size_t>(rows) * from_bytes);
+      done_ += slab_weights;
+    }
+  }
+
+  void drop(const HostTensor& tensor, size_t at, size_t bytes) const {
+    if (checkpoint_.mapped) drop_pages(tensor.data + at, tensor.data + at + bytes);
+  }
+  double fraction(double more) const { return std::min(1.0, (done_ + more) / static_cast<double>(n_weights_ + 1)); }
+  void report(double weights, double more) {
+    done_ += weights;
+    if (options_.progress && !options_.progress(fraction(more))) cancel();
+  }
+  [[noreturn]] static void cancel() { throw Error(ErrorKind::run, "quantize", "cancelled; nothing was written"); }
+
+  const Checkpoint& checkpoint_;
+  const QuantizeOptions& options_;
+  int n_threads_;
+  int64_t n_weights_ = 0;
+  double done_ = 0;
+};
+
+void require_another_file(const std::string& in, const std::string& out) {
+  struct stat a = {}, b = {};
+  if (stat(in.c_str(), &a) == 0 && stat(out.c_str(), &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+    throw Error(ErrorKind::usage, shown_path(out), "is the model itself; write to another file");
+}
+
+QuantizeReport quantize_file(const std::string& in, const std::string& out, const QuantizeOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  const Mix& mix = find_mix(options.type);
+  if (!options.dry_run) require_another_file(in, out);
+  const Checkpoint checkpoint = read_gguf(in);
+  if (checkpoint.tensors.empty()) checkpoint.refuse("tensors", "the file holds no weights");
+  std::optional<ImportanceMatrix> imatrix;
+  if (!options.imatrix.empty()) imatrix.emplace(options.imatrix);
+  QuantizeReport report;
+  const std::vector<QuantizeJob> jobs = make_jobs(checkpoint, mix, imatrix, options, report);
+
+  const size_t alignment = alignment_of(checkpoint);
+  std::vector<HostTensor> targets;
+  for (const QuantizeJob& job : jobs) targets.push_back(job.target);
+  const std::string head = gguf_head(new_metadata(checkpoint, mix, imatrix), targets, alignment);
+  report.file_bytes = head.size();
+  for (const HostTensor& tensor : targets) report.file_bytes += (tensor.bytes + alignment - 1) / alignment * alignment;
+  if (options.dry_run) {
+    if (options.on_tensor)
+      for (const QuantizedTensor& tensor : report.tensors) options.on_tensor(tensor);
+    return report;
+  }
+  OutputFile file(out, report.file_bytes);
+  {
+    Writer writer(file, alignment);
+    writer.write_now(head.data(), head.size());
+    Quantizer(checkpoint, options).run(jobs, report.tensors, writer);
+  }
+  file.commit();
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+}  // namespace
+
+QuantizeReport quantize(const std::string& in, const std::string& out, const QuantizeOptions& options) {
+  try {
+    return quantize_file(in, out, options);
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorKind::does_not_fit, "quantize", "out of memory");
+  }
+}
+
+}  // namespace infer
