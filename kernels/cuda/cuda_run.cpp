@@ -1,6 +1,8 @@
 // Recording and replaying steps: programs for the persistent kernel, CUDA graphs for other small steps, plain launches
 // for prompts. A key is looked at once; nothing is allocated or captured for it again.
 #include <algorithm>
+#include <map>
+#include <mutex>
 #include <vector>
 
 #include "kernels/cuda/cuda_backend.h"
@@ -29,14 +31,19 @@ int stage_layer(const DecodeStage& s) { return s.output == StageOutput::logits ?
 }  // namespace
 
 ProgramLimits decode_limits() {
+  // Asked once for each device: the driver takes a millisecond to find its memory's clock.
+  static std::mutex mutex;
+  static std::map<int, ProgramLimits> known;
   int device = 0, n_sms = 0, shared = 0, clock_khz = 0, bus_bits = 0;
+  check(cudaGetDevice(&device), "device attributes");
+  const std::lock_guard lock(mutex);
+  if (const auto found = known.find(device); found != known.end()) return found->second;
   const auto get = [&](int& value, cudaDeviceAttr attribute) {
     check(cudaDeviceGetAttribute(&value, attribute, device), "device attributes");
   };
-  check(cudaGetDevice(&device), "device attributes");
   get(n_sms, cudaDevAttrMultiProcessorCount), get(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   get(clock_khz, cudaDevAttrMemoryClockRate), get(bus_bits, cudaDevAttrGlobalMemoryBusWidth);
-  return {n_sms, shared - kStaticShared, 2.0 * clock_khz * 1e3 * bus_bits / 8 / 1e9};
+  return known[device] = {n_sms, shared - kStaticShared, 2.0 * clock_khz * 1e3 * bus_bits / 8 / 1e9};
 }
 
 void launch_decode(const DecodeLaunch& launch, int n_ctas, bool cooperative, cudaStream_t stream) {
