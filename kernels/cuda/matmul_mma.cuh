@@ -250,7 +250,8 @@ inline constexpr int kMmaArrivals = 32;
 /// Grid: row blocks x parts x token blocks, one or two CTAs an SM, all at once. Block: 8 warps. Shared: the ring, the
 /// warps' sums, sums over chunks. Bytes: the packed weights once (once for every token block, from the L2 but for the
 /// first), activations of a chunk once for every CTA that takes it. Bound by memory for 8 and 16 tokens, about as much
-/// by the tensor cores and unpacking for 32. Not measured yet.
+/// by the tensor cores and unpacking for 32. A step of 8B Q4_K_M with 8, 16, 32 tokens: 3.8, 5.7, 10.1 ms on an H200
+/// (27, 17, 10 % of the read speed; 2026-11-25).
 template <class F, int kTiles>
 __global__ void __launch_bounds__(kMmaThreads, mma_ctas_per_sm<F>(kTiles))
     mma_kernel(const __grid_constant__ MmaLaunch p) {
