@@ -95,6 +95,14 @@ __device__ __forceinline__ float4 load_four(int at) {
 template <int kOf>
 struct PairScales {
   float scale[2][kOf] = {}, offset[2][kOf] = {};
+
+  __device__ __forceinline__ void take(int i, const GroupScales& of, int half) {
+#pragma unroll
+    for (int h = 0; h < kOf; ++h) {
+      const bool second = kOf == 2 ? h == 1 : half == 1;
+      scale[i][h] = second ? of.scale[1] : of.scale[0], offset[i][h] = second ? of.offset[1] : of.offset[0];
+    }
+  }
 };
 
 template <class F, int kOf>
@@ -133,14 +141,7 @@ __device__ __forceinline__ PairScales<kOf> load_pair(const uint8_t* chunk, Chunk
     set(0, d * scale.x), set(1, d * scale.y);
   } else {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const GroupScales of = load_scales<F>(chunk, c, row, g + i);
-#pragma unroll
-      for (int h = 0; h < kOf; ++h) {
-        const bool second = kOf == 2 ? h == 1 : half == 1;
-        s.scale[i][h] = second ? of.scale[1] : of.scale[0], s.offset[i][h] = second ? of.offset[1] : of.offset[0];
-      }
-    }
+    for (int i = 0; i < 2; ++i) s.take(i, load_scales<F>(chunk, c, row, g + i), half);
   }
   return s;
 }
@@ -151,15 +152,8 @@ __device__ __forceinline__ PairScales<kOf> load_pair_within(const uint8_t* chunk
                                                             int half) {
   PairScales<kOf> s;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    if (g + i >= c.groups) continue;
-    const GroupScales of = load_scales<F>(chunk, c, row, g + i);
-#pragma unroll
-    for (int h = 0; h < kOf; ++h) {
-      const bool second = kOf == 2 ? h == 1 : half == 1;
-      s.scale[i][h] = second ? of.scale[1] : of.scale[0], s.offset[i][h] = second ? of.offset[1] : of.offset[0];
-    }
-  }
+  for (int i = 0; i < 2; ++i)
+    if (g + i < c.groups) s.take(i, load_scales<F>(chunk, c, row, g + i), half);
   return s;
 }
 

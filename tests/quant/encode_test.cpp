@@ -4,17 +4,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "quant/formats.h"
 #include "tests/catch.h"
+#include "tests/quant/recorded.h"
 
 using namespace infer;
+using namespace infer::quant_test;
 
 namespace {
 
@@ -102,18 +101,6 @@ double squares(const std::vector<float>& got, const std::vector<float>& want, co
 
 double nmse(const std::vector<float>& got, const std::vector<float>& want, const float* importance = nullptr) {
   return squares(got, want, importance) / squares(std::vector<float>(want.size()), want, importance);
-}
-
-std::vector<char> read_bytes(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-std::vector<float> read_floats(const std::string& path) {
-  const std::vector<char> bytes = read_bytes(path);
-  std::vector<float> floats(bytes.size() / sizeof(float));
-  if (!floats.empty()) std::memcpy(floats.data(), bytes.data(), floats.size() * sizeof(float));
-  return floats;
 }
 
 std::vector<float> filled(float value) { return std::vector<float>(kRow, value); }

@@ -3,29 +3,18 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "quant/formats.h"
 #include "tests/catch.h"
+#include "tests/quant/recorded.h"
 
 using namespace infer;
+using namespace infer::quant_test;
 
 namespace {
-
-std::vector<char> read_bytes(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-std::vector<float> read_floats(const std::string& path) {
-  const std::vector<char> bytes = read_bytes(path);
-  std::vector<float> floats(bytes.size() / sizeof(float));
-  if (!floats.empty()) std::memcpy(floats.data(), bytes.data(), floats.size() * sizeof(float));
-  return floats;
-}
 
 nlohmann::json read_index(const std::string& folder) {
   std::ifstream file(folder + "/index.json");
