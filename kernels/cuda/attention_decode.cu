@@ -31,11 +31,6 @@ struct DecodeArgs {
   __host__ __device__ int n_groups() const { return ceil_div(group, kUnitRows); }
 };
 
-/// Weight of something found under maximum `highest` below `top`; the two may be -inf both.
-__device__ __forceinline__ float weight_below(float highest, float top) {
-  return highest == top ? 1.0f : exp2_fast(highest - top);
-}
-
 __device__ __forceinline__ void put(const DecodeArgs& a, int64_t at, float x) {
   if (a.out_type == DType::F32)
     static_cast<float*>(a.out)[at] = x;

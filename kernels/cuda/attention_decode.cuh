@@ -2,11 +2,11 @@
 // part of decoding, used by the kernel of attention_decode.cu and by the persistent one. It knows pages and positions;
 // what is normed, rotated or combined across CTAs is the caller's business.
 //
-// The idea: keys and values go from global memory straight into the registers that mma.m16n8k16 multiplies, without a
-// stop in shared memory. S = Q K^T takes the heads as rows and 8 keys as columns, and its result lies in registers just
-// as the product O^T = V^T P^T wants P^T. What does not fit by itself is made to: which dimension goes into which k
-// index of the first product, or row of the second, is free as long as both sides agree (arXiv:2205.14135 for the
-// rest).
+// The idea: keys and values go straight into the registers that mma.m16n8k16 multiplies, from global memory without a
+// stop in shared memory, or from the ring of the persistent kernel. S = Q K^T takes the heads as rows and 8 keys as
+// columns, and its result lies in registers just as the product O^T = V^T P^T wants P^T. What does not fit by itself is
+// made to: which dimension goes into which k index of the first product, or row of the second, is free as long as both
+// sides agree (arXiv:2205.14135 for the rest).
 #pragma once
 
 #include "kernels/cuda/attention_fragments.cuh"
@@ -14,7 +14,6 @@
 
 namespace infer::cuda {
 
-inline constexpr int kUnitRows = 8;    ///< query heads of one unit
 inline constexpr int kBlockKeys = 16;  ///< positions a warp takes at a time; half a page
 inline constexpr int kMergeTiles = 4;  ///< 16 dimensions each, merged across warps at a time
 
@@ -33,6 +32,11 @@ struct AttentionUnit {
   float *row_max, *row_sum;  ///< shared f32 [8]
 };
 
+/// Weight of something found under maximum `highest` below `top`; the two may be -inf both.
+__device__ __forceinline__ float weight_below(float highest, float top) {
+  return highest == top ? 1.0f : exp2_fast(highest - top);
+}
+
 /// Bytes of `shared`: maxima and sums of all warps, and over one another Q's fragments and the merge.
 template <int kHeadDim, int kWarps>
 __host__ __device__ constexpr int attend_shared_bytes() {
@@ -41,9 +45,9 @@ __host__ __device__ constexpr int attend_shared_bytes() {
 }
 
 /// What a warp has seen so far. A lane keeps the maximum and its share of the total of head lane / 4; sums are O^T.
-template <int kHeadDim, class Cache>
+template <int kHeadDim, class Cache, class Memory>
 struct WarpState {
-  using Shape = AttentionShape<kHeadDim, Cache>;
+  using Shape = AttentionShape<kHeadDim, Cache, Memory>;
   using Type = typename Cache::Type;
   float sums[Shape::kTiles][4] = {};
   float highest = -INFINITY, total = 0;
@@ -98,64 +102,71 @@ __device__ __forceinline__ void make_query_fragments(const AttentionUnit& unit, 
   }
 }
 
-/// One warp's blocks: first_block + warp, and every kWarps-th after it. A warp waits for its keys, then for its values;
-/// with 16 warps side by side, each with 4 KB on the way, that is three times what the memory can deliver. (Keys held
-/// in registers while the queries are still on their way were tried: they end up in local memory.)
+/// One block of kBlockKeys positions: `positions` is the first one, whose keys and values are rows `row` and on of the
+/// two pages. Only positions in [unit.begin, unit.end) count.
+template <int kHeadDim, class Cache, class Memory>
+__device__ __forceinline__ void attend_block(const AttentionUnit& unit, const uint4* query, const uint8_t* k_page,
+                                             const uint8_t* v_page, int row, int first,
+                                             WarpState<kHeadDim, Cache, Memory>& state) {
+  using Shape = AttentionShape<kHeadDim, Cache, Memory>;
+  const int lane = threadIdx.x % 32;
+  bool valid[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int position = first + 2 * (lane % 4) + i % 2 + 8 * (i / 2);
+    valid[i] = position >= unit.begin && position < unit.end;
+  }
+  ValuePart<kHeadDim, Cache, Memory> values;
+  float c[2][4] = {};
+#pragma unroll
+  for (int part = 0; part < Shape::kKParts; ++part) {
+    KeyPart<kHeadDim, Cache, Memory> keys;
+    keys.load(k_page, row, part, lane);
+    if (Shape::kTogether) values.load(v_page, row, 0, valid, lane);
+    keys.add_scores(query, part, lane, c);
+  }
+  if (!Shape::kTogether) values.load(v_page, row, 0, valid, lane);
+  uint32_t p0, p1;
+  state.weigh(c, unit.softcap, valid, lane, p0, p1);
+#pragma unroll
+  for (int part = 0; part < Shape::kVParts; ++part) {
+    if (part > 0) values.load(v_page, row, part, valid, lane);
+    values.accumulate(state.sums, part, p0, p1);
+  }
+}
+
+/// One warp's blocks: first_block + warp, and every kWarps-th after it. A warp waits for its keys, then for its values.
 template <int kHeadDim, class Cache, int kWarps>
 __device__ __forceinline__ void attend_blocks(const AttentionUnit& unit, const uint4* query, int first_block,
-                                              int last_block, WarpState<kHeadDim, Cache>& state) {
-  using Shape = AttentionShape<kHeadDim, Cache>;
+                                              int last_block, WarpState<kHeadDim, Cache, FromGlobal>& state) {
   constexpr int64_t kBytes = head_page_bytes(Cache::id, kHeadDim);
-  const int lane = threadIdx.x % 32;
   int block = first_block + static_cast<int>(threadIdx.x / 32);
   int page = block < last_block ? unit.pages[block / 2] : 0;
   for (; block < last_block; block += kWarps) {
     const int64_t place = (page * unit.n_kv_heads + unit.kv_head) * kBytes;
     if (block + kWarps < last_block) page = unit.pages[(block + kWarps) / 2];
-    const int row = block % 2 * kBlockKeys;
-    bool valid[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int position = block * kBlockKeys + 2 * (lane % 4) + i % 2 + 8 * (i / 2);
-      valid[i] = position >= unit.begin && position < unit.end;
-    }
-    ValuePart<kHeadDim, Cache> values;
-    float c[2][4] = {};
-#pragma unroll
-    for (int part = 0; part < Shape::kKParts; ++part) {
-      KeyPart<kHeadDim, Cache> keys;
-      keys.load(unit.k_cache + place, row, part, lane);
-      if (Shape::kTogether) values.load(unit.v_cache + place, row, 0, valid, lane);
-      keys.add_scores(query, part, lane, c);
-    }
-    if (!Shape::kTogether) values.load(unit.v_cache + place, row, 0, valid, lane);
-    uint32_t p0, p1;
-    state.weigh(c, unit.softcap, valid, lane, p0, p1);
-#pragma unroll
-    for (int part = 0; part < Shape::kVParts; ++part) {
-      if (part > 0) values.load(unit.v_cache + place, row, part, valid, lane);
-      values.accumulate(state.sums, part, p0, p1);
-    }
+    attend_block<kHeadDim, Cache, FromGlobal>(unit, query, unit.k_cache + place, unit.v_cache + place,
+                                              block % 2 * kBlockKeys, block * kBlockKeys, state);
   }
 }
 
-/// Brings the warps' states together in the order of their numbers and hands each sum to emit(head, dim, sum), which
-/// finds unit.row_max and unit.row_sum complete. `stats` f32 [kWarps][2][8].
-template <int kHeadDim, class Cache, int kWarps, int kBarrier, class Emit>
-__device__ __forceinline__ void merge_warps(const AttentionUnit& unit, WarpState<kHeadDim, Cache>& state, float* stats,
-                                            float4* buffer, int n_active, const Emit& emit) {
-  using Shape = AttentionShape<kHeadDim, Cache>;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, r = lane / 4, j = lane % 4;
+/// Brings the warps' states together in the order of their ranks and hands each sum to emit(head, dim, sum), which
+/// finds unit.row_max and unit.row_sum complete. Ranks below n_active have seen something. `stats` f32 [kWarps][2][8].
+template <int kHeadDim, class Cache, class Memory, int kWarps, int kBarrier, class Emit>
+__device__ __forceinline__ void merge_warps(const AttentionUnit& unit, WarpState<kHeadDim, Cache, Memory>& state,
+                                            float* stats, float4* buffer, int rank, int n_active, const Emit& emit) {
+  using Shape = AttentionShape<kHeadDim, Cache, Memory>;
+  const int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
   state.total += __shfl_xor_sync(0xffffffffu, state.total, 1);
   state.total += __shfl_xor_sync(0xffffffffu, state.total, 2);
-  if (j == 0) stats[warp * 16 + r] = state.highest, stats[warp * 16 + 8 + r] = state.total;
+  if (j == 0) stats[rank * 16 + r] = state.highest, stats[rank * 16 + 8 + r] = state.total;
   named_barrier<kBarrier, kWarps * 32>();  // all are through with Q's fragments too
   float top = -INFINITY, total = 0;
   for (int w = 0; w < n_active; ++w) top = fmaxf(top, stats[w * 16 + r]);
   // Equal maxima may be -inf both, whose difference is NaN.
   const auto factor = [&](float highest) { return highest == top ? 1.0f : exp2_fast(highest - top); };
   for (int w = 0; w < n_active; ++w) total += stats[w * 16 + 8 + r] * factor(stats[w * 16 + r]);
-  if (warp == 0 && j == 0) unit.row_max[r] = top, unit.row_sum[r] = total;
+  if (rank == 0 && j == 0) unit.row_max[r] = top, unit.row_sum[r] = total;
   state.scale_sums(factor(state.highest), lane);
   const float* numbers = reinterpret_cast<const float*>(buffer);
   // With half of the warps at work twice as many tiles fit at a time.
@@ -163,11 +174,11 @@ __device__ __forceinline__ void merge_warps(const AttentionUnit& unit, WarpState
   for (int base = 0; base < Shape::kTiles; base += round) {
     const int n = min(round, Shape::kTiles - base);
     if (base > 0) named_barrier<kBarrier, kWarps * 32>();
-    if (warp < n_active) {
+    if (rank < n_active) {
 #pragma unroll
       for (int t = 0; t < Shape::kTiles; ++t) {
         const float* c = state.sums[t];
-        if (t >= base && t < base + n) buffer[(warp * n + t - base) * 32 + lane] = make_float4(c[0], c[1], c[2], c[3]);
+        if (t >= base && t < base + n) buffer[(rank * n + t - base) * 32 + lane] = make_float4(c[0], c[1], c[2], c[3]);
       }
     }
     named_barrier<kBarrier, kWarps * 32>();
@@ -256,10 +267,10 @@ __device__ __forceinline__ void attend_range(const AttentionUnit& unit, float* s
     prepare();
     make_query_fragments<kHeadDim, Cache, kWarps>(unit, query);
     named_barrier<kBarrier, kWarps * 32>();
-    WarpState<kHeadDim, Cache> state;
+    WarpState<kHeadDim, Cache, FromGlobal> state;
     attend_blocks<kHeadDim, Cache, kWarps>(unit, query, first_block, first_block + n_blocks, state);
-    merge_warps<kHeadDim, Cache, kWarps, kBarrier>(unit, state, shared, buffer, n_blocks < kWarps ? n_blocks : kWarps,
-                                                   emit);
+    merge_warps<kHeadDim, Cache, FromGlobal, kWarps, kBarrier>(
+        unit, state, shared, buffer, static_cast<int>(threadIdx.x / 32), n_blocks < kWarps ? n_blocks : kWarps, emit);
   }
 }
 

@@ -1,14 +1,38 @@
-// How the keys and values of 16 positions of the cache become operands of tensor cores without a stop in shared memory:
-// which number a lane loads, and which words of it go into which product. For attention_decode.cuh; knows pages, not
-// sequences.
+// How the keys and values of 16 positions of the cache become operands of tensor cores: which number a lane loads, and
+// which words of it go into which product. For attention_decode.cuh; knows pages, not sequences. A page lies in global
+// memory or, where something else has brought it there, in shared memory.
 #pragma once
 
 #include "kernels/cuda/kv_cache.cuh"
 
 namespace infer::cuda {
 
+/// Loads of pages in global memory, of bytes that are read once. All loads of a block shall be on their way at once,
+/// as far as there are registers.
+struct FromGlobal {
+  static constexpr bool far = true;
+  template <int kWords>
+  static __device__ __forceinline__ void load(const uint8_t* from, bool inside, uint32_t* w) {
+    load_stream<kWords>(from, inside, w);
+  }
+  static __device__ __forceinline__ uint32_t load_16(const uint8_t* from, bool inside) {
+    return load_stream_16(from, inside);
+  }
+};
+/// Of pages in shared memory, which is near enough to load what is needed next.
+struct FromShared {
+  static constexpr bool far = false;
+  template <int kWords>
+  static __device__ __forceinline__ void load(const uint8_t* from, bool inside, uint32_t* w) {
+    load_shared<kWords>(from, inside, w);
+  }
+  static __device__ __forceinline__ uint32_t load_16(const uint8_t* from, bool inside) {
+    return inside ? *reinterpret_cast<const uint16_t*>(from) : 0;
+  }
+};
+
 /// How a head of kHeadDim numbers is laid over fragments.
-template <int kHeadDim, class Cache>
+template <int kHeadDim, class Cache, class Memory = FromGlobal>
 struct AttentionShape {
   static constexpr bool codes = Cache::codes;
   static_assert(!codes || kHeadDim % 32 == 0);
@@ -19,14 +43,16 @@ struct AttentionShape {
   static constexpr int kKWords = codes ? kKLoad / 4 : kKLoad / 2;
   static constexpr int kSteps = kKGroups * kKLoad / 4;
   // Values: a lane loads kVLoad numbers for rows 0-7 of kVLoad tiles and as many for rows 8-15.
-  static constexpr int kVLoad = kHeadDim == 128 || (codes && kHeadDim == 256) ? 8 : kHeadDim >= 64 ? 4 : 2;
+  static constexpr int kVLoad = (Memory::far && kHeadDim == 128) || (codes && kHeadDim == 256) ? 8
+                                : kHeadDim >= 64                                               ? 4
+                                                                                               : 2;
   static constexpr int kVGroups = ceil_div(kHeadDim, 16 * kVLoad);
   static constexpr int kTiles = kVGroups * kVLoad;
   // The sums of a head take kTiles * 4 registers. Where little is left, keys and values are loaded part by part; where
   // much is, values are loaded together with the keys.
-  static constexpr int kKParts = kHeadDim > 128 ? 4 : 1;
-  static constexpr int kVParts = kHeadDim > 128 ? kVGroups : 1;
-  static constexpr bool kTogether = kHeadDim <= 64;
+  static constexpr int kKParts = !Memory::far ? kKGroups : kHeadDim > 128 ? 4 : 1;
+  static constexpr int kVParts = !Memory::far || kHeadDim > 128 ? kVGroups : 1;
+  static constexpr bool kTogether = Memory::far && kHeadDim <= 64;
 
   /// Dimension of k index {2j, 2j+1, 2j+8, 2j+9}[element] of product `step`.
   static __device__ __forceinline__ int k_dim(int step, int j, int element) {
@@ -41,9 +67,9 @@ struct AttentionShape {
 };
 
 /// Keys of a block, as loaded: two tiles of 8 keys.
-template <int kHeadDim, class Cache>
+template <int kHeadDim, class Cache, class Memory>
 struct KeyPart {
-  using Shape = AttentionShape<kHeadDim, Cache>;
+  using Shape = AttentionShape<kHeadDim, Cache, Memory>;
   static constexpr int kGroups = Shape::kKGroups / Shape::kKParts;
   uint32_t words[2][kGroups][Shape::kKWords];
   uint32_t scale[2][Cache::codes ? kGroups : 1];
@@ -57,10 +83,11 @@ struct KeyPart {
       for (int g = 0; g < kGroups; ++g) {
         const int dim = (part * kGroups + g) * Shape::kKGroupDims + j * Shape::kKLoad;
         const bool inside = kHeadDim % Shape::kKGroupDims == 0 || dim < kHeadDim;
-        load_stream<Shape::kKWords>(page + (row * kHeadDim + dim) * (Cache::codes ? 1 : 2), inside, words[tile][g]);
+        Memory::template load<Shape::kKWords>(page + (row * kHeadDim + dim) * (Cache::codes ? 1 : 2), inside,
+                                              words[tile][g]);
         if constexpr (Cache::codes) {
           const int at = row * (kHeadDim / 32) + dim / 32;
-          scale[tile][g] = load_stream_16(page + kPageTokens * kHeadDim + at * 2, inside) * 0x10001u;
+          scale[tile][g] = Memory::load_16(page + kPageTokens * kHeadDim + at * 2, inside) * 0x10001u;
         }
       }
     }
@@ -91,9 +118,9 @@ struct KeyPart {
 
 /// Values of a block, as loaded: a lane holds keys 2j, 2j+1, 2j+8 and 2j+9. Keys out of range are zeros, since what
 /// lies there may be NaN.
-template <int kHeadDim, class Cache>
+template <int kHeadDim, class Cache, class Memory>
 struct ValuePart {
-  using Shape = AttentionShape<kHeadDim, Cache>;
+  using Shape = AttentionShape<kHeadDim, Cache, Memory>;
   static constexpr int kGroups = Shape::kVGroups / Shape::kVParts, kLoad = Shape::kVLoad;
   static constexpr int kWords = kLoad / 2;  ///< f16: of one half; codes: of both
   uint32_t words[4][kGroups][Cache::codes ? 1 : 2][kWords];
@@ -109,11 +136,11 @@ struct ValuePart {
 #pragma unroll
         for (int half = 0; half < (Cache::codes ? 1 : 2); ++half) {
           const int dim = Shape::v_dim(part * kGroups + g, half, r);
-          load_stream<kWords>(page + (row * kHeadDim + dim) * (Cache::codes ? 1 : 2), valid[key] && dim < kHeadDim,
-                              words[key][g][half]);
+          Memory::template load<kWords>(page + (row * kHeadDim + dim) * (Cache::codes ? 1 : 2),
+                                        valid[key] && dim < kHeadDim, words[key][g][half]);
           if constexpr (Cache::codes) {
             const int at = row * (kHeadDim / 32) + dim / 32;
-            const uint32_t s = load_stream_16(page + kPageTokens * kHeadDim + at * 2, valid[key] && dim < kHeadDim);
+            const uint32_t s = Memory::load_16(page + kPageTokens * kHeadDim + at * 2, valid[key] && dim < kHeadDim);
             scale[key / 2][g] = key % 2 == 0 ? s : scale[key / 2][g] | s << 16;
           }
         }

@@ -10,6 +10,11 @@
 
 namespace infer::cuda {
 
+/// Positions whose keys and values make one chunk of the persistent kernel's ring: a page, or half of one where a
+/// page's keys and values of one head, `pair_bytes`, are more than most weights want of a slot.
+INFER_HD constexpr int ring_chunk_keys(int64_t pair_bytes) { return pair_bytes <= 20480 ? 32 : 16; }
+
+inline constexpr int kUnitRows = 8;    ///< query heads of one unit
 inline constexpr int kSplitUnit = 32;  ///< positions; cuts lie at multiples of it
 inline constexpr int kMinSplit = 256;  ///< positions; below it starting a block costs more than it saves
 

@@ -99,6 +99,21 @@ __device__ __forceinline__ uint32_t load_stream_16(const void* from, bool inside
   return x;
 }
 
+/// 1, 2 or 4 words of shared memory; zeros where `inside` is false.
+template <int kWords>
+__device__ __forceinline__ void load_shared(const void* from, bool inside, uint32_t* w) {
+  static_assert(kWords == 1 || kWords == 2 || kWords == 4);
+  if constexpr (kWords == 4) {
+    const uint4 v = inside ? *static_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
+    w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
+  } else if constexpr (kWords == 2) {
+    const uint2 v = inside ? *static_cast<const uint2*>(from) : make_uint2(0, 0);
+    w[0] = v.x, w[1] = v.y;
+  } else {
+    w[0] = inside ? *static_cast<const uint32_t*>(from) : 0;
+  }
+}
+
 /// 16 bytes from global to shared memory, asynchronously; zeros, and no access, where `inside` is false.
 __device__ __forceinline__ void copy_async(void* shared, const void* from, bool inside) {
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));

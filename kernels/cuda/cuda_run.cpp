@@ -96,15 +96,8 @@ std::unique_ptr<Program> CudaBackend::record(const std::function<void()>& fn, in
 
 /// Lays a program out in device memory. False when there is no room: the step then runs as a graph.
 bool CudaBackend::place_program(Program& p) {
-  int64_t partial = 0, arrived = 0;
-  for (const DecodeStage& s : p.stages) {
-    if (s.kind != StageKind::attention) continue;
-    partial = std::max<int64_t>(partial, int64_t{s.n_units} * 8 * (s.attention.head_dim + 2) * 4);
-    arrived = std::max<int64_t>(arrived, s.n_units / s.attention.max_splits * 4);
-  }
   const size_t x_bytes = align(static_cast<size_t>(2 * p.n_rows * p.dim) * 4);
-  const size_t sizes[] = {align(p.exchange_bytes), align(static_cast<size_t>(partial)),
-                          align(static_cast<size_t>(arrived)), x_bytes, align(p.stages.size() * sizeof(DecodeStage))};
+  const size_t sizes[] = {align(p.exchange_bytes), x_bytes, align(p.stages.size() * sizeof(DecodeStage))};
   size_t total = 0;
   for (size_t bytes : sizes) total += bytes;
   if (!program_memory_ || program_used_ + total > kProgramMemory) return false;
@@ -114,10 +107,6 @@ bool CudaBackend::place_program(Program& p) {
   for (size_t bytes : sizes) parts.push_back(base), base += bytes;
 
   p.place(parts[0]);
-  for (DecodeStage& s : p.stages) {
-    s.attention.partial = reinterpret_cast<float*>(parts[1]);
-    s.attention.arrived = reinterpret_cast<int32_t*>(parts[2]);
-  }
   const std::vector<uint32_t> empty(p.exchange_bytes / 4, 0x80000000u);  // -0.0 everywhere
   upload(parts[0], empty.data(), empty.size() * 4);
   for (const DecodeStage& s : p.stages) {
@@ -126,14 +115,14 @@ bool CudaBackend::place_program(Program& p) {
     upload(s.out_codes, codes.data(), codes.size());
     break;
   }
-  upload(parts[4], p.stages.data(), p.stages.size() * sizeof(DecodeStage));
+  upload(parts[2], p.stages.data(), p.stages.size() * sizeof(DecodeStage));
   p.memory = program_memory_;
-  p.launch.stages = reinterpret_cast<const DecodeStage*>(parts[4]);
+  p.launch.stages = reinterpret_cast<const DecodeStage*>(parts[2]);
   p.launch.n_rows = p.n_rows, p.launch.dim = p.dim;
   for (size_t i = 0; i < p.stages.size() && !p.launch.rows; ++i)
     if (p.stages[i].kind == StageKind::attention) p.launch.rows = &p.launch.stages[i].attention;
   p.launch.shared = p.shared;
-  p.launch.x_save = reinterpret_cast<float*>(parts[3]);
+  p.launch.x_save = reinterpret_cast<float*>(parts[1]);
   p.launch.end = static_cast<int32_t>(p.stages.size());
   return true;
 }

@@ -1,11 +1,12 @@
 // The attention stage of a decode step: units of (token, KV head, up to 8 query heads, split of the positions). A unit
 // norms and rotates its queries, the one that holds the newest position also norms, rotates and stores K and V, and
-// each attends over its range with the tensor cores (attention_decode.cuh). Splits of one head meet in global memory:
-// the last to arrive adds them up in fixed order, so the result does not depend on who that is.
+// each attends over its range with the tensor cores (attention_decode.cuh). Keys and values come through the ring.
+// Splits of one head meet in an exchange of their own, where each adds up a share of the results.
 #pragma once
 
 #include "kernels/cuda/attention_decode.cuh"
 #include "kernels/cuda/decode_stage.cuh"
+#include "kernels/cuda/head_sizes.h"
 
 namespace infer::cuda {
 
@@ -15,8 +16,8 @@ namespace infer::cuda {
 struct UnitShared {
   AttentionUnit range;
   float row_max[kUnitRows], row_sum[kUnitRows];
-  float *k, *v, *scratch, *partial;  ///< partial: of this unit, where several splits meet
-  int m, first_head, part, split, n_splits, last;
+  float *k, *v, *scratch;
+  int m, first_head, part, split, n_splits;
 };
 static_assert(sizeof(UnitShared) <= 512);
 
@@ -65,42 +66,6 @@ __device__ __forceinline__ void put_attention(const DecodeStage& s, const Decode
   put(s.out + now * s.out_width + at, s.out + other * s.out_width + at, v);
 }
 
-/// Adds up the splits of one part, of which each left 8 rows of [head_dim] sums, maximum, total.
-static __device__ __noinline__ void combine_splits(int m, int first_head, int n_rows, const float* partial,
-                                                   int n_splits) {
-  const DecodeStage& s = current_stage();
-  const DecodeContext& ctx = decode_context;
-  const AttentionArg& a = s.attention;
-  const int stride = a.head_dim + 2;
-  for (int i = threadIdx.x; i < n_rows * a.head_dim; i += kConsumers) {
-    const int r = i / a.head_dim, d = i % a.head_dim;
-    const float sink = a.sinks ? a.sinks[first_head + r] * kLog2e : -INFINITY;
-    float top = sink;
-    for (int p = 0; p < n_splits; ++p) top = fmaxf(top, __ldcg(partial + (p * kUnitRows + r) * stride + a.head_dim));
-    float sum = 0, total = exp2_fast(sink - top);
-    for (int p = 0; p < n_splits; ++p) {
-      const float* of = partial + (p * kUnitRows + r) * stride;
-      const float factor = exp2_fast(__ldcg(of + a.head_dim) - top);
-      sum += factor * __ldcg(of + d);
-      total += factor * __ldcg(of + a.head_dim + 1);
-    }
-    put_attention(s, ctx, m, (first_head + r) * a.head_dim + d, sum / total);
-  }
-}
-
-/// Asks the L2 for the first pages of a unit, while the queries are still on their way.
-__device__ inline void prefetch_pages(const AttentionArg& a, const int32_t* pages, int kv_head, int begin, int end) {
-  constexpr int kMostPages = 8;
-  const DType type = static_cast<DType>(a.k_type);
-  const int bytes = static_cast<int>(head_page_bytes(type, a.head_dim)), lines = bytes / 128;
-  const int first = begin / kPageTokens, n = min(kMostPages, ceil_div(end, static_cast<int>(kPageTokens)) - first);
-  for (int i = threadIdx.x; i < n * 2 * lines; i += kConsumers) {
-    const uint8_t* cache = i / lines % 2 ? a.v_cache : a.k_cache;
-    const uint8_t* page = head_page(cache, bytes, a.n_kv_heads, pages[first + i / (2 * lines)], kv_head);
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(page + i % lines * 128));
-  }
-}
-
 /// Queries, and the newest position's key and value, from the exchange: one warp a head.
 static __device__ __noinline__ void prepare_unit(int area) {
   const DecodeStage& s = current_stage();
@@ -124,13 +89,20 @@ static __device__ __noinline__ void prepare_unit(int area) {
   consumer_sync();
 }
 
+/// Where value `at` of row `row` of what a split of a part found lies in the exchange, in the copy of this layer or in
+/// the other one. Value head_dim is the row's maximum, the one after it the total.
+__device__ __forceinline__ float* meeting_place(const DecodeStage& s, int part, int split, int row, int at,
+                                                bool other = false) {
+  const AttentionArg& a = s.attention;
+  const uint32_t copy = (decode_context.parity + s.in_layer + other) & 1;
+  const int64_t split_of_copy = (static_cast<int64_t>(copy) * (s.n_units / a.max_splits) + part) * a.max_splits + split;
+  return a.meet + (split_of_copy * kUnitRows + row) * (a.head_dim + 2) + at;
+}
+
 /// A sum of the unit, on its way: to the other CTAs, or to where the splits meet.
 __device__ __forceinline__ void emit_sum(const DecodeStage& s, const DecodeContext& ctx, const UnitShared& u,
                                          int head_dim, int head, int dim, float sum) {
-  if (u.n_splits > 1) {
-    u.partial[head * (head_dim + 2) + dim] = sum;
-    return;
-  }
+  if (u.n_splits > 1) return put_value(meeting_place(s, u.part, u.split, head, dim), sum);
   const float* sinks = s.attention.sinks;
   float total = u.row_sum[head];
   if (sinks) {
@@ -141,108 +113,218 @@ __device__ __forceinline__ void emit_sum(const DecodeStage& s, const DecodeConte
   put_attention(s, ctx, u.m, (u.first_head + head) * head_dim + dim, sum / total);
 }
 
-/// After the unit's partial results are written: the last split of a part to arrive adds them all up.
-static __device__ __noinline__ void meet_splits(int area) {
+/// Any cache that does not pass through the ring.
+template <int kHeadDim, class Cache>
+static __device__ __noinline__ void attend_pages(int area) {
   const DecodeStage& s = current_stage();
   const DecodeContext& ctx = decode_context;
-  const AttentionArg& a = s.attention;
-  UnitShared& u = unit_at(area);
-  const int stride = a.head_dim + 2;
-  if (threadIdx.x < u.range.n_rows) {
-    float* mine = u.partial + threadIdx.x * stride + a.head_dim;
-    mine[0] = u.row_max[threadIdx.x], mine[1] = u.row_sum[threadIdx.x];
-  }
-  __threadfence();
-  consumer_sync();
-  if (threadIdx.x == 0) {
-    const bool last = atomicAdd(a.arrived + u.part, 1) == u.n_splits - 1;
-    if (last) a.arrived[u.part] = 0;
-    __threadfence();
-    u.last = last;
-  }
-  consumer_sync();
-  if (u.last)
-    combine_splits(u.m, u.first_head, u.range.n_rows,
-                   a.partial + static_cast<int64_t>(u.part) * a.max_splits * kUnitRows * stride, u.n_splits);
-}
-
-template <int kHeadDim, class Cache>
-static __device__ __noinline__ void attend(int area) {
-  const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
   const UnitShared& u = unit_at(area);
   attend_range<kHeadDim, Cache, kWarps, 2>(
       u.range, u.scratch, [&] { prepare_unit(area); },
       [&](int head, int dim, float sum) { emit_sum(s, ctx, u, kHeadDim, head, dim, sum); });
 }
 
-template <int kHeadDim>
-__device__ inline void attend_head_dim(int area) {
+/// Keys and values out of the ring, chunk by chunk, like weights. A team takes one chunk in turn; its blocks go to one
+/// or two warps of it, the next chunk's to the next ones, so that who takes a block depends on nothing but its number
+/// in the unit. The newest position, which the ring cannot have, is put into the slot from where prepare_unit left it.
+template <int kHeadDim, class Cache, int M>
+static __device__ __noinline__ void attend(int area) {
+  constexpr int kPageBytes = static_cast<int>(head_page_bytes(Cache::id, kHeadDim));
+  constexpr int kKeys = ring_chunk_keys(2 * kPageBytes), kBlocks = kKeys / kBlockKeys;
+  constexpr int kWorkers = team_warps(M) / kBlocks;  // of a team, each for the blocks of a chunk
+  static_assert(kKeys == kPageTokens || !Cache::codes, "half a page of codes is not contiguous");
   const DecodeStage& s = current_stage();
-  const DType type = static_cast<DType>(s.attention.k_type);
-  if (type == DType::F16) return attend<kHeadDim, CacheF16>(area);
-  if (type == DType::BF16) return attend<kHeadDim, CacheBF16>(area);
-  if constexpr (kHeadDim % 32 == 0)
-    if (type == DType::Q8_0) return attend<kHeadDim, CacheQ8_0>(area);
-  attend<kHeadDim, CacheF32>(area);
+  DecodeContext& ctx = decode_context;
+  const UnitShared& u = unit_at(area);
+  float4* buffer = reinterpret_cast<float4*>(u.scratch + kWarps * 2 * kUnitRows);
+  uint4* query = reinterpret_cast<uint4*>(buffer);
+  prepare_unit(area);
+  make_query_fragments<kHeadDim, Cache, kWarps>(u.range, query);
+  consumer_sync();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, worker = warp % team_warps(M) / kBlocks;
+  const int row = warp % kBlocks * kBlockKeys, first = u.range.begin / kKeys;
+  const int n_chunks = ceil_div(u.range.end, kKeys) - first, newest = u.split == u.n_splits - 1 ? u.range.end - 1 : -1;
+  RingPlace place = ctx.walk[warp].place;
+  const int rank = (place.skip + worker * n_teams(M)) * kBlocks + warp % kBlocks;
+  WarpState<kHeadDim, Cache, FromShared> state;
+  for_chunks<M>(n_chunks, ctx.n_slots, ctx.slot_bytes, place, [&](uint8_t* k, int i) {
+    if (i / n_teams(M) % kWorkers != worker) return;
+    uint8_t* v = k + kPageBytes / kPageTokens * kKeys;
+    const int position = (first + i) * kKeys + row;
+    if (position >= u.range.end || position + kBlockKeys <= u.range.begin) return;  // no weights of nothing
+    if (newest >= position && newest < position + kBlockKeys) {
+      store_cache_row(Cache::id, k, kHeadDim, row + newest - position, u.k, lane);
+      store_cache_row(Cache::id, v, kHeadDim, row + newest - position, u.v, lane);
+      before_refill();
+      __syncwarp();
+    }
+    attend_block<kHeadDim, Cache, FromShared>(u.range, query, k, v, row, position, state);
+  });
+  if (lane == 0) ctx.walk[warp].place = place;
+  const int n_active = min(n_chunks, kWarps / kBlocks) * kBlocks;
+  merge_warps<kHeadDim, Cache, FromShared, kWarps, 2>(
+      u.range, state, u.scratch, buffer, rank, n_active,
+      [&](int head, int dim, float sum) { emit_sum(s, ctx, u, kHeadDim, head, dim, sum); });
 }
 
+template <int M>
 __device__ inline void attend_any(int area) {
+  const AttentionArg& a = current_stage().attention;
+  visit_head_size(a.head_dim, [&]<int kHeadDim>() {
+    const DType type = static_cast<DType>(a.k_type);
+    if (type == DType::F16) return attend<kHeadDim, CacheF16, M>(area);
+    if (type == DType::BF16) return attend<kHeadDim, CacheBF16, M>(area);
+    if constexpr (kHeadDim % 32 == 0)
+      if (type == DType::Q8_0) return attend<kHeadDim, CacheQ8_0, M>(area);
+    attend_pages<kHeadDim, CacheF32>(area);
+  });
+}
+
+/// What a unit is: query heads [first_head, ...) of row m, and the positions of a split.
+struct UnitName {
+  int m, kv_head, head_group;
+  SplitPlan plan;
+};
+__device__ __forceinline__ int n_head_groups(const AttentionArg& a) {
+  return ceil_div(a.n_heads / a.n_kv_heads, kUnitRows);
+}
+__device__ __forceinline__ UnitName unit_name(const AttentionArg& a, int part) {
+  UnitName u;
+  const int n = n_head_groups(a);
+  u.m = part / (a.n_kv_heads * n), u.kv_head = part / n % a.n_kv_heads, u.head_group = part % n;
+  u.plan = plan_splits(decode_context.kv_len[u.m], a.window, a.max_splits);
+  return u;
+}
+/// Query heads of the unit, and the first of them.
+__device__ __forceinline__ int unit_rows(const AttentionArg& a, int head_group) {
+  return min(kUnitRows, a.n_heads / a.n_kv_heads - head_group * kUnitRows);
+}
+__device__ __forceinline__ int unit_head(const AttentionArg& a, const UnitName& u) {
+  return u.kv_head * (a.n_heads / a.n_kv_heads) + u.head_group * kUnitRows;
+}
+/// The page numbers of the positions [0, end) of row m.
+__device__ __forceinline__ const int32_t* unit_pages(const AttentionArg& a, int m, int end) {
+  return end <= kKeptPages * kPageTokens ? decode_context.pages[m]
+                                         : a.page_table + static_cast<int64_t>(m) * a.max_pages;
+}
+/// Calls f(part, split) for the units of this CTA.
+template <class F>
+__device__ __forceinline__ void for_units(const DecodeStage& s, const F& f) {
+  const AttentionArg& a = s.attention;
+  const int n_parts = decode_context.n_rows * a.n_kv_heads * n_head_groups(a);
+  int unit = static_cast<int>(blockIdx.x) - s.first_cta;
+  if (unit < 0) unit += static_cast<int>(gridDim.x);
+  for (; unit < n_parts * a.max_splits; unit += static_cast<int>(gridDim.x)) f(unit % n_parts, unit / n_parts);
+}
+
+/// Empties a split's places in the other copy: by whoever would fill them, whether or not there is such a split now,
+/// since there may have been one a layer ago.
+__device__ __forceinline__ void empty_meeting_places(int part, int split) {
   const DecodeStage& s = current_stage();
-  const int head_dim = s.attention.head_dim;
-  if (head_dim == 128) return attend_head_dim<128>(area);
-  if (head_dim == 64) return attend_head_dim<64>(area);
-  if (head_dim == 256) return attend_head_dim<256>(area);
-  if (head_dim == 96) return attend_head_dim<96>(area);
-  if (head_dim == 80) return attend_head_dim<80>(area);
-  attend_head_dim<32>(area);
+  if (s.attention.max_splits == 1) return;
+  float* other = meeting_place(s, part, split, 0, 0, true);
+  const int rows = min(kUnitRows, s.attention.n_heads / s.attention.n_kv_heads);
+  for (int i = threadIdx.x; i < rows * (s.attention.head_dim + 2); i += kConsumers) store_relaxed(other + i, kEmpty);
+}
+
+/// Every split of a part takes its share of the results and adds up what all of them found. A group of lanes takes a
+/// value, each of them what one split says of it (or several), so that all of it is one trip to the L2, and the order
+/// of the sum is always the same.
+static __device__ __noinline__ void meet_splits(int part, int split) {
+  const DecodeStage& s = current_stage();
+  const DecodeContext& ctx = decode_context;
+  const AttentionArg& a = s.attention;
+  const UnitName name = unit_name(a, part);
+  const int head_dim = a.head_dim, n = name.plan.n_splits;
+  if (n == 1 || split >= n) return;
+  const int lanes = n > 16 ? 32 : n > 8 ? 16 : n > 4 ? 8 : n > 2 ? 4 : 2, lane = threadIdx.x % lanes;
+  const int n_values = unit_rows(a, name.head_group) * head_dim, first_head = unit_head(a, name);
+  const int first = n_values * split / n, last = n_values * (split + 1) / n;
+  for (int base = first; base < last; base += kConsumers / lanes) {
+    const int i = base + threadIdx.x / lanes, row = i / head_dim, dim = i % head_dim;
+    const float sink = a.sinks && i < last ? a.sinks[first_head + row] * kLog2e : -INFINITY;
+    float top = sink, total = 0, sum = 0;
+    for (int p = lane; p < n && i < last; p += lanes) {
+      const float *value = meeting_place(s, part, p, row, dim), *stats = meeting_place(s, part, p, row, head_dim);
+      uint32_t v = load_relaxed(value), highest = load_relaxed(stats), t = load_relaxed(stats + 1);
+      poll_on(value, v), poll_on(stats, highest), poll_on(stats + 1, t);
+      const float now = fmaxf(top, __uint_as_float(highest));
+      const float old = weight_below(top, now), factor = weight_below(__uint_as_float(highest), now);
+      sum = sum * old + factor * __uint_as_float(v), total = total * old + factor * __uint_as_float(t), top = now;
+    }
+    float highest = top;
+    for (int step = lanes / 2; step > 0; step /= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, step));
+    sum *= weight_below(top, highest), total *= weight_below(top, highest);
+    for (int step = lanes / 2; step > 0; step /= 2)
+      sum += __shfl_xor_sync(~0u, sum, step), total += __shfl_xor_sync(~0u, total, step);
+    if (a.sinks) total += weight_below(sink, highest);
+    if (lane == 0 && i < last) put_attention(s, ctx, name.m, (first_head + row) * head_dim + dim, sum / total);
+  }
 }
 
 /// One thread writes down what a unit is; false when this sequence has no such split. The same for all threads.
 static __device__ __noinline__ bool name_unit(int area, int part, int split) {
   const DecodeStage& s = current_stage();
-  const DecodeContext& ctx = decode_context;
   const AttentionArg& a = s.attention;
-  const int group = a.n_heads / a.n_kv_heads, n_head_groups = ceil_div(group, kUnitRows);
-  const int m = part / (a.n_kv_heads * n_head_groups), head_group = part % n_head_groups;
-  const SplitPlan plan = plan_splits(ctx.kv_len[m], a.window, a.max_splits);
-  if (split >= plan.n_splits) return false;
+  const UnitName name = unit_name(a, part);
+  if (split >= name.plan.n_splits) return false;
   if (threadIdx.x == 0) {
     UnitShared& u = unit_at(area);
     float* numbers = reinterpret_cast<float*>(decode_memory + area + 512);
-    const int kv_head = part / n_head_groups % a.n_kv_heads;
     u.range.q = numbers, u.range.out = numbers + kUnitRows * a.head_dim;
     u.k = numbers + 2 * kUnitRows * a.head_dim, u.v = u.k + a.head_dim, u.scratch = u.v + a.head_dim;
-    u.range.n_rows = min(kUnitRows, group - head_group * kUnitRows);
+    u.range.n_rows = unit_rows(a, name.head_group);
     u.range.k_cache = a.k_cache, u.range.v_cache = a.v_cache, u.range.n_kv_heads = a.n_kv_heads;
-    u.range.kv_head = kv_head, u.range.softcap = a.softcap;
-    u.range.begin = plan.begin(split), u.range.end = plan.end_of(split);
-    u.range.pages =
-        u.range.end <= kKeptPages * kPageTokens ? ctx.pages[m] : a.page_table + static_cast<int64_t>(m) * a.max_pages;
+    u.range.kv_head = name.kv_head, u.range.softcap = a.softcap;
+    u.range.begin = name.plan.begin(split), u.range.end = name.plan.end_of(split);
+    u.range.pages = unit_pages(a, name.m, u.range.end);
     u.range.row_max = u.row_max, u.range.row_sum = u.row_sum;
-    u.m = m, u.first_head = kv_head * group + head_group * kUnitRows;
-    u.part = part, u.split = split, u.n_splits = plan.n_splits;
-    u.partial = a.partial + (static_cast<int64_t>(part) * a.max_splits + split) * kUnitRows * (a.head_dim + 2);
+    u.m = name.m, u.first_head = unit_head(a, name);
+    u.part = part, u.split = split, u.n_splits = name.plan.n_splits;
   }
   return true;
 }
 
+/// All that this CTA can find by itself comes first, and only then what others have found: units of one part may be on
+/// CTAs that each have more than one.
+template <int M>
 static __device__ __noinline__ void attention_stage(int area) {
-  const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
-  const AttentionArg& a = s.attention;
-  const int n_parts = ctx.n_rows * a.n_kv_heads * ceil_div(a.n_heads / a.n_kv_heads, kUnitRows);
-  int unit = static_cast<int>(blockIdx.x) - s.first_cta;
-  if (unit < 0) unit += gridDim.x;
-  for (; unit < n_parts * a.max_splits; unit += gridDim.x) {
-    if (!name_unit(area, unit % n_parts, unit / n_parts)) continue;
+  for_units(current_stage(), [&](int part, int split) {
+    empty_meeting_places(part, split);
+    if (!name_unit(area, part, split)) return;
     consumer_sync();
+    attend_any<M>(area);
     const UnitShared& u = unit_at(area);
-    prefetch_pages(a, u.range.pages, u.range.kv_head, u.range.begin, u.range.end);
-    attend_any(area);
-    if (u.n_splits > 1) meet_splits(area);
+    if (u.n_splits > 1 && threadIdx.x < u.range.n_rows) {
+      float* stats = meeting_place(current_stage(), part, split, threadIdx.x, current_stage().attention.head_dim);
+      put_value(stats, u.row_max[threadIdx.x]), put_value(stats + 1, u.row_sum[threadIdx.x]);
+    }
     consumer_sync();  // before the area is used again
-  }
+  });
+  if (current_stage().attention.max_splits > 1) for_units(current_stage(), meet_splits);
+}
+
+/// What the fetching warp does for an attention stage: keys and values of all chunks of this CTA's units.
+__device__ __forceinline__ void fetch_cache(Fetcher& fetcher, const DecodeStage& s) {
+  const AttentionArg& a = s.attention;
+  const int lane = threadIdx.x % 32, per_page = static_cast<int>(kPageTokens) / a.chunk_keys;
+  const int bytes = a.page_bytes / per_page;
+  const int64_t to_values = a.v_cache - a.k_cache;
+  for_units(s, [&](int part, int split) {
+    const UnitName name = unit_name(a, part);
+    if (split >= name.plan.n_splits) return;
+    const int begin = name.plan.begin(split), end = name.plan.end_of(split);
+    const int32_t* pages = unit_pages(a, name.m, end);
+    const int first = begin / a.chunk_keys, last = ceil_div(end, a.chunk_keys), last_page = (end - 1) / kPageTokens;
+    int page_of_lane = 0, base = -32;  // page numbers of 32 pages at a time
+    for (int i = first; i < last; ++i) {
+      const int at = i / per_page;
+      if (at >= base + 32) base = at, page_of_lane = pages[min(base + lane, last_page)];
+      const int64_t page = __shfl_sync(~0u, page_of_lane, at - base);
+      fetcher.push<true>({a.k_cache + (page * a.n_kv_heads + name.kv_head) * a.page_bytes + i % per_page * bytes,
+                          to_values, bytes, 2});
+    }
+  });
 }
 
 static_assert(kUnitRows == 8 && attend_shared_bytes<256, kWarps>() <= kAttendBytes &&

@@ -70,19 +70,23 @@ __device__ __forceinline__ void copy_stage(DecodeStage& to, const DecodeLaunch& 
   }
 }
 
-/// What the fetching warp does: all products, one after the other. Descriptions come one product ahead.
-__device__ inline void fetch_weights(const DecodeLaunch& p, DecodeStage (&stages)[2]) {
+/// What the fetching warp does: all stages that stream, one after the other. Descriptions come one stage ahead.
+__device__ inline void fetch_all(const DecodeLaunch& p, DecodeStage (&stages)[2]) {
   Fetcher fetcher(p.shared, decode_barriers);
   const int lane = threadIdx.x % 32;
   const DecodeStage& first = p.stages ? p.stages[p.begin] : p.single;
-  int i = first.kind == StageKind::product ? p.begin : first.next_product, which = 0;
+  int i = is_streamed(first) ? p.begin : first.next_streamed, which = 0;
   if (i < p.end) copy_stage<32>(stages[0], p, i, lane);
   while (i < p.end) {
     wait_for_copies();
     __syncwarp();
-    const int next = stages[which].next_product;
+    const int next = stages[which].next_streamed;
     if (next < p.end) copy_stage<32>(stages[which ^ 1], p, next, lane);
-    fetcher.product(stages[which]);
+    if (stages[which].kind == StageKind::product) {
+      fetcher.product(stages[which]);
+    } else {
+      fetch_cache(fetcher, stages[which]);
+    }
     which ^= 1, i = next;
   }
 }
@@ -120,13 +124,13 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   }
   wait_for_copies();
   __syncthreads();
-  if (t >= kConsumers) return fetch_weights(p, fetch_stages);
+  if (t >= kConsumers) return fetch_all(p, fetch_stages);
   while (true) {
     // The next stage's description is asked for now and needed later.
     const int next = ctx.walk[threadIdx.x / 32].stage + 1;
     if (next < p.end) copy_stage<kConsumers>(decode_stages[(next - p.begin) % 3], p, next, threadIdx.x);
     if (current_stage().kind == StageKind::attention) {
-      attention_stage(p.shared.act);
+      attention_stage<M>(p.shared.act);
       wait_for_copies();
       consumer_sync();
     } else {

@@ -68,9 +68,10 @@ __device__ __forceinline__ void poll_on(const void* p, uint32_t& v) {
   }
 }
 
+__device__ __forceinline__ void put_value(float* now, float v) { store_relaxed(now, __float_as_uint(v + 0.0f)); }
 /// Writes a value into the copy of this layer and empties its place in the other.
 __device__ __forceinline__ void put(float* now, float* other, float v) {
-  store_relaxed(now, __float_as_uint(v + 0.0f));
+  put_value(now, v);
   store_relaxed(other, kEmpty);
 }
 __device__ __forceinline__ void put_codes(uint8_t* now, uint8_t* other, uint32_t four) {

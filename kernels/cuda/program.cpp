@@ -76,6 +76,7 @@ SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64
   for (const DecodeStage& s : stages) {
     if (s.kind == StageKind::attention) {
       area = std::max<int64_t>(area, attention_area_bytes(s.attention.head_dim));
+      slot = std::max<int64_t>(slot, int64_t{2} * s.attention.page_bytes * s.attention.chunk_keys / kPageTokens);
       continue;
     }
     act_row = std::max(act_row, align(act_bytes(s.form, s.cols), 16));
@@ -107,6 +108,13 @@ SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64
   return plan;
 }
 
+namespace {
+/// Of one copy of what the splits of an attention stage leave each other.
+size_t meet_floats(const DecodeStage& s) {
+  return static_cast<size_t>(s.n_units) * kUnitRows * static_cast<size_t>(s.attention.head_dim + 2);
+}
+}  // namespace
+
 std::optional<DecodeStage> product_stage(const MatmulArgs& args, bool accumulate) {
   const auto w = matrix_arg(args.w, args.bias);
   if (!w || args.x.rows() > kMaxDecodeRows) return std::nullopt;
@@ -126,6 +134,7 @@ void Program::place(uint8_t* base) {
   for (DecodeStage& s : stages) {
     const bool exchanged_in = s.kind == StageKind::attention || s.residual_index > 0 || s.input == StageInput::vector ||
                               s.input == StageInput::hidden;
+    if (s.kind == StageKind::attention) s.attention.meet = offset(s.attention.meet, base);
     if (exchanged_in && s.input != StageInput::plain) s.in = offset(s.in, base);
     if (s.input == StageInput::hidden && s.form == ActForm::int8) s.in_codes = offset(s.in_codes, base);
     if (s.output == StageOutput::vector || s.output == StageOutput::hidden) s.out = offset(s.out, base);
@@ -214,6 +223,9 @@ void Recorder::attn_in(const AttnInArgs& a) {
   s.out_width = s.w[2].out_offset + s.w[2].rows;
   if (!qkv_) qkv_ = exchange(s.out_width);
   s.out = qkv_;
+  for (const DecodeStage& other : program_->stages)
+    if (other.out == qkv_ && other.out_width != s.out_width)
+      return unsupported("layers with different numbers of heads");
   rope_store_ = a.rope_store;
 }
 
@@ -240,11 +252,18 @@ void Recorder::attention(const AttentionArgs& a) {
   t.eps = r.eps, t.scale = a.scale, t.softcap = a.softcap;
   t.sinks = a.sinks ? a.sinks.as<float>() : nullptr;
   t.window = narrow(std::min<int64_t>(a.window, INT32_MAX));
+  t.page_bytes = narrow(kPageTokens * row_bytes(a.k_cache.dtype, t.head_dim));
+  if (a.k_cache.dtype != DType::F32) t.chunk_keys = ring_chunk_keys(int64_t{2} * t.page_bytes);
   s.in = qkv_;
   s.in_width = narrow((t.n_heads + 2 * t.n_kv_heads) * t.head_dim);
   s.out_width = s.cols = t.n_heads * t.head_dim;
   if (!attn_) attn_ = exchange(s.out_width);
   s.out = attn_;
+  for (const DecodeStage& other : program_->stages)
+    if (other.kind == StageKind::attention &&
+        (other.attention.n_kv_heads != t.n_kv_heads || other.attention.head_dim != t.head_dim ||
+         other.attention.n_heads != t.n_heads))
+      return unsupported("layers with different numbers of heads");
 }
 
 void Recorder::attn_out(const AttnOutArgs& a) {
@@ -328,9 +347,11 @@ std::unique_ptr<Program> Recorder::finish() {
   for (DecodeStage& s : p.stages) {
     if (s.kind == StageKind::attention) {
       AttentionArg& t = s.attention;
-      const int parts = p.n_rows * t.n_kv_heads * ((t.n_heads / t.n_kv_heads + 7) / 8);
+      const int parts = p.n_rows * t.n_kv_heads * ((t.n_heads / t.n_kv_heads + kUnitRows - 1) / kUnitRows);
       t.max_splits = std::max(1, splits_wanted(p.n_ctas, parts));
       s.n_units = parts * t.max_splits;
+      if (!meet_) meet_ = reinterpret_cast<float*>(reserve(size_t{2} * meet_floats(s) * sizeof(float)));
+      t.meet = meet_;
       s.first_cta = next % p.n_ctas;  // those that had the fewest tiles last
     } else {
       s.first_cta = next % p.n_ctas;
@@ -339,8 +360,8 @@ std::unique_ptr<Program> Recorder::finish() {
   }
   int32_t after = INT32_MAX;
   for (size_t i = p.stages.size(); i-- > 0;) {
-    p.stages[i].next_product = after;
-    if (p.stages[i].kind == StageKind::product) after = narrow(static_cast<int64_t>(i));
+    p.stages[i].next_streamed = after;
+    if (is_streamed(p.stages[i])) after = narrow(static_cast<int64_t>(i));
   }
   p.shared = infer::cuda::plan_shared(p.stages, p.n_rows, dim_, limits_);
   if (p.shared.n_slots < 2) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
+#include "quant/host_device.h"
 
 namespace infer::cuda {
 
@@ -70,8 +71,9 @@ struct AttentionArg {
   int32_t rope_pairs = 0, adjacent = 0;
   float eps = 0, scale = 1, softcap = 0;
   int32_t window = 0, max_splits = 1;
-  float* partial = nullptr;    ///< [units, 8, head_dim + 2]
-  int32_t* arrived = nullptr;  ///< [rows * n_kv_heads * head groups]
+  int32_t chunk_keys = 0;  ///< positions of a chunk of the ring; 0: keys and values do not pass through it
+  int32_t page_bytes = 0;  ///< of the keys of one head in one page, or of its values
+  float* meet = nullptr;   ///< exchange [2][parts][max_splits][8][head_dim + 2]: what the splits of a part found
 };
 
 struct alignas(16) DecodeStage {
@@ -82,7 +84,7 @@ struct alignas(16) DecodeStage {
   ActForm hidden_form = ActForm::int8;  ///< of the stage that reads a hidden output
   int32_t n_matrices = 0, n_parts = 1;  ///< 2 parts: gate and up tiles of the same rows make one unit
   int32_t n_units = 0, first_cta = 0;
-  int32_t next_product = INT32_MAX;  ///< index of the next stage with weights
+  int32_t next_streamed = INT32_MAX;  ///< index of the next stage with something for the ring
   MatrixArg w[3];
   int32_t cols = 0;                                   ///< of the input
   int32_t in_layer = 0, out_layer = 0;                ///< their parity chooses the copy of the exchange
@@ -107,6 +109,9 @@ struct SharedPlan {
   int32_t act_row_bytes = 0;
   int32_t kernel_rows = 1;  ///< the kernel's instance: 1, 2 or 4 rows
 };
+
+/// Whether a stage has something for the ring: weights, or keys and values.
+INFER_HD bool is_streamed(const DecodeStage& s) { return s.kind == StageKind::product || s.attention.chunk_keys > 0; }
 
 struct DecodeLaunch {
   const DecodeStage* stages = nullptr;  ///< device memory; null: `single`
@@ -183,7 +188,8 @@ class Recorder {
     Tensor post_norm;
     float post_eps = 0, scale = 1;
   } branch_;
-  float *qkv_ = nullptr, *attn_ = nullptr, *attn_branch_ = nullptr, *ffn_branch_ = nullptr, *hidden_ = nullptr;
+  float *qkv_ = nullptr, *attn_ = nullptr, *attn_branch_ = nullptr, *ffn_branch_ = nullptr, *hidden_ = nullptr,
+        *meet_ = nullptr;
   uint8_t* hidden_codes_ = nullptr;
 };
 

@@ -1,8 +1,9 @@
 // The weight stream of a CTA: a ring of slots in shared memory that one warp keeps full and sixteen warps empty. The
 // fetching warp plays all chunks that this CTA will ever need, in the order in which the stages use them, and never
-// waits for a stage: weights depend on nothing. At most `in_flight` slots are asked for and not yet there, because
-// every byte in flight adds to the latency of everything else in the memory system (measured: 40 KB an SM is best for 4
-// and 8 bits, 80 KB for 16). Bulk copies on sm_90 and later, cp.async before.
+// waits for a stage: weights, and the keys and values of earlier steps, depend on nothing. At most `in_flight` slots
+// are asked for and not yet there, because every byte in flight adds to the latency of everything else in the memory
+// system (measured: 40 KB an SM is best for 4 and 8 bits, 80 KB for 16). Bulk copies on sm_90 and later, cp.async
+// before.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -47,10 +48,16 @@ __device__ __forceinline__ bool barrier_test(uint64_t* b, uint32_t parity) {
 }
 
 #if __CUDA_ARCH__ >= 900
-/// Of what is read once: it shall leave the L2 before anything else.
+/// Of weights, which no L2 holds until the next step: they shall leave it before anything else.
 __device__ __forceinline__ uint64_t evict_first_policy() {
   uint64_t policy;
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+/// Of keys and values.
+__device__ __forceinline__ uint64_t evict_normal_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
 /// Arrives at a barrier that `bytes` bytes of bulk copies will complete.
@@ -68,6 +75,13 @@ __device__ __forceinline__ void bulk_copy(uint32_t shared, const uint8_t* from, 
       : "memory");
 }
 #endif
+
+/// After a thread has written to a slot, before the slot may be filled again.
+__device__ __forceinline__ void before_refill() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
 
 /// All dynamic shared memory of a CTA, the ring first. By this name, not by pointers kept somewhere: so the compiler
 /// sees that accesses are to shared memory, with addresses of 32 bits.
@@ -155,8 +169,17 @@ class Fetcher {
   __device__ Fetcher(const SharedPlan& plan, RingBarriers& barriers)
       : plan_(plan), barriers_(barriers), lane_(threadIdx.x % 32) {
 #if __CUDA_ARCH__ >= 900
-    policy_ = evict_first_policy();
+    once_ = evict_first_policy(), again_ = evict_normal_policy();
 #endif
+  }
+
+  /// The next chunk, as soon as there is room for it. kAgain: it may be wanted again in the next step.
+  template <bool kAgain = false>
+  __device__ __forceinline__ void push(const ChunkCopy& copy) {
+    wait_for_room();
+    start<kAgain>(copy, decode_memory + place_.slot * plan_.slot_bytes, &barriers_.full[place_.slot]);
+    place_.advance(plan_.n_slots);
+    ++count_;
   }
 
   /// All chunks of a stage. What is to be copied is known before there is room for it: time between the two would be
@@ -167,10 +190,7 @@ class Fetcher {
     if (!at.valid()) return;
     ChunkCopy copy = at.copy();
     for (bool more = true; more;) {
-      wait_for_room();
-      start(copy, decode_memory + place_.slot * plan_.slot_bytes, &barriers_.full[place_.slot]);
-      place_.advance(plan_.n_slots);
-      ++count_;
+      push(copy);
       at.next();
       more = at.valid();
       if (more) copy = at.copy();
@@ -189,12 +209,14 @@ class Fetcher {
     __syncwarp();
   }
 
+  template <bool kAgain>
   __device__ __forceinline__ void start(const ChunkCopy& c, uint8_t* slot, uint64_t* full) {
 #if __CUDA_ARCH__ >= 900
     if (lane_ == 0) barrier_expect(full, c.bytes * c.pieces);
     __syncwarp();
     if (lane_ < c.pieces)
-      bulk_copy(shared_address(slot) + lane_ * c.bytes, c.from + lane_ * c.stride, c.bytes, full, policy_);
+      bulk_copy(shared_address(slot) + lane_ * c.bytes, c.from + lane_ * c.stride, c.bytes, full,
+                kAgain ? again_ : once_);
 #else
     for (int r = 0; r < c.pieces; ++r)
       for (int i = lane_ * 16; i < c.bytes; i += 512)
@@ -210,7 +232,7 @@ class Fetcher {
   int lane_, count_ = 0;
   FetchPlace place_, oldest_;
 #if __CUDA_ARCH__ >= 900
-  uint64_t policy_ = 0;
+  uint64_t once_ = 0, again_ = 0;
 #endif
 };
 
