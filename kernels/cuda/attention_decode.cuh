@@ -161,13 +161,22 @@ __device__ __forceinline__ void merge_warps(const AttentionUnit& unit, WarpState
   state.total += __shfl_xor_sync(0xffffffffu, state.total, 2);
   if (j == 0) stats[rank * 16 + r] = state.highest, stats[rank * 16 + 8 + r] = state.total;
   named_barrier<kBarrier, kWarps * 32>();  // all are through with Q's fragments too
-  float top = -INFINITY, total = 0;
-  for (int w = 0; w < n_active; ++w) top = fmaxf(top, stats[w * 16 + r]);
-  // Equal maxima may be -inf both, whose difference is NaN.
-  const auto factor = [&](float highest) { return highest == top ? 1.0f : exp2_fast(highest - top); };
-  for (int w = 0; w < n_active; ++w) total += stats[w * 16 + 8 + r] * factor(stats[w * 16 + r]);
+  // Lane j looks at the ranks j, j + 4, ..., all loads side by side. Equal maxima may be -inf both.
+  float high[kWarps / 4], totals[kWarps / 4], top = -INFINITY, total = 0;
+#pragma unroll
+  for (int k = 0; k < kWarps / 4; ++k) {
+    const int w = j + 4 * k;
+    high[k] = w < n_active ? stats[w * 16 + r] : -INFINITY, totals[k] = w < n_active ? stats[w * 16 + 8 + r] : 0.0f;
+    top = fmaxf(top, high[k]);
+  }
+  top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+  top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+#pragma unroll
+  for (int k = 0; k < kWarps / 4; ++k) total += totals[k] * weight_below(high[k], top);
+  total += __shfl_xor_sync(0xffffffffu, total, 1);
+  total += __shfl_xor_sync(0xffffffffu, total, 2);
   if (rank == 0 && j == 0) unit.row_max[r] = top, unit.row_sum[r] = total;
-  state.scale_sums(factor(state.highest), lane);
+  state.scale_sums(weight_below(state.highest, top), lane);
   const float* numbers = reinterpret_cast<const float*>(buffer);
   // With half of the warps at work twice as many tiles fit at a time.
   const int round = n_active <= kWarps / 2 ? 2 * kMergeTiles : kMergeTiles;
@@ -183,8 +192,11 @@ __device__ __forceinline__ void merge_warps(const AttentionUnit& unit, WarpState
     }
     named_barrier<kBarrier, kWarps * 32>();
     for (int i = threadIdx.x; i < n * 128; i += kWarps * 32) {
-      float sum = 0;
-      for (int w = 0; w < n_active; ++w) sum += numbers[w * n * 128 + i];
+      float part[kWarps], sum = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) part[w] = w < n_active ? numbers[w * n * 128 + i] : 0.0f;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) sum += part[w];
       const int tile = base + i / 128, at = i % 128 / 4, head = 2 * (at % 4) + i % 2;
       const int dim = Shape::v_dim(tile / Shape::kVLoad, i % 4 / 2, at / 4) + tile % Shape::kVLoad;
       if (head < unit.n_rows && dim < kHeadDim) emit(head, dim, sum);

@@ -213,8 +213,8 @@ __device__ __forceinline__ void for_units(const DecodeStage& s, const F& f) {
   const AttentionArg& a = s.attention;
   const int n_parts = decode_context.n_rows * a.n_kv_heads * n_head_groups(a);
   int unit = static_cast<int>(blockIdx.x) - s.first_cta;
-  if (unit < 0) unit += static_cast<int>(gridDim.x);
-  for (; unit < n_parts * a.max_splits; unit += static_cast<int>(gridDim.x)) f(unit % n_parts, unit / n_parts);
+  if (unit < 0) unit += grid_size();
+  for (; unit < n_parts * a.max_splits; unit += grid_size()) f(unit % n_parts, unit / n_parts);
 }
 
 /// Empties a split's places in the other copy: by whoever would fill them, whether or not there is such a split now,

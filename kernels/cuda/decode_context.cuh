@@ -17,11 +17,21 @@ struct TileWalk {
   int unit, part, kept, first;
 };
 
+/// Tiles that follow one another in a CTA and are of one format; their sums go to the places `kept` and on.
+struct TileRun {
+  int n_tiles, matrix, kernel, kept;
+};
+
+/// What comes after a run: another one, or finishing what is kept and then more of the stage or nothing.
+enum class AfterRun : int { run, finish_some, finish };
+
 /// What a warp keeps from call to call.
 struct WarpWalk {
   int stage, which;  ///< its number in the program; which of decode_stages describes it
-  TileWalk tiles;
+  TileWalk tiles;    ///< after the run
   RingPlace place;
+  TileRun run;  ///< the one at hand: found before the activations are there, when there is time
+  AfterRun after;
 };
 
 struct DecodeContext {
@@ -51,8 +61,20 @@ static __shared__ RingBarriers decode_barriers;
 /// end of a stage but those that the next one needs anyway.
 static __shared__ DecodeStage decode_stages[3];
 
-__device__ __forceinline__ const DecodeStage& current_stage() {
-  return decode_stages[decode_context.walk[threadIdx.x / 32].which];
+/// threadIdx.x / 32 and gridDim.x. The compiler is not to know that they are always the same: it would keep them over
+/// calls, in local memory, which is an L2 trip away.
+__device__ __forceinline__ int this_warp() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread / 32;
 }
+__device__ __forceinline__ int grid_size() {
+  int n;
+  asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(n));
+  return n;
+}
+
+__device__ __forceinline__ WarpWalk& this_walk() { return decode_context.walk[this_warp()]; }
+__device__ __forceinline__ const DecodeStage& current_stage() { return decode_stages[this_walk().which]; }
 
 }  // namespace infer::cuda

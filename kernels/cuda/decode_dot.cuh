@@ -33,18 +33,16 @@ __device__ __forceinline__ void widen(uint4 v, float (&out)[16 / sizeof(typename
   }
 }
 
-/// One chunk of plain weights: `bytes` of each row; the activations are of the same type and padded with zeros.
+/// One chunk of plain weights: `bytes` of each row; the activations are of the same type and padded with zeros. A row
+/// beyond the matrix reads what lies there and is dropped by the epilogue.
 template <class F, int M>
 __device__ __forceinline__ void dot_plain(const uint8_t* chunk, int bytes, int first_byte, int act, int act_row_bytes,
-                                          int n_rows, int first_row, int rows, int lane,
-                                          float (&acc)[kPlainRows<M>][M]) {
+                                          int n_rows, int first_row, int lane, float (&acc)[kPlainRows<M>][M]) {
   constexpr int n = 16 / sizeof(typename F::Block), R = kPlainRows<M>;
-  if (first_row >= rows) return;
   for (int at = lane * 16; at < bytes; at += 512) {
     float w[R][n];
 #pragma unroll
-    for (int r = 0; r < R; ++r)  // a row beyond the last reads what lies there and is dropped by the epilogue
-      widen<F>(*reinterpret_cast<const uint4*>(chunk + (first_row + r) * bytes + at), w[r]);
+    for (int r = 0; r < R; ++r) widen<F>(*reinterpret_cast<const uint4*>(chunk + (first_row + r) * bytes + at), w[r]);
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       float a[n];
@@ -57,14 +55,6 @@ __device__ __forceinline__ void dot_plain(const uint8_t* chunk, int bytes, int f
         for (int i = 0; i < n; ++i) acc[r][m] = fmaf(w[r][i], a[i], acc[r][m]);
     }
   }
-}
-
-/// The matrix that a tile is of; a unit's index becomes that of the tile.
-__device__ __forceinline__ int tile_matrix(const DecodeStage& s, int part, int& tile) {
-  if (s.n_parts > 1) return part;
-  int matrix = 0;
-  while (tile >= s.w[matrix].n_tiles) tile -= s.w[matrix++].n_tiles;
-  return matrix;
 }
 
 /// This team's chunks of one tile: dot(chunk in shared memory, its number).
@@ -89,27 +79,64 @@ __device__ __forceinline__ int n_sums(const MatrixArg& w) {
   return min(w.n_chunks, n_teams(M)) * (w.is_plain ? 1 : team_warps(M));
 }
 
-/// Tiles of the CTA, one after the other, as long as their weights are of format F, there are any, and sums can be
-/// kept. kWhole: all chunks of quantised weights have all their groups.
+/// By one lane of each warp: the run that begins with the tile at hand, as far as sums can be kept, and what comes
+/// after it.
+template <int M>
+__device__ __forceinline__ void find_run(const DecodeStage& s, WarpWalk& walk) {
+  TileWalk at = walk.tiles;
+  const int room = kept_tiles(M) - at.kept, grid = grid_size();
+  int matrix = at.part, n_tiles = 1, end = s.n_units;
+  if (s.n_parts == 1) {
+    matrix = 0, end = s.w[0].n_tiles;
+    while (at.unit >= end) end += s.w[++matrix].n_tiles;
+    for (int m = matrix + 1; m < s.n_matrices && s.w[m].kernel == s.w[matrix].kernel; ++m) end += s.w[m].n_tiles;
+  }
+  const int n_units = (end - at.unit + grid - 1) / grid;
+  if (s.n_parts == 1) {
+    n_tiles = min(n_units, room);
+    at.unit += n_tiles * grid;
+  } else {
+    if (s.w[0].kernel == s.w[1].kernel) n_tiles = min(2 * n_units, room / 2 * 2);
+    at.part += n_tiles;
+    at.unit += at.part / 2 * grid, at.part %= 2;
+  }
+  walk.run = {n_tiles, matrix, s.w[matrix].kernel, at.kept};
+  at.kept += n_tiles;
+  const bool fits = at.kept + (at.part == 0 ? s.n_parts : 0) <= kept_tiles(M);
+  walk.after = at.unit >= s.n_units ? AfterRun::finish : fits ? AfterRun::run : AfterRun::finish_some;
+  walk.tiles = at;
+}
+
+/// A run of tiles of format F whose sums go to the places `kept` and on. Every team walks over its own chunks only:
+/// what a warp does for each tile is done four times for each scheduler of the SM, and once cost as much as a third of
+/// the products. kWhole: all chunks of quantised weights have all their groups.
 template <class F, int M, bool kWhole>
-__device__ __noinline__ void dot_tiles() {
+__device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
+  constexpr int kTeams = n_teams(M), kTeamWarps = team_warps(M);
   const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % team_warps(M);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kTeamWarps;
   const int n_slots = ctx.n_slots, slot_bytes = ctx.slot_bytes, act = ctx.act, act_row_bytes = ctx.act_row_bytes;
-  const int n_rows = ctx.n_rows, n_parts = s.n_parts, n_units = s.n_units;
-  WarpWalk& mine = ctx.walk[threadIdx.x / 32];
-  RingPlace place = mine.place;
-  TileWalk walk = mine.tiles;
-  float* sums = ctx.sums() + walk.kept * kWarps * M * kTileRows;
-  int tile = walk.unit, matrix = tile_matrix(s, walk.part, tile);
-  const int n_chunks = s.w[matrix].n_chunks;
-  const auto next_tile = [&] {
-    sums += kWarps * M * kTileRows, ++walk.kept;
-    if (++walk.part == n_parts) walk.part = 0, walk.unit += static_cast<int>(gridDim.x);
-    if (walk.unit >= n_units || walk.kept + (walk.part == 0 ? n_parts : 0) > kept_tiles(M)) return false;
-    tile = walk.unit, matrix = tile_matrix(s, walk.part, tile);
-    return s.w[matrix].dtype == static_cast<int32_t>(F::id);
+  const int n_rows = ctx.n_rows, n_chunks = s.w[matrix].n_chunks;
+  RingPlace place = this_walk().place;
+  float* sums = ctx.sums() + kept * kWarps * M * kTileRows;
+  int i = place.skip, left = n_tiles * n_chunks - place.skip;  // number in its tile; chunks from there to the end
+  // Calls dot(chunk in shared memory, its number in the tile) for this team's chunks, and flush(sums, which part of
+  // them) where a tile ends.
+  const auto for_run = [&](const auto& dot, const auto& flush) {
+    const uint32_t barriers = kept_in_register(shared_address(&decode_barriers));
+    while (left > 0) {
+      for (; i >= n_chunks; i -= n_chunks) sums += kWarps * M * kTileRows;
+      const uint32_t full = barriers + place.slot * 8, empty = full + kMaxSlots * 8;
+      barrier_wait(full, place.phase);
+      dot(decode_memory + place.slot * slot_bytes, i);
+      __syncwarp();
+      if (lane == 0) barrier_arrive(empty);
+      place.advance(n_slots, kTeams);
+      const int part = i % kTeams;
+      i += kTeams, left -= kTeams;
+      if (i >= n_chunks) flush(part);
+    }
   };
   if constexpr (F::block > 1) {
     constexpr int kChunk = Packed<F>::chunk_groups, kMine = kWarpGroups<F, M>, kStep = kStepGroups<F, M>;
@@ -118,41 +145,42 @@ __device__ __noinline__ void dot_tiles() {
 #pragma unroll
     for (int m = 0; m < M; ++m) act_rows[m] = act + (m < n_rows ? m : 0) * act_row_bytes;
     MmaState<F, M> state;
-    do {
-      const int skip = place.skip;
+    for_run(
+        [&](const uint8_t* chunk, int number) {
+          const int of_chunk = kWhole ? kChunk : min(kChunk, n_groups - number * kChunk);
 #pragma unroll
-      for (int m = 0; m < M; ++m) state.acc[0][m] = state.acc[1][m] = 0;
-      for_chunks<M>(n_chunks, n_slots, slot_bytes, place, [&](const uint8_t* chunk, int i) {
-        const int left = kWhole ? kChunk : min(kChunk, n_groups - i * kChunk);
-#pragma unroll 1
-        for (int g = warp * kMine; g < warp * kMine + kMine && (kWhole || g < left); g += kStep)
-          mma_step<F, M, kWhole>(chunk, Chunk<F>{left}, act_rows, n_groups, i * kChunk, g, state);
-      });
-      if (skip < n_chunks) store_sums(state, sums + (skip * team_warps(M) + warp) * M * kTileRows);
-    } while (next_tile());
+          for (int g = 0; g < kMine; g += kStep)
+            if (kWhole || warp * kMine + g < of_chunk)
+              mma_step<F, M, kWhole>(chunk, Chunk<F>{of_chunk}, act_rows, n_groups, number * kChunk, warp * kMine + g,
+                                     state);
+        },
+        [&](int part) {
+          store_sums(state, sums + (part * kTeamWarps + warp) * M * kTileRows);
+#pragma unroll
+          for (int m = 0; m < M; ++m) state.acc[0][m] = state.acc[1][m] = 0;
+        });
   } else {
     constexpr int kRows = kPlainRows<M>;
     const int chunk_bytes = s.w[matrix].chunk_bytes, last_bytes = s.w[matrix].last_bytes, first_row = warp * kRows;
-    do {
-      const int rows = min(kTileRows, s.w[matrix].rows - tile * kTileRows), skip = place.skip;
-      float acc[kRows][M] = {};
-      for_chunks<M>(n_chunks, n_slots, slot_bytes, place, [&](const uint8_t* chunk, int i) {
-        dot_plain<F, M>(chunk, i + 1 < n_chunks ? chunk_bytes : last_bytes, i * chunk_bytes, act, act_row_bytes, n_rows,
-                        first_row, rows, lane, acc);
-      });
-      if (skip >= n_chunks) continue;
+    float acc[kRows][M] = {};
+    for_run(
+        [&](const uint8_t* chunk, int number) {
+          dot_plain<F, M>(chunk, number + 1 < n_chunks ? chunk_bytes : last_bytes, number * chunk_bytes, act,
+                          act_row_bytes, n_rows, first_row, lane, acc);
+        },
+        [&](int part) {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r)
+          for (int r = 0; r < kRows; ++r)
 #pragma unroll
-        for (int m = 0; m < M; ++m) {
-          const float v = warp_sum(acc[r][m]);
-          if (lane == 0) sums[(skip * M + m) * kTileRows + first_row + r] = v;
-        }
-    } while (next_tile());
+            for (int m = 0; m < M; ++m) {
+              const float v = warp_sum(acc[r][m]);
+              if (lane == 0) sums[(part * M + m) * kTileRows + first_row + r] = v;
+              acc[r][m] = 0;
+            }
+        });
   }
-  __syncwarp();
-  if (lane == 0) mine.place = place, mine.tiles = walk;
-  __syncwarp();
+  place.skip = -left;
+  if (lane == 0) this_walk().place = place;
 }
 
 }  // namespace infer::cuda

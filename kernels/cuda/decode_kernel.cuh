@@ -13,44 +13,58 @@
 
 namespace infer::cuda {
 
-/// Tiles of one format, whichever it is.
+/// Calls f.operator()<i>() for a number in [kBegin, kEnd).
+template <int kBegin, int kEnd, class Function>
+__device__ __forceinline__ void visit_number(int i, const Function& f) {
+  if constexpr (kEnd - kBegin == 1) {
+    f.template operator()<kBegin>();
+  } else {
+    constexpr int kMiddle = (kBegin + kEnd) / 2;
+    i < kMiddle ? visit_number<kBegin, kMiddle>(i, f) : visit_number<kMiddle, kEnd>(i, f);
+  }
+}
+
+/// The run at hand, whichever format it is of.
 template <int M>
 __device__ __forceinline__ void dot_any() {
-  const DecodeStage& s = current_stage();
-  const TileWalk& walk = decode_context.walk[threadIdx.x / 32].tiles;
-  int tile = walk.unit;
-  const int matrix = tile_matrix(s, walk.part, tile);
-  visit_format(static_cast<DType>(s.w[matrix].dtype), [&]<class F>() {
-    if constexpr (F::block > 1) {
-      if (s.cols % (Packed<F>::chunk_groups * kGroup) != 0) return dot_tiles<F, M, false>();
-    }
-    dot_tiles<F, M, true>();
+  const TileRun run = this_walk().run;
+  visit_number<0, kDotKernels>(run.kernel, [&]<int kKernel>() {
+    using F = DotFormat<kKernel>;
+    if constexpr (F::block > 1 || dot_kernel_is_whole(kKernel))
+      dot_tiles<F, M, dot_kernel_is_whole(kKernel)>(run.n_tiles, run.matrix, run.kept);
   });
+  __syncwarp();
 }
 
 /// A product stage: all units of this CTA, as many at a time as there is room for their sums. Whatever is needed after
 /// a call is looked up again.
 template <int M>
 __device__ __forceinline__ void product_stage() {
-  const auto walk = []() -> TileWalk& { return decode_context.walk[threadIdx.x / 32].tiles; };
-  const auto has_units = [&] { return walk().unit < current_stage().n_units; };
-  if (threadIdx.x % 32 == 0) {
-    int first = static_cast<int>(blockIdx.x) - current_stage().first_cta;
-    if (first < 0) first += static_cast<int>(gridDim.x);
-    walk() = {first, 0, 0, first};
+  const bool first_lane = threadIdx.x % 32 == 0;
+  if (first_lane) {
+    const DecodeStage& s = current_stage();
+    WarpWalk& walk = this_walk();
+    int first = static_cast<int>(blockIdx.x) - s.first_cta;
+    if (first < 0) first += grid_size();
+    walk.tiles = {first, 0, 0, first};
+    walk.run.n_tiles = 0;
+    if (first < s.n_units) find_run<M>(s, walk);
   }
   __syncwarp();
-  stage_input(has_units());
+  stage_input(this_walk().run.n_tiles > 0);
   wait_for_copies();  // of the next stage's description, which all see after the next barrier
-  if (!has_units()) return consumer_sync();
+  if (this_walk().run.n_tiles == 0) return consumer_sync();
   while (true) {
-    do {
-      dot_any<M>();
-    } while (has_units() && walk().kept + (walk().part == 0 ? current_stage().n_parts : 0) <= kept_tiles(M));
-    finish_units<M>();
-    if (!has_units()) return;
-    if (threadIdx.x % 32 == 0) walk().first = walk().unit, walk().kept = 0;
-    consumer_sync();
+    dot_any<M>();
+    if (this_walk().after != AfterRun::run) {
+      finish_units<M>();
+      if (this_walk().after == AfterRun::finish) return;
+      consumer_sync();
+      if (first_lane) this_walk().tiles.first = this_walk().tiles.unit, this_walk().tiles.kept = 0;
+    }
+    __syncwarp();  // all have read what comes after the last one
+    if (first_lane) find_run<M>(current_stage(), this_walk());
+    __syncwarp();
   }
 }
 
@@ -110,7 +124,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   if (t < kConsumers) copy_stage<kConsumers>(decode_stages[0], p, p.begin, t);
   if (t < kConsumers && t % 32 == 0) {
     const int team = t / (team_warps(M) * 32);
-    ctx.walk[t / 32] = {p.begin, 0, {}, {team, 0, team}};
+    ctx.walk[t / 32] = {p.begin, 0, {}, {team, 0, team}, {}, AfterRun::run};
   }
   // What attention wants to know of each row, once for all layers.
   const AttentionArg* rows = p.rows;
@@ -127,7 +141,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   if (t >= kConsumers) return fetch_all(p, fetch_stages);
   while (true) {
     // The next stage's description is asked for now and needed later.
-    const int next = ctx.walk[threadIdx.x / 32].stage + 1;
+    const int next = this_walk().stage + 1;
     if (next < p.end) copy_stage<kConsumers>(decode_stages[(next - p.begin) % 3], p, next, threadIdx.x);
     if (current_stage().kind == StageKind::attention) {
       attention_stage<M>(p.shared.act);
@@ -136,7 +150,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
     } else {
       product_stage<M>();
     }
-    WarpWalk& walk = ctx.walk[threadIdx.x / 32];
+    WarpWalk& walk = this_walk();
     if (walk.stage + 1 >= p.end) return;
     __syncwarp();
     if (threadIdx.x % 32 == 0) ++walk.stage, walk.which = walk.which == 2 ? 0 : walk.which + 1;

@@ -121,7 +121,7 @@ static __device__ __noinline__ void reduce_branch(const float* branch, int width
       squares += b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
     }
     squares = warp_sum(squares);
-    if (threadIdx.x % 32 == 0) ctx.branch_reduce[m][threadIdx.x / 32] = squares;
+    if (threadIdx.x % 32 == 0) ctx.branch_reduce[m][this_warp()] = squares;
   }
   consumer_sync();
 }
@@ -376,7 +376,7 @@ __device__ __forceinline__ ExchangePlace exchange_place(const DecodeStage& s, in
 template <int M>
 __device__ __forceinline__ void finish_hidden(const DecodeStage& s, const DecodeContext& ctx, int first_unit, int n,
                                               int i, bool wait) {
-  const int row = i % 16, m = i / 16 % M, u = i / (16 * M), unit = first_unit + u * static_cast<int>(gridDim.x);
+  const int row = i % 16, m = i / 16 % M, u = i / (16 * M), unit = first_unit + u * grid_size();
   const int at = unit * 16 + row;
   const bool real = u < n && m < ctx.n_rows && at < s.w[0].rows;
   const float gate_bias = real && s.w[0].bias ? s.w[0].bias[at] : 0.0f;
@@ -401,7 +401,7 @@ template <int M>
 __device__ __forceinline__ void finish_rows(const DecodeStage& s, const DecodeContext& ctx, int first_unit, int n,
                                             int i, bool wait) {
   const int row = i % 16, m = i / 16 % M, u = i / (16 * M);
-  int tile = first_unit + u * static_cast<int>(gridDim.x), matrix = 0;
+  int tile = first_unit + u * grid_size(), matrix = 0;
   bool real = u < n && m < ctx.n_rows;
   if (real)
     for (; tile >= s.w[matrix].n_tiles; ++matrix) tile -= s.w[matrix].n_tiles;
@@ -430,7 +430,7 @@ template <int M>
 __device__ __noinline__ void finish_units() {
   const DecodeStage& s = current_stage();
   const DecodeContext& ctx = decode_context;
-  const TileWalk& walk = ctx.walk[threadIdx.x / 32].tiles;
+  const TileWalk& walk = this_walk().tiles;
   const int first_unit = walk.first, n = s.n_parts == 2 ? walk.kept / 2 : walk.kept;
   const bool hidden = s.output == StageOutput::hidden;
   for (int i = threadIdx.x; i < ceil_div(n * 16 * M, kConsumers) * kConsumers; i += kConsumers) {

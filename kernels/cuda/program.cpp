@@ -12,12 +12,19 @@ namespace {
 
 constexpr int64_t kPlainChunkBytes = 2048;  // of a row: sixteen copies of this size fill a slot
 // Bytes that a CTA has asked for and not yet got: what arrives in so many microseconds. Less starves the ring, more
-// makes everything else in the memory system wait longer. (H100: 40 and 80 KB were best, H200: 56 and 100.)
-constexpr double kInFlightQuantized = 1.6, kInFlightPlain = 3.0;
+// makes everything else in the memory system wait longer. (H100: 40 and 80 KB were best, H200: 75 and 100.)
+constexpr double kInFlightQuantized = 2.2, kInFlightPlain = 3.0;
 
 int32_t narrow(int64_t n) { return static_cast<int32_t>(n); }
 int64_t align(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 int slot_bytes(const MatrixArg& w) { return w.is_plain ? w.chunk_bytes * kTileRows : w.chunk_bytes; }
+
+template <class... F>
+int format_index(FormatList<F...>, DType dtype) {
+  int at = -1, i = 0;
+  ((F::id == dtype ? at = i : 0, ++i), ...);
+  return at;
+}
 
 template <class T>
 T* offset(T* p, const uint8_t* base) {
@@ -47,6 +54,7 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
   m.rows = narrow(w.rows()), m.cols = narrow(w.cols());
   m.n_tiles = narrow((w.rows() + kTileRows - 1) / kTileRows);
   bool known = false;
+  m.kernel = 2 * format_index(Formats{}, w.dtype) + 1;
   visit_format(w.dtype, [&]<class F>() {
     known = true;
     if constexpr (F::block == 1) {
@@ -59,6 +67,7 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
     } else {
       constexpr int kChunk = Packed<F>::chunk_groups;
       const int64_t groups = w.cols() / kGroup;
+      if (groups % kChunk != 0) --m.kernel;
       m.tile_bytes = tile_bytes<F>(w.cols());
       m.n_chunks = narrow((groups + kChunk - 1) / kChunk);
       m.chunk_bytes = Chunk<F>{narrow(std::min<int64_t>(groups, kChunk))}.bytes();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
+#include "quant/formats.h"
 #include "quant/host_device.h"
 
 namespace infer::cuda {
@@ -43,10 +44,30 @@ enum class StageInput : int32_t {
 };
 enum class StageOutput : int32_t { vector, hidden, logits, plain };
 
+/// Products know a format, and whether all chunks of its rows are whole, as one number: 2 * its place in Formats + 1
+/// where they are.
+template <class... F>
+constexpr int count_formats(FormatList<F...>) {
+  return static_cast<int>(sizeof...(F));
+}
+template <int kIndex, class First, class... Rest>
+auto format_at(FormatList<First, Rest...>) {
+  if constexpr (kIndex == 0) {
+    return First{};
+  } else {
+    return format_at<kIndex - 1>(FormatList<Rest...>{});
+  }
+}
+inline constexpr int kDotKernels = 2 * count_formats(Formats{});
+template <int kKernel>
+using DotFormat = decltype(format_at<kKernel / 2>(Formats{}));
+INFER_HD constexpr bool dot_kernel_is_whole(int kernel) { return kernel % 2 == 1; }
+
 struct MatrixArg {
   const uint8_t* data = nullptr;
-  const float* bias = nullptr;  ///< [rows]
-  int32_t dtype = 0, rows = 0, cols = 0;
+  const float* bias = nullptr;    ///< [rows]
+  int32_t dtype = 0, kernel = 0;  ///< kernel: dot_kernel_of
+  int32_t rows = 0, cols = 0;
   int32_t n_tiles = 0, n_chunks = 0;
   int32_t chunk_bytes = 0, last_bytes = 0;  ///< of a tile's chunks; plain formats: of one row of them
   int64_t tile_bytes = 0;                   ///< plain formats: row stride

@@ -19,14 +19,20 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 __device__ __forceinline__ void barrier_init(uint64_t* b, int count) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count));
 }
-__device__ __forceinline__ void barrier_arrive(uint64_t* b) {
-  asm volatile("{\n.reg .b64 s;\nmbarrier.arrive.shared.b64 s, [%0];\n}" ::"r"(shared_address(b)) : "memory");
+/// The same value, but the compiler does not know how to find it anew and keeps it.
+__device__ __forceinline__ uint32_t kept_in_register(uint32_t v) {
+  asm volatile("" : "+r"(v));
+  return v;
 }
-__device__ __forceinline__ void barrier_wait(uint64_t* b, uint32_t parity) {
+__device__ __forceinline__ void barrier_arrive(uint32_t shared) {
+  asm volatile("{\n.reg .b64 s;\nmbarrier.arrive.shared.b64 s, [%0];\n}" ::"r"(shared) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(uint64_t* b) { barrier_arrive(shared_address(b)); }
+__device__ __forceinline__ void barrier_wait(uint32_t shared, uint32_t parity) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(
       "{\n.reg .pred p;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra "
-      "wait;\ndone:\n}" ::"r"(shared_address(b)),
+      "wait;\ndone:\n}" ::"r"(shared),
       "r"(parity)
       : "memory");
 #else
@@ -34,10 +40,11 @@ __device__ __forceinline__ void barrier_wait(uint64_t* b, uint32_t parity) {
   while (!done)
     asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
                  : "=r"(done)
-                 : "r"(shared_address(b)), "r"(parity)
+                 : "r"(shared), "r"(parity)
                  : "memory");
 #endif
 }
+__device__ __forceinline__ void barrier_wait(uint64_t* b, uint32_t parity) { barrier_wait(shared_address(b), parity); }
 __device__ __forceinline__ bool barrier_test(uint64_t* b, uint32_t parity) {
   uint32_t done;
   asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
