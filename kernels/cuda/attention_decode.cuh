@@ -59,7 +59,7 @@ struct WarpState {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       s[i] = c[i / 2][i % 2] + c[i / 2][i % 2 + 2];
-      s[i] = kLog2e * (softcap > 0 ? softcap * tanh_fast(s[i] / softcap) : s[i]);
+      s[i] = kLog2e * (softcap > 0 ? softcap * tanh_fast(__fdividef(s[i], softcap)) : s[i]);
       if (!valid[i]) s[i] = -INFINITY;
     }
     float top = fmaxf(fmaxf(s[0], s[1]), fmaxf(s[2], s[3]));

@@ -16,7 +16,6 @@ namespace infer::cuda {
 struct UnitShared {
   AttentionUnit range;
   float row_max[kUnitRows], row_sum[kUnitRows];
-  float *k, *v, *scratch;
   int m, first_head, part, split, n_splits;
 };
 static_assert(sizeof(UnitShared) <= 512);
@@ -24,39 +23,58 @@ static_assert(sizeof(UnitShared) <= 512);
 __device__ __forceinline__ UnitShared& unit_at(int area) {
   return *reinterpret_cast<UnitShared*>(decode_memory + area);
 }
+// By offsets from decode_memory, never through pointers in the struct: those would be generic ones.
+__device__ __forceinline__ float* unit_numbers(int area, int at) {
+  return reinterpret_cast<float*>(decode_memory + area + 512) + at;
+}
+__device__ __forceinline__ float* unit_q(int area) { return unit_numbers(area, 0); }
+__device__ __forceinline__ float* unit_k(int area, int head_dim) {
+  return unit_numbers(area, 2 * kUnitRows * head_dim);
+}
+__device__ __forceinline__ float* unit_v(int area, int head_dim) { return unit_k(area, head_dim) + head_dim; }
+__device__ __forceinline__ float* unit_scratch(int area, int head_dim) { return unit_k(area, head_dim) + 2 * head_dim; }
 
 /// One warp brings one head of q or k from the exchange: norm (optional), factor, rotation.
-__device__ inline void load_head(const float* from, float* to, int head_dim, const float* norm, float eps, float factor,
-                                 const AttentionArg& a, int position, bool rotates) {
-  constexpr int kMostPairs = 4;  // of a lane: heads of 256
+template <int kHeadDim>
+__device__ __forceinline__ void load_head(const float* from, float* to, const float* norm, float factor,
+                                          const AttentionArg& a, int position, bool rotates) {
+  constexpr int kMostPairs = ceil_div(kHeadDim, 64), kLoads = ceil_div(kHeadDim, 128);  // of a lane
   const int lane = threadIdx.x % 32;
   const float2* table = reinterpret_cast<const float2*>(a.cos_sin) + static_cast<int64_t>(position) * a.rope_pairs;
   float2 turn[kMostPairs];  // asked for before the wait
 #pragma unroll
   for (int k = 0; k < kMostPairs; ++k)
-    if (rotates && lane + 32 * k < a.rope_pairs) turn[k] = table[lane + 32 * k];
+    turn[k] = rotates && lane + 32 * k < a.rope_pairs ? table[lane + 32 * k] : make_float2(1, 0);
   float squares = 0;
-  for (int i = lane * 4; i < head_dim; i += 128) {
-    const float4 v = poll4(from + i);
+#pragma unroll
+  for (int k = 0; k < kLoads; ++k) {
+    const int i = lane * 4 + 128 * k;
+    if (kHeadDim % 128 != 0 && i >= kHeadDim) continue;
+    float4 v = poll4(from + i);
+    if (norm) {
+      squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+      const float4 w = *reinterpret_cast<const float4*>(norm + i);
+      v.x *= w.x, v.y *= w.y, v.z *= w.z, v.w *= w.w;
+    }
     *reinterpret_cast<float4*>(to + i) = v;
-    squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
   }
-  if (norm) factor *= inverse_rms(warp_sum(squares), head_dim, eps);
+  if (norm) factor *= inverse_rms(warp_sum(squares), kHeadDim, a.eps);
   __syncwarp();
-  for (int i = lane; i < head_dim; i += 32) to[i] *= norm ? factor * norm[i] : factor;
-  __syncwarp();
-  if (!rotates) return;
+  // Pairs that turn, then what is left where a head turns in part only; the factor on the way.
 #pragma unroll
   for (int k = 0; k < kMostPairs; ++k) {
     const int p = lane + 32 * k;
-    if (p >= a.rope_pairs) break;
+    if (!rotates || p >= a.rope_pairs) break;
     const int i = a.adjacent ? 2 * p : p, j = a.adjacent ? 2 * p + 1 : p + a.rope_pairs;
-    const float x = to[i], y = to[j];
+    const float x = to[i] * factor, y = to[j] * factor;
     to[i] = x * turn[k].x - y * turn[k].y;
     to[j] = x * turn[k].y + y * turn[k].x;
   }
-  __syncwarp();
+  for (int i = (rotates ? 2 * a.rope_pairs : 0) + lane; i < kHeadDim; i += 32) to[i] *= factor;
 }
+
+/// The warps that bring the newest position's key and value; those before them bring queries.
+inline constexpr int kKeyWarp = kUnitRows, kValueWarp = kUnitRows + 1;
 
 /// Publishes value `v` of the attention result at `at` of row m.
 __device__ __forceinline__ void put_attention(const DecodeStage& s, const DecodeContext& ctx, int m, int at, float v) {
@@ -67,26 +85,36 @@ __device__ __forceinline__ void put_attention(const DecodeStage& s, const Decode
 }
 
 /// Queries, and the newest position's key and value, from the exchange: one warp a head.
-static __device__ __noinline__ void prepare_unit(int area) {
+template <int kHeadDim>
+__device__ __forceinline__ void prepare_unit(int area) {
   const DecodeStage& s = current_stage();
   const DecodeContext& ctx = decode_context;
   const AttentionArg& a = s.attention;
   const UnitShared& u = unit_at(area);
-  const int warp = threadIdx.x / 32, dim = a.head_dim, kv_head = u.range.kv_head;
-  const bool newest = u.split == u.n_splits - 1, key = warp == kUnitRows, value = warp == kUnitRows + 1;
+  constexpr int dim = kHeadDim;
+  const int warp = this_warp(), kv_head = u.range.kv_head;
+  const bool newest = u.split == u.n_splits - 1, key = warp == kKeyWarp, value = warp == kValueWarp;
   if (warp < u.range.n_rows || (newest && (key || value))) {
     const uint32_t copy = (ctx.parity + s.in_layer) & 1;
     const float* qkv = s.in + (static_cast<int64_t>(copy) * ctx.n_rows + u.m) * s.in_width;
     const int head = key ? a.n_heads + kv_head : value ? a.n_heads + a.n_kv_heads + kv_head : u.first_head + warp;
-    float* to = key ? u.k : value ? u.v : const_cast<float*>(u.range.q) + warp * dim;
+    float* to = key ? unit_k(area, dim) : value ? unit_v(area, dim) : unit_q(area) + warp * dim;
     const float* norm = key ? a.k_norm : value ? nullptr : a.q_norm;
-    load_head(qkv + head * dim, to, dim, norm, a.eps, key || value ? 1.0f : a.scale, a, ctx.position[u.m],
-              !value && a.rope_pairs > 0);
-    if (key || value)
-      store_kv(static_cast<DType>(a.k_type), key ? a.k_cache : a.v_cache, a.n_kv_heads, kv_head, dim,
-               ctx.cache_slot[u.m], to, threadIdx.x % 32);
+    load_head<dim>(qkv + head * dim, to, norm, key || value ? 1.0f : a.scale, a, ctx.position[u.m],
+                   !value && a.rope_pairs > 0);
   }
   consumer_sync();
+}
+
+/// The newest position's key and value into the cache, by the warps that prepared them.
+static __device__ __noinline__ void store_newest(int area) {
+  const AttentionArg& a = current_stage().attention;
+  const UnitShared& u = unit_at(area);
+  const int warp = this_warp(), dim = a.head_dim;
+  if (u.split != u.n_splits - 1 || (warp != kKeyWarp && warp != kValueWarp)) return;
+  const bool key = warp == kKeyWarp;
+  store_kv(static_cast<DType>(a.k_type), key ? a.k_cache : a.v_cache, a.n_kv_heads, u.range.kv_head, dim,
+           decode_context.cache_slot[u.m], key ? unit_k(area, dim) : unit_v(area, dim), threadIdx.x % 32);
 }
 
 /// Where value `at` of row `row` of what a split of a part found lies in the exchange, in the copy of this layer or in
@@ -99,29 +127,49 @@ __device__ __forceinline__ float* meeting_place(const DecodeStage& s, int part, 
   return a.meet + (split_of_copy * kUnitRows + row) * (a.head_dim + 2) + at;
 }
 
-/// A sum of the unit, on its way: to the other CTAs, or to where the splits meet.
-__device__ __forceinline__ void emit_sum(const DecodeStage& s, const DecodeContext& ctx, const UnitShared& u,
-                                         int head_dim, int head, int dim, float sum) {
-  if (u.n_splits > 1) return put_value(meeting_place(s, u.part, u.split, head, dim), sum);
-  const float* sinks = s.attention.sinks;
-  float total = u.row_sum[head];
-  if (sinks) {
-    const float sink = sinks[u.first_head + head] * kLog2e, top = fmaxf(sink, u.row_max[head]);
-    const float factor = exp2_fast(u.row_max[head] - top);
-    sum *= factor, total = total * factor + exp2_fast(sink - top);
+/// Where the sums of a unit go: to the other CTAs, or to where the splits meet.
+struct UnitOutput {
+  float *now, *other;  ///< of head 0; other: the place to empty, or null
+  const float *row_max, *row_sum, *sinks;
+  int stride;  ///< of a head
+
+  __device__ __forceinline__ UnitOutput(const DecodeStage& s, const UnitShared& u, int head_dim)
+      : row_max(u.row_max), row_sum(u.row_sum) {
+    if (u.n_splits > 1) {
+      now = meeting_place(s, u.part, u.split, 0, 0), other = nullptr, stride = head_dim + 2;
+      return;
+    }
+    const int at = u.first_head * head_dim;
+    const int64_t n_rows = decode_context.n_rows, copy = (decode_context.parity + s.out_layer) & 1;
+    now = s.out + (copy * n_rows + u.m) * s.out_width + at;
+    other = s.out + ((copy ^ 1) * n_rows + u.m) * s.out_width + at;
+    sinks = s.attention.sinks ? s.attention.sinks + u.first_head : nullptr, stride = head_dim;
   }
-  put_attention(s, ctx, u.m, (u.first_head + head) * head_dim + dim, sum / total);
-}
+  __device__ __forceinline__ void emit(int head, int dim, float sum) const {
+    const int at = head * stride + dim;
+    if (!other) return put_value(now + at, sum);
+    float total = row_sum[head];
+    if (sinks) {
+      const float sink = sinks[head] * kLog2e, top = fmaxf(sink, row_max[head]);
+      const float factor = exp2_fast(row_max[head] - top);
+      sum *= factor, total = total * factor + exp2_fast(sink - top);
+    }
+    put(now + at, other + at, __fdividef(sum, total));
+  }
+};
 
 /// Any cache that does not pass through the ring.
 template <int kHeadDim, class Cache>
 static __device__ __noinline__ void attend_pages(int area) {
-  const DecodeStage& s = current_stage();
-  const DecodeContext& ctx = decode_context;
   const UnitShared& u = unit_at(area);
+  const auto prepare = [&] {
+    prepare_unit<kHeadDim>(area);
+    store_newest(area);
+    consumer_sync();
+  };
   attend_range<kHeadDim, Cache, kWarps, 2>(
-      u.range, u.scratch, [&] { prepare_unit(area); },
-      [&](int head, int dim, float sum) { emit_sum(s, ctx, u, kHeadDim, head, dim, sum); });
+      u.range, unit_scratch(area, kHeadDim), prepare,
+      [&](int head, int dim, float sum) { UnitOutput(current_stage(), u, kHeadDim).emit(head, dim, sum); });
 }
 
 /// Keys and values out of the ring, chunk by chunk, like weights. A team takes one chunk in turn; its blocks go to one
@@ -133,17 +181,20 @@ static __device__ __noinline__ void attend(int area) {
   constexpr int kKeys = ring_chunk_keys(2 * kPageBytes), kBlocks = kKeys / kBlockKeys;
   constexpr int kWorkers = team_warps(M) / kBlocks;  // of a team, each for the blocks of a chunk
   static_assert(kKeys == kPageTokens || !Cache::codes, "half a page of codes is not contiguous");
-  const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
-  const UnitShared& u = unit_at(area);
-  float4* buffer = reinterpret_cast<float4*>(u.scratch + kWarps * 2 * kUnitRows);
+  UnitShared& u = unit_at(area);
+  float* scratch = unit_scratch(area, kHeadDim);
+  float4* buffer = reinterpret_cast<float4*>(scratch + kWarps * 2 * kUnitRows);
   uint4* query = reinterpret_cast<uint4*>(buffer);
-  prepare_unit(area);
-  make_query_fragments<kHeadDim, Cache, kWarps>(u.range, query);
+  prepare_unit<kHeadDim>(area);
+  AttentionUnit unit{};
+  unit.q = unit_q(area), unit.n_rows = u.range.n_rows, unit.softcap = u.range.softcap;
+  unit.begin = u.range.begin, unit.end = u.range.end, unit.row_max = u.row_max, unit.row_sum = u.row_sum;
+  make_query_fragments<kHeadDim, Cache, kWarps>(unit, query);
   consumer_sync();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, worker = warp % team_warps(M) / kBlocks;
-  const int row = warp % kBlocks * kBlockKeys, first = u.range.begin / kKeys;
-  const int n_chunks = ceil_div(u.range.end, kKeys) - first, newest = u.split == u.n_splits - 1 ? u.range.end - 1 : -1;
+  const int row = warp % kBlocks * kBlockKeys, first = unit.begin / kKeys;
+  const int n_chunks = ceil_div(unit.end, kKeys) - first, newest = u.split == u.n_splits - 1 ? unit.end - 1 : -1;
   RingPlace place = ctx.walk[warp].place;
   const int rank = (place.skip + worker * n_teams(M)) * kBlocks + warp % kBlocks;
   WarpState<kHeadDim, Cache, FromShared> state;
@@ -151,20 +202,20 @@ static __device__ __noinline__ void attend(int area) {
     if (i / n_teams(M) % kWorkers != worker) return;
     uint8_t* v = k + kPageBytes / kPageTokens * kKeys;
     const int position = (first + i) * kKeys + row;
-    if (position >= u.range.end || position + kBlockKeys <= u.range.begin) return;  // no weights of nothing
+    if (position >= unit.end || position + kBlockKeys <= unit.begin) return;  // no weights of nothing
     if (newest >= position && newest < position + kBlockKeys) {
-      store_cache_row(Cache::id, k, kHeadDim, row + newest - position, u.k, lane);
-      store_cache_row(Cache::id, v, kHeadDim, row + newest - position, u.v, lane);
+      store_cache_row(Cache::id, k, kHeadDim, row + newest - position, unit_k(area, kHeadDim), lane);
+      store_cache_row(Cache::id, v, kHeadDim, row + newest - position, unit_v(area, kHeadDim), lane);
       before_refill();
       __syncwarp();
     }
-    attend_block<kHeadDim, Cache, FromShared>(u.range, query, k, v, row, position, state);
+    attend_block<kHeadDim, Cache, FromShared>(unit, query, k, v, row, position, state);
   });
   if (lane == 0) ctx.walk[warp].place = place;
   const int n_active = min(n_chunks, kWarps / kBlocks) * kBlocks;
+  const UnitOutput output(current_stage(), u, kHeadDim);
   merge_warps<kHeadDim, Cache, FromShared, kWarps, 2>(
-      u.range, state, u.scratch, buffer, rank, n_active,
-      [&](int head, int dim, float sum) { emit_sum(s, ctx, u, kHeadDim, head, dim, sum); });
+      unit, state, scratch, buffer, rank, n_active, [&](int head, int dim, float sum) { output.emit(head, dim, sum); });
 }
 
 template <int M>
@@ -270,9 +321,7 @@ static __device__ __noinline__ bool name_unit(int area, int part, int split) {
   if (split >= name.plan.n_splits) return false;
   if (threadIdx.x == 0) {
     UnitShared& u = unit_at(area);
-    float* numbers = reinterpret_cast<float*>(decode_memory + area + 512);
-    u.range.q = numbers, u.range.out = numbers + kUnitRows * a.head_dim;
-    u.k = numbers + 2 * kUnitRows * a.head_dim, u.v = u.k + a.head_dim, u.scratch = u.v + a.head_dim;
+    u.range.q = unit_q(area), u.range.out = unit_numbers(area, kUnitRows * a.head_dim);
     u.range.n_rows = unit_rows(a, name.head_group);
     u.range.k_cache = a.k_cache, u.range.v_cache = a.v_cache, u.range.n_kv_heads = a.n_kv_heads;
     u.range.kv_head = name.kv_head, u.range.softcap = a.softcap;
@@ -299,6 +348,7 @@ static __device__ __noinline__ void attention_stage(int area) {
       float* stats = meeting_place(current_stage(), part, split, threadIdx.x, current_stage().attention.head_dim);
       put_value(stats, u.row_max[threadIdx.x]), put_value(stats + 1, u.row_sum[threadIdx.x]);
     }
+    if (current_stage().attention.chunk_keys > 0) store_newest(area);
     consumer_sync();  // before the area is used again
   });
   if (current_stage().attention.max_splits > 1) for_units(current_stage(), meet_splits);
