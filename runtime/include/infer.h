@@ -240,7 +240,7 @@ struct EngineOptions {
   int64_t n_seqs = 1;    ///< sequences that can be in flight at once
   int64_t n_batch = 2048, n_ubatch = 512;  ///< tokens scheduled, computed at a time
   int n_threads = 0;     ///< 0: one per physical core
-  std::string k_type, v_type;  ///< KV cache: f32 f16 bf16 q8_0; empty: f16, on ref f32
+  std::string k_type, v_type;  ///< KV cache: f32 f16 bf16 q8_0, and on cpu and ref q4_0; empty: f16, on ref f32
   std::string isa, mode, act;  ///< as in LoadOptions; empty: as the model was loaded with
   bool debug_sync = false;     ///< the same; on when either is
   bool fusion = true;          ///< the same; off when either is
