@@ -15,9 +15,7 @@ namespace infer {
 using KvFormats = FormatList<F32, F16, BF16, Q8_0, Q4_0>;
 inline constexpr const char* kKvFormatNames = "f32, f16, bf16, q8_0, q4_0";
 
-INFER_HD bool is_kv_format(DType type) {
-  return visit_in_list(KvFormats{}, type, []<class F>() {});
-}
+INFER_HD constexpr bool is_kv_format(DType type) { return in_list(KvFormats{}, type); }
 
 /// How many elements of a head are rotated together in a cache of this type: the largest power of two that divides the
 /// head size. 1: the cache holds heads as they are.

@@ -46,6 +46,11 @@ using Formats =
 /// Formats that files have and no kernel computes with: their rows can be decoded here, a model of them is refused.
 using RowFormats = FormatList<TQ1_0, TQ2_0, IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S>;
 
+template <class... F>
+INFER_HD constexpr bool in_list(FormatList<F...>, DType dtype) {
+  return ((F::id == dtype) || ...);
+}
+
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable
 #endif

@@ -40,7 +40,7 @@ class SquareSums {
   }
 
   /// What has been seen. Error(run) naming the matrix when its inputs were no numbers that a file can hold.
-  ImatrixFile file(const std::string& dataset, int64_t n_chunks, int64_t chunk_size) const {
+  ImatrixFile file(const std::string& dataset, int64_t n_chunks) const {
     ImatrixFile out;
     for (const auto& [data, named] : entries_) {
       if (named.entry.counts.empty()) continue;
@@ -51,7 +51,6 @@ class SquareSums {
     }
     if (!dataset.empty()) out.datasets = {dataset};
     out.n_chunks = n_chunks;
-    out.chunk_size = chunk_size;
     return out;
   }
 
@@ -182,8 +181,9 @@ class Collector {
   }
 
   void save(int64_t n_chunks) {
-    ImatrixFile file = sums_.file(options_.dataset, n_chunks, options_.n_ctx);
-    if (!options_.in_files.empty()) file.add(earlier_, options_.in_files.back());
+    ImatrixFile file = earlier_;
+    file.add(sums_.file(options_.dataset, n_chunks), out_);
+    file.chunk_size = options_.n_ctx;
     write_imatrix(file, out_);
     report_.n_chunks = n_chunks;
     report_.all_chunks = file.n_chunks;

@@ -188,7 +188,7 @@ TEST_CASE("imatrix: going on and merging give the sums of one run") {
     check_close(got, all, 1e-6);
     CHECK(got.n_chunks == 4);
     CHECK(got.chunk_size == kChunk);
-    CHECK(std::set<std::string>(got.datasets.begin(), got.datasets.end()) == std::set<std::string>{"a", "b"});
+    CHECK(got.datasets == std::vector<std::string>{"a", "b"});
   }
 }
 

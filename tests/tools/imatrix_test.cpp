@@ -39,11 +39,7 @@ TEST_CASE("imatrix measures, merges and goes on, and quantize takes the result")
 
 TEST_CASE("imatrix refuses what it does not understand, with one line and the status of its kind") {
   const std::string out = path_in_folder("never.imatrix"), text = some_text();
-  const struct {
-    std::vector<std::string> args;
-    int status;
-    const char* says;
-  } cases[] = {
+  const std::vector<Refusal> refusals = {
       {{"imatrix"}, 2, "-f"},
       {{"imatrix", "-f", text, "-o", out}, 2, "-m"},
       {{"imatrix", "-m", tiny_bpe(), "-f", write_file("short.txt", "hello"), "-o", out}, 2, "shorter than one chunk"},
@@ -53,14 +49,7 @@ TEST_CASE("imatrix refuses what it does not understand, with one line and the st
       {{"imatrix", "-m", tiny_bpe(), "-f", path_in_folder("missing.txt"), "-o", out}, 1, "No such file"},
       {{"imatrix", "-m", tiny_bpe(), "-f", text, "-o", folder(), "-c", "64"}, 1, "no regular file"},
   };
-  for (const auto& c : cases) {
-    const Outcome o = run(c.args);
-    INFO(o.err);
-    CHECK(o.status == c.status);
-    CHECK(lines_of(o.err).size() == 1);
-    CHECK(contains(o.err, c.says));
-    CHECK_FALSE(fs::exists(out));
-  }
+  check_refusals(refusals, out);
 }
 
 TEST_CASE("imatrix --help names the flags of llama-imatrix") {

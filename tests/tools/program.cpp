@@ -17,6 +17,8 @@
 #include <fstream>
 #include <stdexcept>
 
+#include "tests/catch.h"
+
 namespace infer::test {
 namespace {
 
@@ -316,6 +318,17 @@ std::vector<std::string> lines_of(const std::string& text) {
     at = end + 1;
   }
   return lines;
+}
+
+void check_refusals(const std::vector<Refusal>& refusals, const std::string& never) {
+  for (const Refusal& refusal : refusals) {
+    const Outcome o = run(refusal.args);
+    INFO(o.err);
+    CHECK(o.status == refusal.status);
+    CHECK(lines_of(o.err).size() == 1);
+    CHECK(contains(o.err, refusal.says));
+    CHECK_FALSE(std::filesystem::exists(never));
+  }
 }
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
