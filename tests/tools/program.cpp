@@ -320,17 +320,6 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
-void check_refusals(const std::vector<Refusal>& refusals, const std::string& never) {
-  for (const Refusal& refusal : refusals) {
-    const Outcome o = run(refusal.args);
-    INFO(o.err);
-    CHECK(o.status == refusal.status);
-    CHECK(lines_of(o.err).size() == 1);
-    CHECK(contains(o.err, refusal.says));
-    CHECK_FALSE(std::filesystem::exists(never));
-  }
-}
-
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 bool is_utf8(const std::string& text) {
@@ -347,6 +336,17 @@ bool is_utf8(const std::string& text) {
     i += n;
   }
   return true;
+}
+
+void check_refusals(const std::vector<Refusal>& refusals, const std::string& never) {
+  for (const Refusal& refusal : refusals) {
+    const Outcome o = run(refusal.args);
+    INFO(o.err);
+    CHECK(o.status == refusal.status);
+    CHECK(lines_of(o.err).size() == 1);
+    CHECK(contains(o.err, refusal.says));
+    CHECK_FALSE(std::filesystem::exists(never));
+  }
 }
 
 }  // namespace infer::test
