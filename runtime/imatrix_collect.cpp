@@ -8,6 +8,7 @@
 #include "kernels/observed_backend.h"
 #include "runtime/engine_impl.h"
 #include "runtime/imatrix_file.h"
+#include "runtime/output_file.h"
 
 namespace infer {
 namespace {
@@ -156,6 +157,7 @@ class Collector {
       const bool due = options_.save_every > 0 && (i + 1) % options_.save_every == 0;
       const bool last_of_cancelled = report_.cancelled && report_.n_chunks > 0;
       if (due || last_of_cancelled || i + 1 == chunks.count) save(i + 1);
+      if (i + 1 == chunks.count) report_.cancelled = false;
     }
     return report_;
   }
@@ -205,6 +207,7 @@ ImatrixReport collect(const Model& model, std::string_view text, const std::stri
   if (model.impl().vocab_only)
     throw Error(ErrorKind::usage, escaped(model.info().path),
                 "loaded for its vocabulary only: there is nothing to measure");
+  require_another_file(model.info().path, out);
   const auto start = std::chrono::steady_clock::now();
   const Chunks chunks = cut(model, text, o);
   ImatrixReport report = Collector(model.impl(), out, o).run(chunks);

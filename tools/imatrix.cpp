@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "tools/common.h"
 #include "tools/terminal.h"
@@ -70,6 +71,9 @@ int merge(const Command& c) {
 }
 
 int collect(Command& c) {
+  std::error_code not_there;
+  if (std::filesystem::equivalent(c.file, c.out, not_there))
+    throw Error(ErrorKind::usage, "-o", "is the text itself; write to another file");
   const std::string text = read_text_file(c.file);
   choose_device(c.model.load);
   const Model model = c.model.open();

@@ -46,6 +46,8 @@ TEST_CASE("imatrix refuses what it does not understand, with one line and the st
       {{"imatrix", "-m", tiny_bpe(), "-f", text, "-o", out, "-c", "4"}, 2, "--ctx-size"},
       {{"imatrix", "-m", tiny_bpe(), "-f", text, "-o", out, "--output-format", "dat"}, 2, "dat"},
       {{"imatrix", "-m", tiny_bpe(), "-f", text, "-o", out, "-c", "64", "--in-file", text}, 3, "words.txt"},
+      {{"imatrix", "-m", tiny_bpe(), "-f", text, "-o", text, "-c", "64"}, 2, "is the text itself"},
+      {{"imatrix", "-m", tiny_bpe(), "-f", text, "-o", tiny_bpe(), "-c", "64"}, 2, "is the model itself"},
       {{"imatrix", "-m", tiny_bpe(), "-f", path_in_folder("missing.txt"), "-o", out}, 1, "No such file"},
       {{"imatrix", "-m", tiny_bpe(), "-f", text, "-o", folder(), "-c", "64"}, 1, "no regular file"},
   };
