@@ -72,23 +72,24 @@ struct RopeArgs {
   bool adjacent = false;  ///< pairs (2i, 2i+1); else (i, i + rope_dim/2). Elements from rope_dim on stay as they are.
 };
 
-/// Norms q and k per head (optional), rotates both, writes k and v into the pages.
+/// Norms q and k per head (optional), rotates both, writes k and v into the pages. Where kv_format.h says that a cache
+/// holds its heads rotated once more, by the Walsh-Hadamard transform, so are q and k, or v, before the write.
 struct RopeStoreArgs {
   Tensor q;               ///< f32 [n_tokens, n_heads, head_dim], in and out
-  Tensor k, v;            ///< f32 [n_tokens, n_kv_heads, head_dim]; k is overwritten
+  Tensor k, v;            ///< f32 [n_tokens, n_kv_heads, head_dim]; overwritten
   Tensor q_norm, k_norm;  ///< f32 [head_dim] or null
   float eps = 1e-5f;
   RopeArgs rope;
   Tensor positions;         ///< i32 [n_tokens]
   Tensor slots;             ///< i32 [n_tokens]: page * kPageTokens + offset within the page
-  Tensor k_cache, v_cache;  ///< f32 f16 bf16 or q8_0 [n_pages, n_kv_heads, kPageTokens, head_dim]
+  Tensor k_cache, v_cache;  ///< one of KvFormats [n_pages, n_kv_heads, kPageTokens, head_dim]
 };
 
 /// Causal attention of the new tokens of every sequence over its pages (flash form, arXiv:2205.14135). Token i of
 /// sequence s, q_start[s] <= i < q_start[s+1], has position kv_len[s] - (q_start[s+1] - i) and sees the positions up to
 /// its own.
 struct AttentionArgs {
-  Tensor q;                 ///< f32 [n_tokens, n_heads, head_dim]
+  Tensor q;                 ///< f32 [n_tokens, n_heads, head_dim], as RopeStoreArgs left it
   Tensor k_cache, v_cache;  ///< [n_pages, n_kv_heads, kPageTokens, head_dim], as RopeStoreArgs wrote them
   Tensor page_table;        ///< i32 [n_seqs, max_pages]: the page of positions [p * kPageTokens, (p + 1) * kPageTokens)
   Tensor q_start;           ///< i32 [n_seqs + 1], ascending, q_start[n_seqs] == n_tokens
@@ -97,7 +98,7 @@ struct AttentionArgs {
   int64_t window = 0;       ///< 0: all; W: positions j with i - j < W
   float softcap = 0;        ///< 0: off; else scores become c * tanh(score / c)
   Tensor sinks;             ///< f32 [n_heads] or null: one extra logit per head in the softmax (gpt-oss)
-  Tensor out;               ///< f32 [n_tokens, n_heads, head_dim]
+  Tensor out;               ///< f32 [n_tokens, n_heads, head_dim], of values as they were before the write
 };
 
 /// Tokens of a sequence that the penalties can look back on when a device draws.

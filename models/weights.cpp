@@ -199,6 +199,13 @@ void check_finite(const Checkpoint& checkpoint, const BoundTensor& tensor) {
   }
 }
 
+void add_names(const std::vector<BoundTensor>& bound, Weights& weights) {
+  std::set<const HostTensor*> named;
+  for (const BoundTensor& t : bound)
+    if (t.role == WeightRole::matrix && named.insert(t.source).second)
+      weights.matrices.push_back({t.source->name, *t.target});
+}
+
 void add_sizes(const std::vector<BoundTensor>& bound, const std::vector<size_t>& packed, Weights& weights) {
   std::set<const HostTensor*> counted, in_place;
   for (size_t i = 0; i < bound.size(); ++i) {
@@ -278,6 +285,7 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
   }
   backend.wait();
   add_sizes(bound, packed, weights);
+  add_names(bound, weights);
   return weights;
 }
 

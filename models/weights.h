@@ -18,6 +18,11 @@ struct LayerWeights {
   Tensor ffn_norm, w_gate, w_up, w_down, b_gate, b_up, b_down, ffn_post_norm;
 };
 
+struct NamedMatrix {
+  std::string name;
+  Tensor w;  ///< [rows, columns], packed
+};
+
 struct Weights {
   Tensor embed;  ///< [vocab, dim]
   Tensor output_norm;
@@ -25,8 +30,10 @@ struct Weights {
   Tensor head_bias;  ///< or null
   std::vector<LayerWeights> layers;
   std::vector<Buffer> buffers;  ///< owns the packed copies
-  size_t file_bytes = 0;        ///< bytes of tensors used where they lie in the file
-  size_t packed_bytes = 0;      ///< bytes of packed copies
+  /// Every matrix with the name of the file's tensor; of a tensor that is split by rows the first part only.
+  std::vector<NamedMatrix> matrices;
+  size_t file_bytes = 0;    ///< bytes of tensors used where they lie in the file
+  size_t packed_bytes = 0;  ///< bytes of packed copies
   size_t n_params = 0;
   size_t stream_bytes = 0;  ///< bytes of weights that one decoded token reads
 };

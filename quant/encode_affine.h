@@ -30,7 +30,7 @@ INFER_INLINE AffineSums<float> choose_integers(AffineBlock<n_subs>& b, int j, fl
   const Lanes mins = clamped(all(min - 1) + numbers_over<5>(), 0, most_integer);
   const Lanes step = scales * all(b.d.value), offset = all(0) - mins * all(b.dmin.value);
   const auto sums = try_affines<sub>(b.source.x + j * sub, b.source.w + j * sub, inverse_or_zero(step), offset, high);
-  const int best = index_of_largest(all(0) - error_of(sums, b.run[j], step, offset));
+  const int best = index_of_largest(all(0) - error_of(sums, in_all_lanes(b.run[j]), step, offset));
   b.scale[j] = lane(scales, best);
   b.min[j] = lane(mins, best);
   return {lane(sums.q, best), lane(sums.qq, best), lane(sums.xq, best)};

@@ -6,6 +6,7 @@
 #include "quant/encode_affine.h"
 #include "quant/encode_levels.h"
 #include "quant/encode_simple.h"
+#include "quant/encode_sixteen.h"
 #include "quant/formats.h"
 
 namespace infer {
@@ -14,6 +15,11 @@ namespace {
 template <class F>
 concept HasEncoder = requires(const float* x, typename F::Block& block) {
   Encoder<F>::encode(x, x, block);
+};
+
+template <class F>
+concept HasSixteenEncoder = requires(const float* x, typename F::Block* blocks) {
+  SixteenEncoder<F>::encode(x, blocks);
 };
 
 /// The first of n weights that is infinite or NaN, or n.
@@ -31,8 +37,18 @@ INFER_INLINE int64_t first_not_finite(const float* x, int n) {
 
 template <Format F>
 Encoded encode_blocks(const float* src, const float* importance, char* dst, int64_t n) {
+  int64_t i = 0;
+  if constexpr (HasSixteenEncoder<F>) {
+    typename F::Block blocks[kBlocks];
+    constexpr int kWeights = kBlocks * F::block;
+    for (; !importance && i + kWeights <= n; i += kWeights, dst += sizeof blocks) {
+      // What cannot be written is found again below, block by block.
+      if (first_not_finite(src + i, kWeights) < kWeights || !SixteenEncoder<F>::encode(src + i, blocks)) break;
+      std::memcpy(dst, blocks, sizeof blocks);
+    }
+  }
   typename F::Block block;
-  for (int64_t i = 0; i < n; i += F::block, dst += sizeof block) {
+  for (; i < n; i += F::block, dst += sizeof block) {
     if constexpr (PlainFormat<F>) {
       block = F::encode(src[i]);
     } else {

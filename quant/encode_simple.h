@@ -43,12 +43,30 @@ INFER_INLINE void put_fifth_bits(const uint8_t q[32], uint8_t out[4]) {
   }
 }
 
+/// Where codes of 4 bits and of 5 go in a block.
+struct PutNibbles {
+  template <class Block>
+  INFER_INLINE void operator()(const uint8_t q[32], Block& out) const {
+    put_nibbles(q, out.qs);
+  }
+};
+struct PutFiveBits {
+  template <class Block>
+  INFER_INLINE void operator()(const uint8_t q[32], Block& out) const {
+    put_nibbles(q, out.qs);
+    put_fifth_bits(q, out.qh);
+  }
+};
+
+// What the searches try, in codes; any offset will do.
+constexpr float kScaledStep = 0.28f, kAffineStep = 0.13f, kAnyOffset = 1e30f;
+
 template <int low>
 INFER_INLINE bool encode_scaled(const float* weights, const float* importance, uint16_t& d, uint8_t q[32]) {
   constexpr NearestInteger nearest{low, -low - 1};
   Source<32> s;
   take(weights, importance, s);
-  const float scale = scale_of(search_scale<32>(s.x, s.w, low, -low - 1, 0.28f, 0, nearest));
+  const float scale = scale_of(search_scale<32>(s.x, s.w, low, -low - 1, kScaledStep, 0, nearest));
   const Half half = half_scale(scale, s.unit, s.inverse);
   d = half.bits;
   choose_codes<32>(s.x, half.value, 0, -low, nearest, q);
@@ -61,7 +79,7 @@ INFER_INLINE bool encode_affine(const float* weights, const float* importance, u
   Source<32> s;
   const bool weighted = take(weights, importance, s);
   const RunSums run = sums_of_run<32>(s.x, s.w);
-  const Affine fit = search_affine<32>(s.x, s.w, run, high, 1e30f, 0.13f, weighted ? 1 : 0);
+  const Affine fit = search_affine<32>(s.x, s.w, run, high, kAnyOffset, kAffineStep, weighted ? 1 : 0);
   const Half scale = half_scale(fit.scale, s.unit, s.inverse), offset = half_scale(fit.offset, s.unit, s.inverse);
   d = scale.bits;
   m = offset.bits;
@@ -74,7 +92,7 @@ struct Encoder<Q4_0> {
   static bool encode(const float* weights, const float* importance, Q4_0::Block& out) {
     uint8_t q[32];
     const bool fits = encode_scaled<-8>(weights, importance, out.d, q);
-    put_nibbles(q, out.qs);
+    PutNibbles{}(q, out);
     return fits;
   }
 };
@@ -84,8 +102,7 @@ struct Encoder<Q5_0> {
   static bool encode(const float* weights, const float* importance, Q5_0::Block& out) {
     uint8_t q[32];
     const bool fits = encode_scaled<-16>(weights, importance, out.d, q);
-    put_nibbles(q, out.qs);
-    put_fifth_bits(q, out.qh);
+    PutFiveBits{}(q, out);
     return fits;
   }
 };
@@ -95,7 +112,7 @@ struct Encoder<Q4_1> {
   static bool encode(const float* weights, const float* importance, Q4_1::Block& out) {
     uint8_t q[32];
     const bool fits = encode_affine<15>(weights, importance, out.d, out.m, q);
-    put_nibbles(q, out.qs);
+    PutNibbles{}(q, out);
     return fits;
   }
 };
@@ -105,8 +122,7 @@ struct Encoder<Q5_1> {
   static bool encode(const float* weights, const float* importance, Q5_1::Block& out) {
     uint8_t q[32];
     const bool fits = encode_affine<31>(weights, importance, out.d, out.m, q);
-    put_nibbles(q, out.qs);
-    put_fifth_bits(q, out.qh);
+    PutFiveBits{}(q, out);
     return fits;
   }
 };

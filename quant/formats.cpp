@@ -106,13 +106,9 @@ const FormatInfo* find_format(std::string_view name) {
   return find_where([&](const FormatInfo& info) { return same_name(info.name, name); });
 }
 
-bool decodable(DType dtype) {
-  return visit_format(dtype, []<class F>() {});
-}
+bool decodable(DType dtype) { return in_list(Formats{}, dtype); }
 
-bool row_decodable(DType dtype) {
-  return visit_any_format(dtype, []<class F>() {});
-}
+bool row_decodable(DType dtype) { return decodable(dtype) || in_list(RowFormats{}, dtype); }
 
 int64_t row_bytes(DType dtype, int64_t n) {
   const FormatInfo* info = find_format(dtype);

@@ -46,6 +46,11 @@ using Formats =
 /// Formats that files have and no kernel computes with: their rows can be decoded here, a model of them is refused.
 using RowFormats = FormatList<TQ1_0, TQ2_0, IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S>;
 
+template <class... F>
+INFER_HD constexpr bool in_list(FormatList<F...>, DType dtype) {
+  return ((F::id == dtype) || ...);
+}
+
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable
 #endif
@@ -95,8 +100,9 @@ int64_t tensor_bytes(DType dtype, int64_t rows, int64_t n);
 /// Decodes n weights. `src` needs no alignment. False, with nothing written, where row_bytes says -1 or the format is
 /// not row_decodable.
 bool decode_row(DType dtype, const void* src, float* dst, int64_t n);
-/// Encodes n floats as F32, F16, BF16 or Q8_0, as KV caches do it: at once, and whatever the floats are. `dst` needs no
-/// alignment. False, with nothing written, for other formats and where row_bytes says -1. Weights go through encode.h.
+/// Encodes n floats as F32, F16, BF16, Q8_0 or Q4_0, as KV caches do it: at once, and whatever the floats are. `dst`
+/// needs no alignment. False, with nothing written, for other formats and where row_bytes says -1. Weights go through
+/// encode.h.
 bool encode_row(DType dtype, const float* src, void* dst, int64_t n);
 
 }  // namespace infer

@@ -21,20 +21,28 @@ struct Source {
   float inverse;  ///< 1 / unit
 };
 
-/// `importance` may be null: then all weights count alike. Weights below the smallest normal float, too small for any
-/// scale, count as zero. All are finite, the caller has seen to it. Says whether importances count: zeros do not.
+/// The power of two that the largest weight, of this size, is divided by. Below the smallest normal float, too small
+/// for any scale, everything counts as zero.
+struct Unit {
+  float unit, inverse, factor;
+};
+INFER_INLINE Unit unit_of(float size) {
+  const bool any = size >= 0x1p-126f;
+  const uint32_t exponent = any ? float_bits(size) >> 23 : 127;
+  // The inverse of 2^127 is subnormal, which nothing depends on: such weights are too large for every scale.
+  const float inverse = exponent >= 254 ? 0x1p-127f : bits_float((254 - exponent) << 23);
+  return {bits_float(exponent << 23), inverse, any ? inverse : 0.0f};
+}
+
+/// `importance` may be null: then all weights count alike. All are finite, the caller has seen to it. Says whether
+/// importances count: zeros do not.
 template <int n>
 INFER_INLINE bool take(const float* weights, const float* importance, Source<n>& out) {
   Lanes largest = all(0);
   for (int i = 0; i < n; i += kLanes) largest = most(largest, size_of(load(weights + i)));
-  const float size = largest_lane(largest);
-  const bool any = size >= 0x1p-126f;
-  const uint32_t exponent = any ? float_bits(size) >> 23 : 127;
-  out.unit = bits_float(exponent << 23);
-  // The inverse of 2^127 is subnormal, which nothing depends on: such weights are too large for every scale.
-  out.inverse = exponent >= 254 ? 0x1p-127f : bits_float((254 - exponent) << 23);
-  const Lanes factor = all(any ? out.inverse : 0.0f);
-  for (int i = 0; i < n; i += kLanes) store(out.x + i, load(weights + i) * factor);
+  const Unit unit = unit_of(largest_lane(largest));
+  out.unit = unit.unit, out.inverse = unit.inverse;
+  for (int i = 0; i < n; i += kLanes) store(out.x + i, load(weights + i) * all(unit.factor));
   float share = 0;
   if (importance) {
     Lanes heaviest = all(0);
@@ -107,15 +115,20 @@ INFER_INLINE float peak(const float* x) {
   return -least_x > most_x ? least_x : most_x;
 }
 
-/// The sums of the best scale found: eight scales that put the largest weight near `low`, eight that put it near
-/// `high`, `step` apart; then `rounds` times the best scale for the codes and the best codes for the scale.
+/// Codes of the largest weight that are worth trying: eight near `low`, eight near `high`, `step` apart.
+INFER_INLINE Lanes ends_near(float low, float high, float step) {
+  const Lanes end = all(low) + numbers_over<8>() * all(high - low);
+  return end + (numbers_modulo<8>() - all(3.5f)) * all(step);
+}
+
+/// The sums of the best scale found, of those that put the largest weight at ends_near(); then `rounds` times the best
+/// scale for the codes and the best codes for the scale.
 template <int n, class Nearest>
 INFER_INLINE ScaleSums<float> search_scale(const float* x, const float* w, float low, float high, float step,
                                            int rounds, Nearest nearest) {
   const float largest = peak<n>(x);
   if (largest == 0) return {0, 0};
-  const Lanes end = all(low) + numbers_over<8>() * all(high - low);
-  const Lanes inverse = (end + (numbers_modulo<8>() - all(3.5f)) * all(step)) * all(1.0f / largest);
+  const Lanes inverse = ends_near(low, high, step) * all(1.0f / largest);
   const ScaleSums<Lanes> tried = try_scales<n>(x, w, inverse, nearest);
   ScaleSums<float> best = pick(tried, index_of_largest(gain_of(tried)));
   for (int round = 0; round < rounds && best.qq > 0 && best.xq != 0; ++round) {
@@ -137,6 +150,11 @@ struct AffineSums {
 struct RunSums {
   float w, x;
 };
+/// The same of sixteen runs.
+struct RunLanes {
+  Lanes w, x;
+};
+INFER_INLINE RunLanes in_all_lanes(const RunSums& run) { return {all(run.w), all(run.x)}; }
 struct Affine {
   float scale, offset;
 };
@@ -177,15 +195,16 @@ INFER_INLINE AffineSums<float> try_affine(const float* x, const float* w, float 
 INFER_INLINE float error_of(const AffineSums<float>& s, const RunSums& run, float scale, float offset) {
   return scale * (scale * s.qq - 2 * (s.xq - offset * s.q)) + offset * (offset * run.w - 2 * run.x);
 }
-INFER_INLINE Lanes error_of(const AffineSums<Lanes>& s, const RunSums& run, const Lanes& scale, const Lanes& offset) {
-  return scale * (scale * s.qq - all(2) * (s.xq - offset * s.q)) + offset * (offset * all(run.w) - all(2 * run.x));
+INFER_INLINE Lanes error_of(const AffineSums<Lanes>& s, const RunLanes& run, const Lanes& scale, const Lanes& offset) {
+  return scale * (scale * s.qq - all(2) * (s.xq - offset * s.q)) + offset * (offset * run.w - all(2) * run.x);
 }
 
 /// Least squares for sixteen scales and offsets; an offset above `most_offset` is held there. Where all codes are equal
 /// only a scale can be told: the offset is held at 0 (`most_offset` is never less).
-INFER_INLINE void solve(const AffineSums<Lanes>& s, const RunSums& run, float most_offset, Lanes& scale,
+INFER_INLINE void solve(const AffineSums<Lanes>& s, const RunLanes& run, float most_offset, Lanes& scale,
                         Lanes& offset) {
-  const Lanes w = all(run.w), x = all(run.x), determinant = w * s.qq - s.q * s.q, enough = w * s.qq * all(1e-5f);
+  const Lanes &w = run.w, &x = run.x;
+  const Lanes determinant = w * s.qq - s.q * s.q, enough = w * s.qq * all(1e-5f);
   const Lanes share = all(1.0f) / most(determinant, all(1e-30f));
   const Lanes free_offset = if_greater(determinant, enough, (s.qq * x - s.q * s.xq) * share, all(0));
   offset = least(free_offset, all(most_offset));
@@ -193,6 +212,9 @@ INFER_INLINE void solve(const AffineSums<Lanes>& s, const RunSums& run, float mo
   const Lanes free_scale = if_greater(determinant, enough, (w * s.xq - s.q * x) * share, held);
   scale = if_greater(free_offset, all(most_offset), held, free_scale);
 }
+
+/// How many codes a run may be spread over, around `high` and `step` apart.
+INFER_INLINE Lanes spreads_near(float high, float step) { return all(high) + (numbers() - all(7.5f)) * all(step); }
 
 /// The best scale and offset found, of offsets up to `most_offset`: sixteen scales that spread the weights over about
 /// `high` codes, `step` codes apart; then, twice, sixteen near the best.
@@ -204,14 +226,14 @@ INFER_INLINE Affine search_affine(const float* x, const float* w, const RunSums&
   const float most_x = largest_lane(top), least_x = least(-largest_lane(all(0) - low), most_offset);
   const float range = most_x - least_x;
   if (range <= 0) return {0, least_x};
-  Lanes inverse = (all(high) + (numbers() - all(7.5f)) * all(step)) * all(1.0f / range), offset = all(least_x);
+  Lanes inverse = spreads_near(high, step) * all(1.0f / range), offset = all(least_x);
   Affine best{0, least(run.x / run.w, most_offset)};
   float least_error = best.offset * (best.offset * run.w - 2 * run.x);
   for (int round = 0;; ++round) {
     Lanes scale, fitted;
     const AffineSums<Lanes> sums = try_affines<n>(x, w, inverse, offset, high);
-    solve(sums, run, most_offset, scale, fitted);
-    const Lanes error = error_of(sums, run, scale, fitted);
+    solve(sums, in_all_lanes(run), most_offset, scale, fitted);
+    const Lanes error = error_of(sums, in_all_lanes(run), scale, fitted);
     const int i = index_of_largest(all(0) - error);
     if (!(lane(error, i) < least_error)) return best;
     least_error = lane(error, i);

@@ -18,6 +18,13 @@
 namespace infer {
 
 struct Engine::Impl {
+  /// A backend that is ready for steps of the sizes beside it. `backend`: as below.
+  struct Prepared {
+    std::unique_ptr<Backend> backend;
+    EnginePlan plan;
+  };
+  static Prepared prepare(const Model::Impl& model, const EngineOptions& options, std::unique_ptr<Backend> backend);
+
   /// `backend`: null, or one that computes instead of a new one of the model's device, with weights in its form.
   Impl(const Model& model, const EngineOptions& options, std::unique_ptr<Backend> backend = nullptr);
   ~Impl();
@@ -35,11 +42,6 @@ struct Engine::Impl {
   void clear_cache() { cache_.clear(); }
 
  private:
-  struct Prepared {
-    std::unique_ptr<Backend> backend;
-    EnginePlan plan;
-  };
-  static Prepared prepare(const Model::Impl& model, const EngineOptions& options, std::unique_ptr<Backend> backend);
   Impl(const Model& model, Prepared prepared);
 
   /// One sequence's part of a step that was started: n_tokens from `position` on.

@@ -50,6 +50,12 @@ Target choose_target(const LoadOptions& options, const Config& config, const std
   return target;
 }
 
+/// The engine has chosen the types of its cache, for which a device must have kernels too.
+void require_cache_kernels(const Target& target, const Needs& needs) {
+  const std::string refusal = target.devices ? target.devices->refusal(needs) : "";
+  if (!refusal.empty()) throw Error(ErrorKind::usage, "KV cache", refusal);
+}
+
 void add_weights(const std::vector<BoundTensor>& bound, const Target& target, MemoryPlan& out) {
   std::set<const HostTensor*> in_place;
   for (const BoundTensor& t : bound) {
@@ -94,6 +100,7 @@ MemoryPlan plan_memory(const Checkpoint& checkpoint, EngineOptions engine, const
                   "need " + human_size(taken) + ", and " + human_size(target.available) + " are available", "",
                   "a smaller quantisation, or a device with more memory");
     const EnginePlan plan = plan_engine(config, target.name, engine, left, needs);
+    require_cache_kernels(target, needs);
     out.largest_ctx = largest_context(plan.costs, left);
     add_engine(plan, out);
   } catch (const Error& error) {
@@ -102,6 +109,7 @@ MemoryPlan plan_memory(const Checkpoint& checkpoint, EngineOptions engine, const
     // The sizes are of interest all the same: those of what was asked for, or of the least there is.
     if (engine.n_ctx == 0) engine.n_ctx = std::min(config.n_ctx_train, kPageTokens);
     const EnginePlan plan = plan_engine(config, target.name, engine, SIZE_MAX / 2, needs);
+    require_cache_kernels(target, needs);
     out.largest_ctx = largest_context(plan.costs, left);
     add_engine(plan, out);
   }

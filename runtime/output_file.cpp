@@ -65,4 +65,10 @@ void OutputFile::commit() {
 
 void OutputFile::fail(int error) const { throw Error(ErrorKind::run, shown_path(path_), std::strerror(error)); }
 
+void require_another_file(const std::string& in, const std::string& out) {
+  struct stat a = {}, b = {};
+  if (stat(in.c_str(), &a) == 0 && stat(out.c_str(), &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+    throw Error(ErrorKind::usage, shown_path(out), "is the model itself; write to another file");
+}
+
 }  // namespace infer

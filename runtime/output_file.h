@@ -28,4 +28,7 @@ class OutputFile {
   size_t position_ = 0;
 };
 
+/// Throws Error(usage) when `out` is the file that the model at `in` lies in, by whatever name.
+void require_another_file(const std::string& in, const std::string& out);
+
 }  // namespace infer

@@ -6,8 +6,8 @@
 #include <algorithm>
 
 #include "infer/error.h"
+#include "kernels/kv_format.h"
 #include "kernels/ops.h"
-#include "quant/formats.h"
 
 namespace infer {
 namespace {
@@ -17,11 +17,10 @@ const char* const kNothingFits = "nothing; fewer sequences, fewer tokens at a ti
 }  // namespace
 
 DType kv_type(const std::string& option, const std::string& name) {
-  if (name == "f32") return DType::F32;
-  if (name == "f16") return DType::F16;
-  if (name == "bf16") return DType::BF16;
-  if (name == "q8_0") return DType::Q8_0;
-  throw Error(ErrorKind::usage, option, "unknown type of KV cache", '"' + escaped(name) + '"', "f32, f16, bf16, q8_0");
+  const bool capitals = std::any_of(name.begin(), name.end(), [](char c) { return c >= 'A' && c <= 'Z'; });
+  const FormatInfo* format = capitals ? nullptr : find_format(name);
+  if (format && is_kv_format(format->id)) return format->id;
+  throw Error(ErrorKind::usage, option, "unknown type of KV cache", '"' + escaped(name) + '"', kKvFormatNames);
 }
 
 size_t kv_bytes_per_token(const Config& config, DType k_type, DType v_type) {
@@ -29,8 +28,8 @@ size_t kv_bytes_per_token(const Config& config, DType k_type, DType v_type) {
   for (DType type : {k_type, v_type}) {
     const int64_t row = row_bytes(type, config.head_dim);
     if (row < 0)
-      throw Error(ErrorKind::usage, "KV cache", "q8_0 needs heads of a multiple of 32", std::to_string(config.head_dim),
-                  "f32, f16, bf16");
+      throw Error(ErrorKind::usage, "KV cache", format_name(type) + " needs heads of a multiple of 32",
+                  std::to_string(config.head_dim), "f32, f16, bf16");
     row_total += row;
   }
   return static_cast<size_t>(row_total * config.n_kv_heads * config.n_layers);

@@ -17,7 +17,7 @@ inline constexpr size_t kProgramBytes = size_t{24} << 20, kTokenBytes = 256;
 /// Left to the rest of the system when the context is chosen by what fits, in host memory and on a device.
 inline constexpr size_t kSpareBytes = size_t{128} << 20, kDeviceSpareBytes = size_t{512} << 20;
 
-/// Type of a KV cache by its name on the command line: f32 f16 bf16 q8_0. Throws Error(usage) naming them.
+/// Type of a KV cache by its name on the command line, one of KvFormats. Throws Error(usage) naming them.
 DType kv_type(const std::string& option, const std::string& name);
 
 /// Bytes of K and V of one position in all layers. Throws Error(usage) when a row is no whole number of blocks.

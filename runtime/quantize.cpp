@@ -1,7 +1,6 @@
 // quantize(): the plan, then tensor after tensor in slabs of a few million weights. While the threads encode one slab,
 // the one before is written; pages of the source are let go of behind it.
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -139,12 +138,6 @@ class Quantizer {
   int64_t n_weights_ = 0;
   double done_ = 0;
 };
-
-void require_another_file(const std::string& in, const std::string& out) {
-  struct stat a = {}, b = {};
-  if (stat(in.c_str(), &a) == 0 && stat(out.c_str(), &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
-    throw Error(ErrorKind::usage, shown_path(out), "is the model itself; write to another file");
-}
 
 QuantizeReport quantize_file(const std::string& in, const std::string& out, const QuantizeOptions& options) {
   const auto start = std::chrono::steady_clock::now();

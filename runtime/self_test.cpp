@@ -47,6 +47,7 @@ double relative_limit(const std::vector<DType>& formats) {
 
 /// What the cache's own rounding may cost where it falls the other way.
 double cache_limit(DType type) {
+  if (type == DType::Q4_0) return 4e-2;
   return type == DType::F32 ? 1e-5 : type == DType::F16 ? 3e-4 : type == DType::BF16 ? 3e-3 : 1e-2;
 }
 

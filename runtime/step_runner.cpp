@@ -77,11 +77,11 @@ void StepRunner::allocate_batch() {
   outputs_.reserve(static_cast<size_t>(limits_.max_outputs));
 }
 
-void StepRunner::run(std::span<const StepSequence> sequences) {
+void StepRunner::run(std::span<const StepSequence> sequences, const StageObserver& observer) {
   continuable_ = false;
   upload_batch(sequences);
   const auto start = Clock::now();
-  compute(nullptr);
+  compute(observer);
   backend_.wait();
   seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
 }

@@ -49,8 +49,9 @@ class StepRunner {
   /// Bytes for draws, which only a backend that draws has.
   static size_t sampling_bytes(const Config& config, const StepLimits& limits);
 
-  /// Returns when the logits are there. Totals must be within the limits. Draws nothing.
-  void run(std::span<const StepSequence> sequences);
+  /// Returns when the logits are there. Totals must be within the limits. Draws nothing. An `observer` sees every
+  /// stage, and every row goes through all of them but the head.
+  void run(std::span<const StepSequence> sequences, const StageObserver& observer = nullptr);
   /// Starts a step and returns; finish() waits for it. At most two steps are under way.
   void start(std::span<const StepSequence> sequences);
   /// Whether start_next() may follow: the step started last has a token drawn for each of its sequences, which gave one

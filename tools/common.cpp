@@ -109,7 +109,7 @@ void EngineFlags::add_to(Arguments& a) {
   a.integer({"-c", "--ctx-size"}, "N", "context in tokens (default 0: the model's, or what fits)", &n_ctx, 0, 1 << 24);
   a.integer({"-b", "--batch-size"}, "N", "tokens scheduled at a time (default 2048)", &n_batch, 1, 1 << 20);
   a.integer({"-ub", "--ubatch-size"}, "N", "tokens computed at a time (default 512)", &n_ubatch, 1, 1 << 16);
-  a.text({"-ctk", "--cache-type-k"}, "TYPE", "KV cache of keys: f32, f16, bf16, q8_0 (default f16)", &k_type);
+  a.text({"-ctk", "--cache-type-k"}, "TYPE", "KV cache of keys: f32, f16, bf16, q8_0, q4_0 (default f16)", &k_type);
   a.text({"-ctv", "--cache-type-v"}, "TYPE", "KV cache of values (default f16)", &v_type);
 }
 

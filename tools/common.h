@@ -71,5 +71,6 @@ int bench_command(const Args& args);
 int plan_command(const Args& args);
 int selftest_command(const Args& args);
 int quantize_command(const Args& args);
+int imatrix_command(const Args& args);
 
 }  // namespace infer::tools

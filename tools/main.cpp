@@ -32,6 +32,7 @@ const Command kCommands[] = {
     {"bench", "measure prompt and generation speed", bench_command},
     {"perplexity", "perplexity of a text, and KL against another model", perplexity_command},
     {"quantize", "write a model with its weights in another format", quantize_command},
+    {"imatrix", "measure on a text which weights matter, for quantize", imatrix_command},
     {"inspect", "what a file holds and what it needs to run", inspect_command},
     {"plan", "what a model takes of a GPU's or the host's memory", plan_command},
     {"selftest", "every kernel that a model uses, against the reference", selftest_command},

@@ -67,7 +67,7 @@ int selftest_command(const Args& args) {
       "the device and on the slow reference, and whole steps in every mode. Exit status 5: something is off.\n");
   a.positional("MODEL", [&](const std::string& t) { model.path = t; });
   model.add_to(a);
-  a.text({"-ctk", "--cache-type-k"}, "TYPE", "KV cache of keys: f32, f16, bf16, q8_0 (default f16)", &k_type);
+  a.text({"-ctk", "--cache-type-k"}, "TYPE", "KV cache of keys: f32, f16, bf16, q8_0, q4_0 (default f16)", &k_type);
   a.text({"-ctv", "--cache-type-v"}, "TYPE", "KV cache of values (default f16)", &v_type);
   a.flag({"--json"}, "machine-readable", &json);
   if (!parse_or_help(a, args)) return 0;

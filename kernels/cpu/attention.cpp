@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "quant/formats.h"
+#include "kernels/kv_format.h"
 
 namespace infer::cpu {
 namespace {
@@ -36,8 +36,8 @@ int64_t attention_scratch_floats(int64_t head_dim) {
 }
 
 bool attention_supports(DType kv_type, int64_t head_dim) {
-  const bool known = kv_type == DType::F32 || kv_type == DType::F16 || kv_type == DType::BF16 || kv_type == DType::Q8_0;
-  return known && head_dim >= 2 && head_dim <= kMaxHeadDim && head_dim % 2 == 0 && row_bytes(kv_type, head_dim) > 0;
+  return is_kv_format(kv_type) && head_dim >= 2 && head_dim <= kMaxHeadDim && head_dim % 2 == 0 &&
+         row_bytes(kv_type, head_dim) > 0;
 }
 
 void AttentionPlan::reserve(int64_t n_seqs, int64_t partial_capacity) {
@@ -111,6 +111,7 @@ AttentionBlock AttentionPlan::block_of(const Seq& seq, int64_t seq_index, int64_
   b.v_page_bytes = a.v_cache.dims[1] * v_head_bytes;
   b.k_type = a.k_cache.dtype;
   b.v_type = a.v_cache.dtype;
+  b.v_rotation = kv_rotation(b.v_type, head_dim);
   b.scale = a.scale;
   b.softcap = a.softcap;
   b.window = a.window;
@@ -164,7 +165,8 @@ void AttentionPlan::run_merge(int64_t merge) const {
     const int64_t row = (kv_head * seq.n_tokens + token) * group_ + g, head = kv_head * group_ + g;
     const float* sink = args_.sinks ? args_.sinks.as<float>() + head : nullptr;
     table_->merge(partials_ + seq.first_partial + row * floats, seq.n_splits, seq.n_tokens * n_heads * floats, head_dim,
-                  sink, args_.out.as<float>() + ((seq.begin + token) * n_heads + head) * head_dim);
+                  kv_rotation(args_.v_cache.dtype, head_dim), sink,
+                  args_.out.as<float>() + ((seq.begin + token) * n_heads + head) * head_dim);
   }
 }
 

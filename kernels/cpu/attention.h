@@ -30,6 +30,7 @@ struct AttentionBlock {
   const char *k = nullptr, *v = nullptr;       ///< this KV head in page 0
   int64_t k_page_bytes = 0, v_page_bytes = 0;  ///< from a page to the next, all heads
   DType k_type = DType::F32, v_type = DType::F32;
+  int64_t v_rotation = 1;  ///< kv_rotation() of v_type, taken back from the result
   float scale = 1, softcap = 0;
   int64_t window = 0;
   const float* sinks = nullptr;  ///< f32 [group] or null
@@ -43,8 +44,8 @@ struct AttentionTable {
   int64_t max_rows;  ///< of a block
   void (*attend)(const AttentionBlock& block);
   /// Folds the partial sums of one row, `stride` floats apart, and writes its result. `sink` may be null.
-  void (*merge)(const float* partials, int64_t n_splits, int64_t stride, int64_t head_dim, const float* sink,
-                float* out);
+  void (*merge)(const float* partials, int64_t n_splits, int64_t stride, int64_t head_dim, int64_t v_rotation,
+                const float* sink, float* out);
 };
 
 const AttentionTable& attention_table(Isa isa);

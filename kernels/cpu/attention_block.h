@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/simd.h"
 
 namespace infer::cpu {
@@ -40,7 +41,7 @@ void fold(float& m, float& l, float* acc, float m1, float l1, const float* o, in
   for (; d < head_dim; ++d) acc[d] = Simd::first(Simd::fma(Simd::set(acc[d]), Simd::set(a1), Simd::set(o[d] * b1)));
 }
 
-void finish(float m, float l, const float* acc, const float* sink, int64_t head_dim, float* out) {
+void finish(float m, float l, const float* acc, const float* sink, int64_t head_dim, int64_t v_rotation, float* out) {
   float factor = 1.0f;
   if (sink != nullptr) {
     const Vec old_m = Simd::set(m), new_m = Simd::max(old_m, Simd::set(*sink));
@@ -50,21 +51,21 @@ void finish(float m, float l, const float* acc, const float* sink, int64_t head_
   }
   factor /= l;
   for (int64_t d = 0; d < head_dim; ++d) out[d] = acc[d] * factor;
+  hadamard(out, head_dim, v_rotation);
 }
 
-void merge(const float* partials, int64_t n_splits, int64_t stride, int64_t head_dim, const float* sink, float* out) {
+void merge(const float* partials, int64_t n_splits, int64_t stride, int64_t head_dim, int64_t v_rotation,
+           const float* sink, float* out) {
   float m = kLowest, l = 0;
   for (int64_t d = 0; d < head_dim; ++d) out[d] = 0;
   for (int64_t s = 0; s < n_splits; ++s) {
     const float* p = partials + s * stride;
     fold(m, l, out, p[0], p[1], p + 2, head_dim);
   }
-  finish(m, l, out, sink, head_dim, out);
+  finish(m, l, out, sink, head_dim, v_rotation, out);
 }
 
 // ---- pages ----------------------------------------------------------------------------------------------------------
-
-using CacheFormats = FormatList<F32, F16, BF16, Q8_0>;
 
 /// kLanes numbers from number i of a row, i a multiple of kLanes.
 template <class F>
@@ -72,6 +73,10 @@ INFER_HD Vec load_numbers(const typename F::Block* row, int64_t i) {
   if constexpr (F::id == DType::Q8_0) {
     const typename F::Block& block = row[i / kGroup];
     return Simd::mul(Simd::set(f16_to_f32(block.d)), Simd::load_i8(block.code + i % kGroup));
+  } else if constexpr (F::id == DType::Q4_0) {
+    const typename F::Block& block = row[i / kGroup];
+    const Vec code = Simd::load_u4(block.qs + i % 16, i % kGroup < 16 ? 0 : 4);
+    return Simd::mul(Simd::set(f16_to_f32(block.d)), Simd::sub(code, Simd::set(8.0f)));
   } else if constexpr (F::id == DType::F16) {
     return Simd::load_f16(&row[i].bits);
   } else if constexpr (F::id == DType::BF16) {
@@ -85,6 +90,9 @@ template <class F>
 INFER_HD float load_number(const typename F::Block* row, int64_t i) {
   if constexpr (F::id == DType::Q8_0) {
     return f16_to_f32(row[i / kGroup].d) * row[i / kGroup].code[i % kGroup];
+  } else if constexpr (F::id == DType::Q4_0) {
+    const int q = bits::split_nibble(row[i / kGroup].qs, static_cast<int>(i % kGroup));
+    return f16_to_f32(row[i / kGroup].d) * static_cast<float>(q - 8);
   } else {
     return F::decode(row[i]);
   }
@@ -112,7 +120,7 @@ INFER_HD void decode_numbers(const typename F::Block* src, const char* next, int
 /// Rows [begin, end) of a page as floats; the others become 0: they may hold anything.
 void decode_page(DType dtype, const char* page, const char* next, int64_t begin, int64_t end, int64_t head_dim,
                  float* dst) {
-  visit_in_list(CacheFormats{}, dtype, [&]<class F>() {
+  visit_in_list(KvFormats{}, dtype, [&]<class F>() {
     const int64_t skipped = begin * head_dim / F::block;
     const auto* src = reinterpret_cast<const typename F::Block*>(page) + skipped;
     const char* ahead = next;

@@ -68,7 +68,7 @@ void attend(const AttentionBlock& b) {
   for (int64_t r = 0; r < w.rows; ++r) {
     const float* sink = b.sinks != nullptr ? b.sinks + r % b.group : nullptr;
     float* out = b.out + r / b.group * b.q_stride + r % b.group * head_dim;
-    finish(w.total_m[r], w.total_l[r], w.acc + r * head_dim, sink, head_dim, out);
+    finish(w.total_m[r], w.total_l[r], w.acc + r * head_dim, sink, head_dim, b.v_rotation, out);
   }
 }
 

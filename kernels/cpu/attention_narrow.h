@@ -155,10 +155,10 @@ void narrow_values(const Work& w, int64_t row, int64_t begin, int64_t end) {
 }
 
 void narrow_page(const Work& w) {
-  visit_in_list(CacheFormats{}, w.b->k_type, [&]<class F>() { transpose_keys<F>(w); });
+  visit_in_list(KvFormats{}, w.b->k_type, [&]<class F>() { transpose_keys<F>(w); });
   for_row_tiles(0, w.rows, [&]<int n>(int64_t r) { narrow_scores<n>(w, r); });
   for (int64_t r = 0; r < w.rows; ++r) narrow_softmax(w, r);
-  visit_in_list(CacheFormats{}, w.b->v_type, [&]<class F>() {
+  visit_in_list(KvFormats{}, w.b->v_type, [&]<class F>() {
     if (!w.edge) {
       for_row_tiles(0, w.rows, [&]<int n>(int64_t r) { narrow_values<F, n>(w, r, w.key_begin, w.key_end); });
       return;

@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/cpu_stages.h"
 #include "kernels/cpu/memory.h"
+#include "kernels/kv_format.h"
 #include "quant/formats.h"
 
 namespace infer::cpu {
@@ -81,7 +82,7 @@ void CpuBackend::prepare(const Needs& needs) {
       if (attention_supports(dtype, needs.head_dim)) continue;
       refuse(ErrorKind::usage, "KV cache", "no kernel for this type at this head size",
              format_name(dtype) + " at " + std::to_string(needs.head_dim),
-             "f32, f16, bf16; q8_0 where the head size is a multiple of 32");
+             "f32, f16, bf16; q8_0 and q4_0 where the head size is a multiple of 32");
     }
   }
   size.n_tokens = std::max<int64_t>(1, needs.max_tokens);
@@ -225,15 +226,18 @@ void CpuBackend::rope_store_head(const RopeStoreArgs& a, int64_t token, int64_t 
   const int64_t pairs = a.rope.cos_sin ? a.rope.cos_sin.dims[1] : 0;
   const float* cos_sin =
       pairs > 0 ? a.rope.cos_sin.as<float>() + a.positions.as<int32_t>()[token] * pairs * 2 : nullptr;
+  const int64_t k_rotation = kv_rotation(a.k_cache.dtype, head_dim);
   auto turn = [&](float* head, const Tensor& norm) {
     if (norm) pointwise_.rms_norm(head, norm.as<float>(), a.eps, head, head_dim);
     if (pairs > 0) pointwise_.rotate(head, cos_sin, pairs, a.rope.adjacent);
+    pointwise_.hadamard(head, head_dim, k_rotation);
   };
   float* q = a.q.as<float>() + (token * n_kv_heads + kv_head) * group * head_dim;
   for (int64_t g = 0; g < group; ++g) turn(q + g * head_dim, a.q_norm);
   float* k = a.k.as<float>() + (token * n_kv_heads + kv_head) * head_dim;
   turn(k, a.k_norm);
-  const float* v = a.v.as<float>() + (token * n_kv_heads + kv_head) * head_dim;
+  float* v = a.v.as<float>() + (token * n_kv_heads + kv_head) * head_dim;
+  pointwise_.hadamard(v, head_dim, kv_rotation(a.v_cache.dtype, head_dim));
   const int64_t slot = a.slots.as<int32_t>()[token];
   auto store = [&](const Tensor& cache, const float* row) {
     const int64_t at = (slot / kPageTokens * n_kv_heads + kv_head) * kPageTokens + slot % kPageTokens;

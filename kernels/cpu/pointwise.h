@@ -20,7 +20,9 @@ struct PointwiseTable {
   void (*scale_softcap)(float* x, float scale, float softcap, int64_t n);
   /// Rotates one head by its position's row of the table, see RopeArgs.
   void (*rotate)(float* head, const float* cos_sin, int64_t pairs, bool adjacent);
-  /// Writes a row of a KV cache: f32, f16, bf16 or q8_0, bits as quant/formats.h gives them.
+  /// The Walsh-Hadamard transform of each `block` of a head, see kv_format.h; nothing where that is 1.
+  void (*hadamard)(float* head, int64_t n, int64_t block);
+  /// Writes a row of a KV cache, one of KvFormats, bits as quant/formats.h gives them.
   void (*encode)(DType dtype, const float* x, void* dst, int64_t n);
 };
 

@@ -2,6 +2,7 @@
 // run in the same 32 lanes for every instruction set, and are then added in halves.
 #pragma once
 
+#include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/pointwise.h"
 #include "kernels/cpu/simd.h"
 
@@ -117,11 +118,10 @@ INFER_HD void encode_as(const float* x, typename F::Block* dst, int64_t n) {
 }
 
 void encode(DType dtype, const float* x, void* dst, int64_t n) {
-  visit_in_list(FormatList<F32, F16, BF16, Q8_0>{}, dtype,
-                [&]<class F>() { encode_as<F>(x, static_cast<typename F::Block*>(dst), n); });
+  visit_in_list(KvFormats{}, dtype, [&]<class F>() { encode_as<F>(x, static_cast<typename F::Block*>(dst), n); });
 }
 
-constexpr PointwiseTable kPointwiseHere = {rms_norm, activate, add, scale_softcap, rotate, encode};
+constexpr PointwiseTable kPointwiseHere = {rms_norm, activate, add, scale_softcap, rotate, hadamard, encode};
 
 }  // namespace
 }  // namespace infer::cpu

@@ -55,6 +55,11 @@ struct Simd {
   static INFER_HD Vec load_i8(const int8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
+  /// Four bits of each of kLanes bytes, those from bit `shift` on.
+  static INFER_HD Vec load_u4(const uint8_t* p, int shift) {
+    const __m128i bytes = _mm_srli_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), shift);
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15))));
+  }
   static INFER_HD void store_f16(uint16_t* p, Vec a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
   }
@@ -145,6 +150,10 @@ struct Simd {
   static INFER_HD Vec load_i8(const int8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
+  static INFER_HD Vec load_u4(const uint8_t* p, int shift) {
+    const __m128i bytes = _mm_srli_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), shift);
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15))));
+  }
   static INFER_HD void store_f16(uint16_t* p, Vec a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
   }
@@ -214,6 +223,7 @@ struct Simd {
   static INFER_HD Vec load_f16(const uint16_t* p) { return f16_to_f32(*p); }
   static INFER_HD Vec load_bf16(const uint16_t* p) { return bf16_to_f32(*p); }
   static INFER_HD Vec load_i8(const int8_t* p) { return *p; }
+  static INFER_HD Vec load_u4(const uint8_t* p, int shift) { return static_cast<float>(*p >> shift & 15); }
   static INFER_HD void store_f16(uint16_t* p, Vec a) { *p = f32_to_f16(a); }
   static INFER_HD float first(Vec a) { return a; }
   static INFER_HD Vec max_all(Vec a) { return a; }

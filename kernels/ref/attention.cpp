@@ -1,9 +1,11 @@
 // Rotation, the write into the KV pages, and attention over them. The cache is read and written a head row at a time
 // through quant/formats.h, so any format that can be encoded serves as a cache type.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <vector>
 
+#include "kernels/kv_format.h"
 #include "kernels/ref/ref.h"
 #include "quant/formats.h"
 
@@ -36,6 +38,22 @@ void finish_heads(float* x, int64_t n_heads, int64_t head_dim, const Tensor& nor
     float* head = x + h * head_dim;
     if (norm) norm_row(head, norm.as<float>(), eps, head, head_dim);
     if (pairs > 0) rotate(head, rope.cos_sin.as<float>() + position * pairs * 2, pairs, rope.adjacent);
+  }
+}
+
+/// The Walsh-Hadamard transform of each `block` of n numbers, by its matrix: -1 where two indices share an odd number
+/// of ones.
+template <class T>
+void hadamard(T* x, int64_t n, int64_t block) {
+  if (block == 1) return;
+  std::vector<double> from(static_cast<size_t>(block));
+  for (int64_t begin = 0; begin < n; begin += block) {
+    std::copy(x + begin, x + begin + block, from.begin());
+    for (uint64_t i = 0; i < from.size(); ++i) {
+      double sum = 0;
+      for (uint64_t j = 0; j < from.size(); ++j) sum += std::popcount(i & j) % 2 ? -from[j] : from[j];
+      x[begin + static_cast<int64_t>(i)] = static_cast<T>(sum / std::sqrt(static_cast<double>(block)));
+    }
   }
 }
 
@@ -74,6 +92,7 @@ void attend(const AttentionArgs& a, const float* q, int64_t head, const int32_t*
                head_dim);
     for (size_t i = 0; i < sum.size(); ++i) sum[i] += weight * row[i];
   }
+  hadamard(sum.data(), head_dim, kv_rotation(a.v_cache.dtype, head_dim));
   for (int64_t i = 0; i < head_dim; ++i) out[i] = static_cast<float>(sum[static_cast<size_t>(i)] / total);
 }
 
@@ -96,11 +115,16 @@ void rope_store(const RopeStoreArgs& a) {
   require(a.positions.rows() == n_tokens && a.slots.rows() == n_tokens, "rope_store", "token counts differ");
   for (int64_t t = 0; t < n_tokens; ++t) {
     const int64_t position = a.positions.as<int32_t>()[t], slot = a.slots.as<int32_t>()[t];
+    float* q = a.q.as<float>() + t * n_heads * head_dim;
     float* k = a.k.as<float>() + t * n_kv_heads * head_dim;
-    finish_heads(a.q.as<float>() + t * n_heads * head_dim, n_heads, head_dim, a.q_norm, a.eps, a.rope, position);
+    float* v = a.v.as<float>() + t * n_kv_heads * head_dim;
+    finish_heads(q, n_heads, head_dim, a.q_norm, a.eps, a.rope, position);
     finish_heads(k, n_kv_heads, head_dim, a.k_norm, a.eps, a.rope, position);
+    hadamard(q, n_heads * head_dim, kv_rotation(a.k_cache.dtype, head_dim));
+    hadamard(k, n_kv_heads * head_dim, kv_rotation(a.k_cache.dtype, head_dim));
+    hadamard(v, n_kv_heads * head_dim, kv_rotation(a.v_cache.dtype, head_dim));
     store(a.k_cache, slot, k);
-    store(a.v_cache, slot, a.v.as<float>() + t * n_kv_heads * head_dim);
+    store(a.v_cache, slot, v);
   }
 }
 

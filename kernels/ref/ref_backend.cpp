@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/kv_format.h"
 #include "kernels/ref/ref.h"
 #include "quant/formats.h"
 
@@ -31,9 +32,8 @@ class RefBackend final : public Backend {
     for (DType dtype : needs.matrix_formats) require_decodable(dtype);
     for (DType dtype : needs.embedding_formats) require_decodable(dtype);
     for (DType dtype : {needs.k_type, needs.v_type}) {
-      const bool known = dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16 || dtype == DType::Q8_0;
-      if (!known)
-        throw Error(ErrorKind::usage, "KV cache", "unsupported type", format_name(dtype), "f32, f16, bf16, q8_0");
+      if (!is_kv_format(dtype))
+        throw Error(ErrorKind::usage, "KV cache", "unsupported type", format_name(dtype), kKvFormatNames);
       if (needs.head_dim > 0 && row_bytes(dtype, needs.head_dim) < 0) {
         throw Error(ErrorKind::usage, "KV cache", "head size is no multiple of the block of " + format_name(dtype),
                     std::to_string(needs.head_dim), "multiples of 32");

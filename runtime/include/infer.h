@@ -240,7 +240,7 @@ struct EngineOptions {
   int64_t n_seqs = 1;    ///< sequences that can be in flight at once
   int64_t n_batch = 2048, n_ubatch = 512;  ///< tokens scheduled, computed at a time
   int n_threads = 0;     ///< 0: one per physical core
-  std::string k_type, v_type;  ///< KV cache: f32 f16 bf16 q8_0; empty: f16, on ref f32
+  std::string k_type, v_type;  ///< KV cache: f32 f16 bf16 q8_0, and on cpu and ref q4_0; empty: f16, on ref f32
   std::string isa, mode, act;  ///< as in LoadOptions; empty: as the model was loaded with
   bool debug_sync = false;     ///< the same; on when either is
   bool fusion = true;          ///< the same; off when either is
@@ -364,6 +364,43 @@ struct QuantizeReport {
 QuantizeReport quantize(const std::string& in, const std::string& out, const QuantizeOptions& options);
 /// What QuantizeOptions::type may be: llama.cpp's mixtures and plain formats.
 std::vector<std::string> quantize_types();
+
+struct ImatrixOptions {
+  int64_t n_ctx = 512;                   ///< tokens to a chunk; the first becomes BOS where the model wants one
+  int64_t n_ubatch = 512;                ///< tokens computed at a time
+  int64_t first_chunk = 0;               ///< chunks of the text that are passed over, to go on where another run stopped
+  int64_t n_chunks = -1;                 ///< of the text; -1: all that is left
+  bool process_output = false;           ///< the output head too
+  bool parse_special = false;            ///< control tokens inside the text are recognised
+  int n_threads = 0;                     ///< 0: one per physical core
+  std::string isa;                       ///< as in LoadOptions; empty: as the model was loaded with
+  std::vector<std::string> in_files;     ///< importance matrices whose sums are added to the new ones
+  std::string dataset;                   ///< what the text is called in the file
+  int64_t save_every = 10;               ///< chunks after which the file is written again; 0: at the end only
+  /// Called with a fraction in [0, 1] after every step; returning false ends it, see ImatrixReport::cancelled.
+  std::function<bool(double)> progress;
+};
+
+/// What an importance matrix was written with.
+struct ImatrixReport {
+  int64_t n_chunks = 0;    ///< of this text
+  int64_t all_chunks = 0;  ///< those of in_files included
+  int64_t n_tensors = 0;
+  /// Ended early. A file that this run had written before holds n_chunks of the text now; else n_chunks is 0, and
+  /// whatever had the file's name is untouched.
+  bool cancelled = false;
+  double seconds = 0;
+};
+
+/// Measures how much each input of each matrix of the model matters on a text, for QuantizeOptions::imatrix: the sum of
+/// the squares of every column of its inputs, as llama.cpp's tool of that name finds it and in the same GGUF form. Whole
+/// chunks count, the rest of the text does not. The file is written whole under another name and then gets its own, every
+/// save_every chunks and at the end. Throws Error: usage (a text shorter than a chunk, an option out of range), bad_file
+/// (in_files that are none or of another model), run (disk, activations that are not finite).
+ImatrixReport collect_imatrix(const Model& model, std::string_view text, const std::string& out,
+                              const ImatrixOptions& options = {});
+/// The sums of several importance matrices in one file. Throws Error: bad_file, run (disk).
+ImatrixReport merge_imatrix(const std::vector<std::string>& in_files, const std::string& out);
 
 /// Devices that can be used here, one "name: summary" each.
 std::vector<std::string> list_devices();

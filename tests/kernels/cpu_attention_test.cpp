@@ -174,7 +174,7 @@ TEST_CASE("attention agrees with the oracle for every group size, head size and 
 }
 
 TEST_CASE("attention reads every cache type") {
-  for (DType type : {DType::F32, DType::F16, DType::BF16, DType::Q8_0}) {
+  for (DType type : {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0}) {
     Shape shape;
     shape.k_type = type;
     shape.v_type = type == DType::F32 ? DType::Q8_0 : type;
@@ -211,6 +211,7 @@ TEST_CASE("a long past is cut among threads without changing a bit") {
       shape.n_heads = 3;
       shape.window = window;
       shape.sinks = sinks;
+      shape.v_type = sinks ? DType::Q4_0 : DType::F16;  // whose values are turned back after the cut
       Case c(shape, {{1700, 1}, {255, 1}, {256, 1}, {0, 0}, {257, 1}, {2048, 3}}, 9);
       const auto wanted = c.expected();
       for (Isa isa : available()) {
@@ -230,7 +231,8 @@ TEST_CASE("a prompt in pieces, at once and token by token gives the same bits") 
     Shape shape;
     shape.n_kv_heads = 1;
     shape.n_heads = n_heads;
-    shape.head_dim = 40;
+    shape.head_dim = n_heads == 16 ? 96 : 40;
+    if (n_heads == 16) shape.k_type = shape.v_type = DType::Q4_0;
     shape.window = n_heads == 4 ? 50 : 0;
     shape.softcap = n_heads == 3 ? 5.0f : 0.0f;
     const int64_t length = 600;
@@ -295,7 +297,9 @@ TEST_CASE("cache types and head sizes without a kernel are named as such") {
   CHECK(cpu::attention_supports(DType::F16, 64));
   CHECK(cpu::attention_supports(DType::Q8_0, 96));
   CHECK_FALSE(cpu::attention_supports(DType::Q8_0, 80));
-  CHECK_FALSE(cpu::attention_supports(DType::Q4_0, 64));
+  CHECK(cpu::attention_supports(DType::Q4_0, 64));
+  CHECK_FALSE(cpu::attention_supports(DType::Q4_0, 80));
+  CHECK_FALSE(cpu::attention_supports(DType::Q5_0, 64));
   CHECK_FALSE(cpu::attention_supports(DType::F16, 63));
   CHECK_FALSE(cpu::attention_supports(DType::F16, 2048));
 }

@@ -270,8 +270,8 @@ TEST_CASE("ref refuses by name what it has no kernel for, and counts its memory"
   CHECK_NOTHROW(ref->prepare(needs));
   needs.k_type = DType::Q8_0;
   CHECK_THROWS_WITH(ref->prepare(needs), Catch::Contains("Q8_0") && Catch::Contains("80"));
-  needs.k_type = DType::Q4_0;
-  CHECK_THROWS_WITH(ref->prepare(needs), Catch::Contains("Q4_0") && Catch::Contains("f16"));
+  needs.k_type = DType::Q5_0;
+  CHECK_THROWS_WITH(ref->prepare(needs), Catch::Contains("Q5_0") && Catch::Contains("q4_0"));
   needs.k_type = DType::F16;
   needs.matrix_formats = {DType::F32, DType::I8};
   CHECK_THROWS_WITH(ref->prepare(needs), Catch::Contains("I8"));

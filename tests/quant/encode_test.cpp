@@ -171,6 +171,36 @@ TEST_CASE("every level of the CPU writes the same bytes") {
   }
 }
 
+TEST_CASE("a block gets the same bytes alone and among others, whatever they are") {
+  std::vector<float> weights = heavy_weights(16 * kRow);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const size_t block = i / 32, at = i % 32;
+    if (block % 9 == 1) weights[i] = block % 2 ? 0.0f : -0.0f;
+    if (block % 9 == 3) weights[i] = block % 2 ? 0.7f : -3.0f;
+    if (block % 9 == 4) weights[i] = at == block % 32 ? -5.0f : 0.0f;
+    if (block % 9 == 6) weights[i] *= block % 2 ? 1e-42f : 1e4f;
+    if (block % 9 == 7) weights[i] = block % 2 ? std::abs(weights[i]) : static_cast<float>(at % 2) - 0.5f;
+  }
+  for (const EncodeLevel level : {EncodeLevel::any, EncodeLevel::avx2, EncodeLevel::avx512}) {
+    if (level > encode_level()) continue;
+    for (const Recorded& recorded : kGgml) {
+      INFO(find_format(recorded.dtype)->name);
+      const int64_t block = std::max<int64_t>(32, find_format(recorded.dtype)->block);
+      const int64_t n = static_cast<int64_t>(weights.size()) - (block == 32 ? 3 * 32 : 0);
+      std::vector<char> together(static_cast<size_t>(row_bytes(recorded.dtype, n))), alone(together.size());
+      REQUIRE(encode_weights(level, recorded.dtype, weights.data(), nullptr, together.data(), n).at == n);
+      for (int64_t i = 0; i < n; i += block)
+        encode_weights(level, recorded.dtype, weights.data() + i, nullptr, alone.data() + row_bytes(recorded.dtype, i),
+                       block);
+      CHECK((together == alone));
+      // The place of a fault is told among others, too.
+      std::vector<float> bad = weights;
+      bad[24 * 32 + 5] = NAN;
+      CHECK(encode_weights(level, recorded.dtype, bad.data(), nullptr, together.data(), n).at == 24 * 32 + 5);
+    }
+  }
+}
+
 TEST_CASE("zeros stay zeros, and what is too small for a scale becomes zero") {
   std::vector<float> tiny = filled(0);
   for (size_t i = 0; i < tiny.size(); ++i) tiny[i] = std::ldexp(static_cast<float>(i) - 128, -149);

@@ -169,12 +169,37 @@ TEST_CASE("Q8_0 keeps zero and both extremes, and ties go to the even code") {
   CHECK(back[8] == 0.0f);
 }
 
-TEST_CASE("a Q8_0 block with an infinity or a NaN decodes to NaN, its neighbours are untouched") {
+TEST_CASE("Q4_0 errs by half a step, and by a whole one where the other end of the codes is one short") {
+  for (float deviation : {1e-6f, 0.02f, 1.0f, 1e4f}) {
+    INFO(deviation);
+    const std::vector<float> row = normal_row(4096, deviation, 4);
+    const std::vector<float> back = through(DType::Q4_0, row);
+    int wrong = 0, exact = 0;
+    for (size_t start = 0; start < row.size(); start += 32) {
+      float largest = 0;
+      for (size_t i = start; i < start + 32; ++i)
+        if (std::abs(row[i]) > std::abs(largest)) largest = row[i];
+      const double step = std::abs(largest) / 8, of_scale = 8 * std::max(step * 0x1p-11, 0x1p-25);
+      for (size_t i = start; i < start + 32; ++i) {
+        const double error = std::abs(double{back[i]} - row[i]);
+        const bool short_end = row[i] * largest < 0 && std::abs(row[i]) > 7.5 * step;
+        wrong += !(error <= (short_end ? 1.0001 : 0.5001) * step + of_scale);
+        exact += row[i] == largest && error <= of_scale;
+      }
+    }
+    CHECK(wrong == 0);
+    CHECK(exact == 4096 / 32);
+  }
+  CHECK(through(DType::Q4_0, std::vector<float>(32, 0.0f)) == std::vector<float>(32, 0.0f));
+}
+
+TEST_CASE("a block with an infinity or a NaN decodes to NaN, its neighbours are untouched") {
+  const DType dtype = GENERATE(DType::Q8_0, DType::Q4_0);
   for (float bad : {INFINITY, -INFINITY, NAN, -NAN}) {
     for (int at : {0, 17, 31}) {
       std::vector<float> row(96, 127.0f);
       row[32 + at] = bad;
-      const std::vector<float> back = through(DType::Q8_0, row);
+      const std::vector<float> back = through(dtype, row);
       int wrong = 0;
       for (int i = 0; i < 96; ++i) wrong += i / 32 == 1 ? !std::isnan(back[i]) : back[i] != 127.0f;
       CHECK(wrong == 0);
@@ -198,7 +223,7 @@ TEST_CASE("a row that cannot be decoded or encoded is refused and nothing is wri
   CHECK_FALSE(decode_row(DType::Q4_K, bytes.data(), floats.data(), 255));
   CHECK_FALSE(decode_row(DType::F32, bytes.data(), floats.data(), -4));
   CHECK(floats == std::vector<float>(256, 5.0f));
-  CHECK_FALSE(encode_row(DType::Q4_0, floats.data(), bytes.data(), 256));
+  CHECK_FALSE(encode_row(DType::Q4_1, floats.data(), bytes.data(), 256));
   CHECK_FALSE(encode_row(DType::Q4_K, floats.data(), bytes.data(), 256));
   CHECK_FALSE(encode_row(DType::I8, floats.data(), bytes.data(), 256));
   CHECK_FALSE(encode_row(DType::Q8_0, floats.data(), bytes.data(), 31));

@@ -127,16 +127,18 @@ TEST_CASE("codes, scales and offsets rebuild the recorded floats") {
   CHECK(checked == kRecorded);
 }
 
-TEST_CASE("a Q8_0 row is written as the published quantiser writes it") {
+TEST_CASE("rows of Q8_0 and Q4_0 are written as the published quantiser writes them") {
+  const DType dtype = GENERATE(DType::Q8_0, DType::Q4_0);
   const std::vector<float> input = read_floats(SHARED_DATA "/golden/quants/input.f32");
   if (input.empty()) {
     WARN("skipped: the shared folder is not here");
     return;
   }
-  const std::vector<char> want = read_bytes(SHARED_DATA "/golden/quants/Q8_0.blocks");
+  const std::vector<char> want =
+      read_bytes(std::string(SHARED_DATA "/golden/quants/") + find_format(dtype)->name + ".blocks");
   const int64_t n = static_cast<int64_t>(input.size());
-  std::vector<char> got(row_bytes(DType::Q8_0, n));
-  REQUIRE(encode_row(DType::Q8_0, input.data(), got.data(), n));
+  std::vector<char> got(row_bytes(dtype, n));
+  REQUIRE(encode_row(dtype, input.data(), got.data(), n));
   REQUIRE(want.size() > got.size());
   int64_t different = 0;
   for (size_t i = 0; i < got.size(); ++i) different += got[i] != want[i];

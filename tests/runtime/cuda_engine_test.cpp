@@ -8,7 +8,9 @@
 #include <random>
 
 #include "infer.h"
+#include "runtime/imatrix_file.h"
 #include "tests/catch.h"
+#include "tests/folder.h"
 #include "tests/tiny_model.h"
 
 using namespace infer;
@@ -353,6 +355,28 @@ TEST_CASE("cuda engine: the self-test passes") {
         CHECK(row.passed);
       }
       CHECK(std::any_of(test.rows.begin(), test.rows.end(), [](auto& r) { return r.op == "steps, graph = eager"; }));
+    }
+  }
+}
+
+TEST_CASE("cuda: importances measured on the GPU are those of the reference") {
+  if (skipped()) return;
+  std::string text;
+  for (int i = 0; i < 60; ++i) text += std::to_string(i * i % 71) + " hello world of the model ";
+  for (const DType weights : {DType::F32, DType::BF16, DType::Q8_0}) {
+    const File file(weights);
+    const test::Folder folder;
+    ImatrixOptions options;
+    options.n_ctx = 96, options.n_ubatch = 40, options.n_chunks = 3;  // prompts, and a few tokens at the end of each
+    options.process_output = true;
+    for (const char* device : {"cuda", "ref"}) collect_imatrix(file.load(device), text, folder / device, options);
+    const ImatrixFile found = read_imatrix(folder / "cuda"), wanted = read_imatrix(folder / "ref");
+    CHECK(found.entries.size() == 3 * 7 + 1);
+    for (const auto& [name, entry] : wanted.entries) {
+      INFO(name);
+      const ImatrixFile::Entry& mine = found.entries.at(name);
+      CHECK(mine.counts == entry.counts);
+      CHECK(nmse({mine.sums.begin(), mine.sums.end()}, {entry.sums.begin(), entry.sums.end()}) < 1e-3);
     }
   }
 }

@@ -48,6 +48,18 @@ TEST_CASE("names of devices are a backend and, for GPUs, a number") {
   }
 }
 
+TEST_CASE("a plan refuses a cache that the device has no kernels for") {
+  const ModelFile file;
+  EngineOptions engine;
+  engine.n_ctx = 64;
+  engine.k_type = "q4_0";
+  CHECK_THROWS_WITH(Model::plan(file.path, engine, {}, size_t{24} << 30),
+                    Catch::Contains("KV cache") && Catch::Contains("Q4_0"));
+  LoadOptions cpu;
+  cpu.device = "cpu";
+  CHECK(Model::plan(file.path, engine, cpu, size_t{24} << 30).k_type == "Q4_0");
+}
+
 TEST_CASE("memory is planned for a GPU that is not there") {
   const ModelFile file;
   const MemoryPlan p = plan(file, size_t{24} << 30);

@@ -351,7 +351,7 @@ TEST_CASE("api: wrong options are refused by name") {
   CHECK(field_of([](EngineOptions& o) { o.n_batch = 0; }) == "n_batch");
   CHECK(field_of([](EngineOptions& o) { o.n_ubatch = -5; }) == "n_ubatch");
   CHECK(field_of([](EngineOptions& o) { o.n_threads = -1; }) == "n_threads");
-  CHECK(field_of([](EngineOptions& o) { o.k_type = "q4_0"; }) == "k_type");
+  CHECK(field_of([](EngineOptions& o) { o.k_type = "q5_0"; }) == "k_type");
   CHECK(field_of([](EngineOptions& o) { o.v_type = "F16"; }) == "v_type");
   CHECK(field_of([](EngineOptions& o) { o.n_pool = 255; }) == "n_pool");
   CHECK(field_of([](EngineOptions& o) { o.mode = "warp"; }) == "mode");

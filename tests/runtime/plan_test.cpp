@@ -53,16 +53,19 @@ TEST_CASE("plan: a position of the cache costs K and V of every layer and head")
   CHECK(kv_bytes_per_token(c, DType::F16, DType::F16) == 2 * 3 * 64 * 2 * 2);
   CHECK(kv_bytes_per_token(c, DType::F32, DType::F16) == 2 * 3 * 64 * (4 + 2));
   CHECK(kv_bytes_per_token(c, DType::Q8_0, DType::Q8_0) == 2 * 3 * 2 * (64 / 32 * 34));
+  CHECK(kv_bytes_per_token(c, DType::Q8_0, DType::Q4_0) == 3 * 2 * (64 / 32) * (34 + 18));
   CHECK(rope_bytes_per_position(c) == 2 * 64 * 4);
   Config odd = c;
   odd.head_dim = 48;
   CHECK(kind_of([&] { kv_bytes_per_token(odd, DType::Q8_0, DType::F16); }) == ErrorKind::usage);
+  CHECK_THROWS_WITH(kv_bytes_per_token(odd, DType::F16, DType::Q4_0), Catch::Contains("Q4_0") && Catch::Contains("48"));
 }
 
 TEST_CASE("plan: names of cache types") {
   CHECK(kv_type("k_type", "q8_0") == DType::Q8_0);
   CHECK(kv_type("k_type", "bf16") == DType::BF16);
-  for (const char* bad : {"", "F16", "q4_0", "f16 "})
+  CHECK(kv_type("k_type", "q4_0") == DType::Q4_0);
+  for (const char* bad : {"", "F16", "q4_1", "q5_0", "i8", "f16 "})
     CHECK(kind_of([&] { kv_type("k_type", bad); }) == ErrorKind::usage);
 }
 

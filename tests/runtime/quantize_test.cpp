@@ -1,12 +1,8 @@
 // quantize(): which tensor gets which format, what is in the file that comes out, what is refused, and that nothing is
 // left behind.
-#include <stdlib.h>
-
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 
 #include "infer.h"
 #include "quant/encode.h"
@@ -15,34 +11,17 @@
 #include "runtime/imatrix.h"
 #include "runtime/quantize_plan.h"
 #include "tests/catch.h"
+#include "tests/folder.h"
 #include "tests/runtime/gguf_writer.h"
 #include "tests/tiny_model.h"
 
 using namespace infer;
+using test::bytes_of;
+using test::Folder;
 using test::GgufWriter;
 namespace fs = std::filesystem;
 
 namespace {
-
-class Folder {
- public:
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "infer_quantize_XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path_ = name;
-  }
-  ~Folder() { fs::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-  size_t n_files() const { return static_cast<size_t>(std::distance(fs::directory_iterator(path_), {})); }
-
- private:
-  std::string path_;
-};
-
-std::string bytes_of(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
 
 // Names and shapes of a llama model; no weights.
 Checkpoint shapes(int64_t n_layers, int64_t dim, bool tied = false, int64_t n_kv_heads = 8) {

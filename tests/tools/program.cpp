@@ -17,6 +17,8 @@
 #include <fstream>
 #include <stdexcept>
 
+#include "tests/catch.h"
+
 namespace infer::test {
 namespace {
 
@@ -334,6 +336,17 @@ bool is_utf8(const std::string& text) {
     i += n;
   }
   return true;
+}
+
+void check_refusals(const std::vector<Refusal>& refusals, const std::string& never) {
+  for (const Refusal& refusal : refusals) {
+    const Outcome o = run(refusal.args);
+    INFO(o.err);
+    CHECK(o.status == refusal.status);
+    CHECK(lines_of(o.err).size() == 1);
+    CHECK(contains(o.err, refusal.says));
+    CHECK_FALSE(std::filesystem::exists(never));
+  }
 }
 
 }  // namespace infer::test

@@ -85,6 +85,15 @@ const std::string& tiny_spm();  ///< sentencepiece, byte tokens
 const std::string& tiny_without_template();
 const std::string& tiny_long();  ///< with a context that takes minutes to fill
 
+/// A call that is refused with one line on stderr that holds `says`, and with this status.
+struct Refusal {
+  std::vector<std::string> args;
+  int status;
+  const char* says;
+};
+/// Checks that they are, and that none of them leaves a file called `never`.
+void check_refusals(const std::vector<Refusal>& refusals, const std::string& never);
+
 std::vector<std::string> lines_of(const std::string& text);
 bool contains(const std::string& text, const std::string& part);
 bool is_utf8(const std::string& text);

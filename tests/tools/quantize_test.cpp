@@ -49,11 +49,7 @@ TEST_CASE("a dry run lists the tensors and writes nothing, with or without OUT")
 
 TEST_CASE("quantize refuses what it does not understand, with one line and the status of its kind") {
   const std::string in = float_model(), out = path_in_folder("never.gguf");
-  const struct {
-    std::vector<std::string> args;
-    int status;
-    const char* says;
-  } cases[] = {
+  const std::vector<Refusal> refusals = {
       {{"quantize"}, 2, "IN"},
       {{"quantize", in, "Q4_0"}, 2, "OUT"},
       {{"quantize", in, out, "Q4_0", "more"}, 2, "one argument too many"},
@@ -66,14 +62,7 @@ TEST_CASE("quantize refuses what it does not understand, with one line and the s
       {{"quantize", in, in, "q4_0"}, 2, "is the model itself"},
       {{"quantize", path_in_folder("missing.gguf"), out, "q4_0"}, 1, "No such file"},
   };
-  for (const auto& c : cases) {
-    const Outcome o = run(c.args);
-    INFO(o.err);
-    CHECK(o.status == c.status);
-    CHECK(lines_of(o.err).size() == 1);
-    CHECK(contains(o.err, c.says));
-    CHECK_FALSE(fs::exists(out));
-  }
+  check_refusals(refusals, out);
 }
 
 TEST_CASE("quantize --help names the types and llama.cpp's flags") {
