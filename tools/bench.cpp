@@ -16,9 +16,6 @@
 namespace infer::tools {
 namespace {
 
-/// Prompt tokens computed at a time when -ub is not given: a GPU wants more of them than a cache.
-constexpr int64_t kGpuUbatch = 2048;
-
 struct BenchFlags {
   ModelFlags model;
   std::vector<std::string> models;
@@ -109,8 +106,6 @@ std::vector<BenchCase> expand(const BenchFlags& f, const std::string& model) {
   }
   return all;
 }
-
-bool on_gpu(const Model& model) { return model.info().device.rfind("cuda", 0) == 0; }
 
 class Runner {
  public:
@@ -308,7 +303,7 @@ int bench_command(const Args& args) {
     if (f.bandwidth) limits.measure(on_gpu(model), f.n_threads.empty() ? 0 : static_cast<int>(f.n_threads[0]));
     for (BenchCase c : expand(f, path)) {
       if (interrupted()) break;
-      if (on_gpu(model) && f.n_ubatch.empty()) c.n_ubatch = kGpuUbatch;
+      if (f.n_ubatch.empty()) c.n_ubatch = default_ubatch(model);
       BenchRow row = describe(c, model);
       if (f.progress) note("{}: {}\n", path, row.test_name());
       Runner runner(model, f, c);

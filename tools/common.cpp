@@ -129,6 +129,16 @@ EngineOptions EngineFlags::options(const ModelFlags& model) const {
   return o;
 }
 
+bool on_gpu(const Model& model) { return model.info().device.starts_with("cuda"); }
+
+int64_t default_ubatch(const Model& model) { return on_gpu(model) ? 2048 : 512; }
+
+void require_same_vocabulary(const Model& model, const Model& reference, const std::string& flag) {
+  if (reference.vocab() == model.vocab()) return;
+  throw Error(ErrorKind::usage, flag, "another vocabulary", fmt::format("{} tokens", reference.vocab()),
+              fmt::format("{} tokens", model.vocab()));
+}
+
 size_t parse_size(const std::string& flag, const std::string& text) {
   const size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
   std::string unit = text.substr(digits);

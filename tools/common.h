@@ -38,6 +38,13 @@ struct EngineFlags {
   EngineOptions options(const ModelFlags& model) const;
 };
 
+/// Whether a GPU computes this model.
+bool on_gpu(const Model& model);
+/// Prompt tokens computed at a time where -ub is not given: a GPU wants more of them than a cache.
+int64_t default_ubatch(const Model& model);
+/// Throws Error(usage) naming `flag` when tokens of the two models are not the same.
+void require_same_vocabulary(const Model& model, const Model& reference, const std::string& flag);
+
 /// "1, 2, 3" (fmt::join would do, but g++ 12 warns of ghosts inside it).
 template <class T>
 std::string listed(const std::vector<T>& values, const char* separator = ", ") {

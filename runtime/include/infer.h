@@ -239,6 +239,7 @@ struct EngineOptions {
   int64_t n_ctx = 0;     ///< positions per sequence; 0: the model's, or what fits
   int64_t n_seqs = 1;    ///< sequences that can be in flight at once
   int64_t n_batch = 2048, n_ubatch = 512;  ///< tokens scheduled, computed at a time
+  int64_t n_outputs = 0;  ///< rows of logits that logits() and score() compute at a time, 4 * vocab bytes each; 0: 64
   int n_threads = 0;     ///< 0: one per physical core
   std::string k_type, v_type;  ///< KV cache: f32 f16 bf16 q8_0; empty: f16, on ref f32
   std::string isa, mode, act;  ///< as in LoadOptions; empty: as the model was loaded with
@@ -264,6 +265,28 @@ struct EngineStats {
 
 using RequestId = int64_t;
 
+/// Several texts on their way through an engine, to learn the logits after their positions: Engine::score() makes one.
+/// It holds pages of the KV cache, and must not outlive its engine.
+class Scoring {
+ public:
+  /// Gets the index of the text, the position and [vocab] floats that are valid during the call.
+  using RowCallback = std::function<void(size_t text, int64_t position, std::span<const float> row)>;
+
+  /// Computes one step and hands out its rows: the positions of a text in ascending order, at most
+  /// EngineOptions::n_outputs rows in all. Two engines with the same options go through the same texts in the same
+  /// steps, so that models can be compared while only one step's rows are kept. False when nothing was left to compute.
+  /// Throws Error(run) for logits that are not finite, naming the stage where that begins.
+  bool step(const RowCallback& on_row);
+
+  Scoring(Scoring&&) noexcept;
+  ~Scoring();
+  struct Impl;
+  explicit Scoring(std::unique_ptr<Impl> impl);
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
 class Engine {
  public:
   /// Throws Error: usage (bad option, vocabulary-only model), does_not_fit (names the largest context that would).
@@ -286,6 +309,10 @@ class Engine {
   /// position and [vocab] floats valid during the call.
   void logits(std::span<const TokenId> ids, int64_t first,
               const std::function<void(int64_t position, std::span<const float>)>& on_row);
+
+  /// The same for up to n_seqs texts that are computed together, after every position from `first` on of each. Throws
+  /// Error(usage) for texts or `first` as logits() does, does_not_fit when requests in flight hold the pages.
+  Scoring score(std::vector<std::vector<TokenId>> texts, int64_t first);
 
   /// Forgets all cached prefixes.
   void clear_cache();
