@@ -140,6 +140,7 @@ EngineStats Engine::Impl::stats() const {
   stats.n_free_pages = cache_.n_free();
   stats.n_cached_pages = cache_.n_cached();
   stats.kv_bytes = runner_.kv_bytes();
+  stats.kv_bytes_per_token = plan_.kv_bytes_per_token;
   stats.scratch_bytes = static_cast<size_t>(backend.bytes) - stats.kv_bytes;
   stats.n_allocations = backend.allocations;
   stats.n_parallel_regions = backend.stages;

@@ -1,5 +1,5 @@
-// Logits after many positions of texts that are known as a whole: Engine::logits() and Engine::score(). The texts are in
-// no batch with requests; they have pages of their own, which are free again afterwards.
+// Logits after many positions of texts that are known as a whole: Engine::logits() and Engine::score(). The texts are
+// in no batch with requests; they have pages of their own, which are free again afterwards.
 #include <algorithm>
 
 #include "runtime/engine_impl.h"
@@ -65,8 +65,8 @@ bool Engine::Impl::score_step(Scoring::Impl& scoring, const Scoring::RowCallback
     const int64_t count = std::min({text.left(), tokens_left, silent + outputs_left});
     if (count == 0) continue;
     const int64_t n_outputs = std::max<int64_t>(0, count - silent);
-    const auto ids = std::span<const TokenId>(text.ids)
-                         .subspan(static_cast<size_t>(text.n_computed), static_cast<size_t>(count));
+    const auto ids =
+        std::span<const TokenId>(text.ids).subspan(static_cast<size_t>(text.n_computed), static_cast<size_t>(count));
     scoring.step.push_back({ids, text.n_computed, text.pages.pages, n_outputs});
     scoring.step_texts.push_back(i);
     text.n_computed += count;
@@ -84,9 +84,9 @@ bool Engine::Impl::score_step(Scoring::Impl& scoring, const Scoring::RowCallback
     for (int64_t k = 0; k < part.n_outputs; ++k, ++position, ++output) {
       runner_.logits(output, row_);
       if (!all_finite(row_))
-        throw Error(
-            ErrorKind::run, "logits",
-            "not finite after position " + std::to_string(position) + "; it begins in " + runner_.find_non_finite(part));
+        throw Error(ErrorKind::run, "logits",
+                    "not finite after position " + std::to_string(position) + "; it begins in " +
+                        runner_.find_non_finite(part));
       on_row(scoring.step_texts[i], position, row_);
     }
   }

@@ -101,7 +101,8 @@ Model ModelFlags::open(bool vocab_only) {
   Model model = Model::load(path, load);
   load.progress = nullptr;
   bar.reset();
-  for (const std::string& w : model.info().warnings) note("warning: {}\n", w);
+  for (const std::string& w : model.info().warnings)
+    if (told_.insert(w).second) note("warning: {}\n", w);
   return model;
 }
 

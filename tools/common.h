@@ -1,6 +1,7 @@
 // What several subcommands share: the flags that choose and load a model, and loading it with a progress bar.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,11 @@ struct ModelFlags {
   LoadOptions load;
   int64_t n_threads = -1;
   void add_to(Arguments& arguments);
-  Model open(bool vocab_only = false);  ///< checks that a path was given; progress bar; warnings to stderr
+  /// Checks that a path was given; progress bar; warnings to stderr, each once however many models are opened.
+  Model open(bool vocab_only = false);
+
+ private:
+  std::set<std::string> told_;
 };
 
 /// -c -b -ub -np -ctk -ctv: options of an engine.

@@ -1,4 +1,5 @@
-// `infer perplexity`: the number that llama.cpp's tool of that name prints, and with a reference the statistics that its
+// `infer perplexity`: the number that llama.cpp's tool of that name prints, and with a reference the statistics that
+// its
 // --kl-divergence prints, without a file of logits in between.
 #include <fmt/format.h>
 

@@ -33,10 +33,10 @@ class Mean {
 
 /// What one position says about a model, and about a reference where there is one.
 struct Prediction {
-  double nll = 0;       ///< -ln p(next token)
-  double base_nll = 0;  ///< the same of the reference
-  double kl = 0;        ///< KL divergence of the model's distribution from the reference's, Σ p_base ln(p_base / p)
-  double delta_p = 0;   ///< p(next token) less the reference's
+  double nll = 0;         ///< -ln p(next token)
+  double base_nll = 0;    ///< the same of the reference
+  double kl = 0;          ///< KL divergence of the model's distribution from the reference's, Σ p_base ln(p_base / p)
+  double delta_p = 0;     ///< p(next token) less the reference's
   bool same_top = false;  ///< both think the same token likeliest
 };
 /// `row`: logits [vocab] before token `next`. `base`: the reference's, or empty.
@@ -51,14 +51,14 @@ class Quality {
 
   Estimate ppl() const;
   Estimate base_ppl() const;
-  double correlation() const;        ///< of ln PPL and the reference's ln PPL, in [-1, 1]
-  Estimate log_ratio() const;        ///< ln(PPL / PPL of the reference)
-  Estimate ratio() const;            ///< PPL / PPL of the reference
-  Estimate difference() const;       ///< PPL - PPL of the reference
+  double correlation() const;   ///< of ln PPL and the reference's ln PPL, in [-1, 1]
+  Estimate log_ratio() const;   ///< ln(PPL / PPL of the reference)
+  Estimate ratio() const;       ///< PPL / PPL of the reference
+  Estimate difference() const;  ///< PPL - PPL of the reference
   Estimate kl() const { return kl_mean_.estimate(); }
   Estimate delta_p() const { return delta_mean_.estimate(); }
   Estimate rms_delta_p() const;
-  Estimate same_top() const;         ///< fraction of tokens, [0, 1]
+  Estimate same_top() const;  ///< fraction of tokens, [0, 1]
   /// The value below which a fraction `p` in [0, 1] of the tokens lies, linear between neighbours.
   double kl_percentile(double p) const;
   double delta_p_percentile(double p) const;
@@ -79,9 +79,9 @@ struct Windows {
   std::vector<std::vector<TokenId>> ids;  ///< [n_ctx] each
   int64_t n_ctx = 0, first = 0;
 };
-/// Cuts the text into windows of n_ctx tokens; the first token of each is replaced by BOS where the model wants one. `first` < 0:
-/// half of n_ctx. `max_windows` < 0: all. Throws Error: usage (n_ctx below 8, a text shorter than a window), run
-/// (unreadable).
+/// Cuts the text into windows of n_ctx tokens; the first token of each is replaced by BOS where the model wants one.
+/// `first` < 0: half of n_ctx. `max_windows` < 0: all. Throws Error: usage (n_ctx below 8, a text shorter than a
+/// window), run (unreadable).
 Windows cut_windows(const Model& model, const std::string& file, int64_t n_ctx, int64_t first = -1,
                     int64_t max_windows = -1);
 

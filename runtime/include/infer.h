@@ -131,6 +131,12 @@ class Model {
  public:
   /// Throws Error: bad_file, does_not_fit, run (unreadable, cancelled), usage (unknown device).
   static Model load(const std::string& path, const LoadOptions& options = {});
+  /// A model in the shape of a published one, with random weights in the formats that quantize() would choose for
+  /// options.quant (empty: F16), and without a tokenizer: to measure speed where there is no file. Throws Error: usage
+  /// (not one of shapes(), type), does_not_fit.
+  static Model random(const std::string& shape, const LoadOptions& options = {});
+  /// "135m", "1b", "8b" ...
+  static std::vector<std::string> shapes();
   /// Reads headers only and never throws for a model that merely will not run: see Inspection::refusal.
   static Inspection inspect(const std::string& path, int64_t n_ctx = 0, const LoadOptions& options = {});
 
@@ -252,7 +258,7 @@ struct EngineOptions {
 
 struct EngineStats {
   int64_t n_ctx = 0, n_pages = 0, n_free_pages = 0, n_cached_pages = 0;
-  size_t kv_bytes = 0, scratch_bytes = 0;
+  size_t kv_bytes = 0, kv_bytes_per_token = 0, scratch_bytes = 0;
   int64_t n_steps = 0, n_tokens = 0;  ///< forward passes, and tokens computed in them
   int64_t n_steps_ahead = 0;          ///< of the passes, started before the tokens of the one before were known
   int64_t n_preempted = 0;            ///< times a sequence gave its pages to an older one
@@ -391,6 +397,9 @@ struct QuantizeReport {
 QuantizeReport quantize(const std::string& in, const std::string& out, const QuantizeOptions& options);
 /// What QuantizeOptions::type may be: llama.cpp's mixtures and plain formats.
 std::vector<std::string> quantize_types();
+/// The one of them that `name` means, in whatever case; short names count too ("q4_k" is Q4_K_M). Throws Error(usage)
+/// listing them.
+std::string quantize_type(const std::string& name);
 
 /// Devices that can be used here, one "name: summary" each.
 std::vector<std::string> list_devices();

@@ -15,12 +15,13 @@ namespace {
 using Ids = std::vector<TokenId>;
 using Rows = std::map<std::pair<size_t, int64_t>, std::vector<float>>;
 
-Model tiny(const std::string& device, uint32_t seed = 1) {
+Model tiny(const std::string& device, uint32_t seed = 1, int64_t dim = 64) {
   const std::string path =
       (std::filesystem::temp_directory_path() / ("infer_scoring_" + std::to_string(std::random_device()()) + ".gguf"))
           .string();
   test::TinyModel model;
   model.seed = seed;
+  model.dim = dim;
   test::write_tiny_model(path, model);
   LoadOptions options;
   options.device = device;
@@ -84,6 +85,36 @@ TEST_CASE("scoring: texts computed together have the logits that each has alone,
       CHECK(engine.stats().n_tokens == 100 + 37 + 128);
       if (n_ubatch == 512 && n_outputs == 512) CHECK(n_steps == 1);
     }
+  }
+}
+
+TEST_CASE("scoring: on a GPU texts computed together have the reference's logits") {
+  bool gpu = false;
+  for (const std::string& device : list_devices()) gpu = gpu || device.starts_with("cuda");
+  if (!gpu) {
+    WARN("SKIPPED: no CUDA device; scoring was not tested on one");
+    return;
+  }
+  const std::vector<Ids> texts = {text(100, 1), text(37, 2), text(128, 3)};
+  const Rows want = singles(tiny("ref", 1, 256), texts, 20);
+  const Model model = tiny("cuda", 1, 256);
+  for (const auto& [n_ubatch, n_outputs] : {std::pair(512, 512), {512, 0}, {50, 7}}) {
+    INFO(n_ubatch << " " << n_outputs);
+    Engine engine(model, options(3, n_ubatch, n_outputs));
+    Scoring scoring = engine.score(texts, 20);
+    double error = 0, power = 0;
+    size_t n = 0;
+    while (scoring.step([&](size_t t, int64_t position, std::span<const float> row) {
+      const std::vector<float>& reference = want.at({t, position});
+      for (size_t i = 0; i < row.size(); ++i) {
+        error += (static_cast<double>(row[i]) - reference[i]) * (static_cast<double>(row[i]) - reference[i]);
+        power += static_cast<double>(reference[i]) * reference[i];
+      }
+      ++n;
+    })) {
+    }
+    CHECK(n == want.size());
+    CHECK(error <= 1e-3 * power);  // the cache is f16, that of the reference f32
   }
 }
 
