@@ -24,9 +24,10 @@ struct Flags {
 Arguments arguments(Flags& f) {
   f.engine.n_ctx = 512;
   f.engine.n_ubatch = 0;  // until the device is known
-  Arguments a("infer perplexity -m MODEL -f TEXT [-c 512] [--kl-divergence --reference M0]",
-              "Perplexity over windows of -c tokens (512 as in llama.cpp), second half of each scored. As many windows "
-              "as fit into -b are\ncomputed together.\n");
+  Arguments a(
+      "infer perplexity -m MODEL -f TEXT [-c 512] [--kl-divergence --reference M0]",
+      "Perplexity over windows of -c tokens (512 as in llama.cpp), second half of each scored.\nAs many windows as fit "
+      "into -b are computed together.\n");
   f.model.add_to(a);
   add_quant_flags(a, f.model.load);
   f.engine.add_to(a);
