@@ -22,6 +22,8 @@ const std::vector<std::string> kAllLevels = {"f16",  "q8_0",   "q6_k",   "q5_k_m
                                              "q4_0", "iq4_xs", "q3_k_m", "q2_k"};
 constexpr int64_t kContext = 512, kKvContext = 2048;  // of the quality of weights, and of caches
 
+constexpr double kSpeedPart = 0.4;  // of a level's time, for the progress bar
+
 /// One row to measure.
 struct Level {
   std::string name = {}, path = {}, quant = {}, k_type = {}, v_type = {};
@@ -67,17 +69,16 @@ class LevelBench {
   int run() {
     try {
       if (!f_.quality_file.empty()) open_reference();
-      ProgressBar bar("levels", true);
-      for (const Level& level : levels_) {
-        if (interrupted()) break;
-        bar.update(static_cast<double>(&level - levels_.data()) / static_cast<double>(levels_.size()));
-        if (f_.progress) note("{}\n", level.name);
+      for (n_done_ = 0; n_done_ < levels_.size() && !interrupted(); ++n_done_) {
+        const Level& level = levels_[n_done_];
+        progress(0);
+        if (f_.progress) note("{}\n", escaped(level.name));
         try {
           measure(level);
         } catch (const Error& error) {
           if (error.kind() != ErrorKind::does_not_fit)
             throw Error(error.kind(), escaped(level.name) + ": " + error.what());
-          bar.clear();
+          bar_.clear();
           note("{}: left out: {}\n", escaped(level.name), error.what());
           status_ = static_cast<int>(ErrorKind::does_not_fit);
         }
@@ -106,7 +107,8 @@ class LevelBench {
     if (!f_.both.empty()) refuse("-pg", "not in a table of levels");
     if (kv_ && !(f_.k_types.empty() && f_.v_types.empty()))
       refuse("--kv-levels", "gives the types, and so does -ctk or -ctv");
-    if (levels && !f_.model.load.quant.empty()) refuse("--quant", "--levels says which");
+    if ((levels || (!f_.shape.empty() && !kv_)) && !f_.model.load.quant.empty())
+      refuse("--quant", "the levels say which");
     if (!f_.plot.empty()) require_writable(f_.plot);
     if (quality) read_text_file(f_.quality_file);  // before anything takes its time
   }
@@ -180,7 +182,13 @@ class LevelBench {
     levels_.push_back(std::move(level));
   }
 
+  /// `part` of the level under way is done.
+  void progress(double part) {
+    bar_.update((static_cast<double>(n_done_) + part) / static_cast<double>(levels_.size()));
+  }
+
   Model open(const std::string& path, const std::string& quant) {
+    bar_.clear();  // loading has its own
     opener_.path = path;
     opener_.load.quant = quant;
     if (!f_.shape.empty()) return Model::random(f_.shape, opener_.load);
@@ -229,6 +237,7 @@ class LevelBench {
     row.kv_bytes_per_token = level.kv_bytes_per_token;
     if (!measure_speed(row, model, c)) return;
     if (kv_ && row.kv_bytes_per_token == 0) row.kv_bytes_per_token = row.generation.kv_bytes_per_token;
+    progress(kSpeedPart);
     if (reference_) row.quality = measure_quality_of(model, c);
     if (!interrupted()) rows_.push_back(std::move(row));
   }
@@ -253,11 +262,14 @@ class LevelBench {
     usual.act.clear(), usual.fusion = true;
     fit_to_windows(usual, windows_, model.vocab());
     Engine base(*reference_, usual);
-    return measure_quality(engine, &base, windows_, options.n_seqs,
-                           [](int64_t, const Quality&) { return !interrupted(); });
+    return measure_quality(engine, &base, windows_, options.n_seqs, [this](int64_t n, const Quality&) {
+      progress(kSpeedPart + (1 - kSpeedPart) * static_cast<double>(n) / static_cast<double>(windows_.ids.size()));
+      return !interrupted();
+    });
   }
 
   void print() {
+    bar_.clear();
     mark_best(rows_);
     write_out(levels_text(f_.form, rows_, about_), true);
   }
@@ -280,6 +292,8 @@ class LevelBench {
   LevelsAbout about_;
   Limits limits_;
   std::vector<LevelRow> rows_;
+  ProgressBar bar_{"levels", true};
+  size_t n_done_ = 0;
   int status_ = 0;
 };
 

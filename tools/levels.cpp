@@ -102,7 +102,7 @@ ordered_json record(const LevelRow& row, const LevelsAbout& about) {
     if (part->seconds.empty()) continue;
     const MeanDeviation m = mean_deviation(part->rates());
     const std::string p = prefix;
-    j[p == "pp" ? "n_prompt" : "n_gen"] = part->tokens();
+    j[p == "pp" ? "n_prompt" : "n_gen"] = p == "pp" ? part->c.n_prompt : part->c.n_gen;
     j[p + "_avg_ts"] = m.mean, j[p + "_stddev_ts"] = m.deviation, j[p + "_samples_ts"] = part->rates();
   }
   j.update(limits_record(row.prompt));

@@ -41,17 +41,6 @@ std::vector<LevelRow> some_rows() {
   return rows;
 }
 
-std::vector<std::string> cells(const std::string& line) {
-  std::vector<std::string> out;
-  for (size_t at = 1; line.find('|', at) != std::string::npos; at = line.find('|', at) + 1) {
-    std::string cell = line.substr(at, line.find('|', at) - at);
-    cell.erase(0, cell.find_first_not_of(' '));
-    cell.erase(cell.find_last_not_of(' ') + 1);
-    out.push_back(cell);
-  }
-  return out;
-}
-
 std::string float_model(int64_t dim = 64) {
   const std::string path = path_in_folder(dim == 64 ? "levels_float.gguf" : "levels_wide.gguf");
   if (!std::filesystem::exists(path)) {
@@ -63,11 +52,7 @@ std::string float_model(int64_t dim = 64) {
   return path;
 }
 
-std::string text_file() {
-  std::string text;
-  for (int i = 0; i < 400; ++i) text += i % 3 ? " hello world" : "\nthe model is you and";
-  return write_file("levels.txt", text);
-}
+std::string text_file() { return write_file("levels.txt", long_text()); }
 
 Outcome bench(std::vector<std::string> more) {
   std::vector<std::string> args = {"bench", "-p", "8", "-n", "2", "-r", "2", "-t", "1", "-c", "64", "--chunks", "2"};
@@ -140,10 +125,10 @@ TEST_CASE("levels: Markdown has a column to a number, aligned, and says what it 
   const LevelsAbout about{"model.gguf", "wiki.txt", 3, 512, false};
   const auto lines = lines_of(levels_text("md", some_rows(), about));
   REQUIRE(lines.size() >= 8);
-  CHECK(cells(lines[0]) == std::vector<std::string>{"level", "size", "bits/w", "pp512 t/s", "tg128 t/s", "GB/s",
-                                                    "limit", "PPL", "PPL ratio", "mean KL", "median KL", "99 % KL",
-                                                    "same top", "best"});
-  const auto q8 = cells(lines[3]);
+  CHECK(cells_of(lines[0]) == std::vector<std::string>{"level", "size", "bits/w", "pp512 t/s", "tg128 t/s", "GB/s",
+                                                       "limit", "PPL", "PPL ratio", "mean KL", "median KL", "99 % KL",
+                                                       "same top", "best"});
+  const auto q8 = cells_of(lines[3]);
   REQUIRE(q8.size() == 14);
   CHECK(q8[0] == "q8_0");
   CHECK(q8[1] == "100.00 MiB");
@@ -156,7 +141,7 @@ TEST_CASE("levels: Markdown has a column to a number, aligned, and says what it 
   CHECK(q8[9] == "0.00010 \u00b1 0.00000");
   CHECK(q8[12] == "50.0 %");
   CHECK(q8[13] == "*");
-  CHECK(cells(lines[4])[13].empty());
+  CHECK(cells_of(lines[4])[13].empty());
   const std::string all = levels_text("md", some_rows(), about);
   CHECK(contains(all, "wiki.txt, 3 windows of 512, 2 tokens scored, KL in nats from model.gguf"));
   CHECK(contains(all, "limits measured in this run: 50.0 GB/s read"));
@@ -170,8 +155,8 @@ TEST_CASE("levels: of caches the table tells bytes to a token instead of sizes, 
   r.prompt.seconds.clear();
   r.quality.reset();
   const auto lines = lines_of(levels_text("md", {r}, {"", "", 0, 0, true}));
-  CHECK(cells(lines[0]) == std::vector<std::string>{"level", "KiB/token", "tg128 t/s", "GB/s", "limit"});
-  CHECK(cells(lines[2])[1] == "23.91");
+  CHECK(cells_of(lines[0]) == std::vector<std::string>{"level", "KiB/token", "tg128 t/s", "GB/s", "limit"});
+  CHECK(cells_of(lines[2])[1] == "23.91");
 }
 
 TEST_CASE("levels: json, jsonl and csv have the same records") {
@@ -304,9 +289,9 @@ TEST_CASE("bench: files instead of levels, compared with the first or with a ref
   INFO(o.err);
   REQUIRE(o.status == 0);
   const auto lines = lines_of(o.out);
-  CHECK(cells(lines[2])[0] == "levels_float.gguf");
-  CHECK(cells(lines[3])[0] == "levels_q8.gguf");
-  CHECK(cells(lines[2])[9] == "0.00000 \u00b1 0.00000");
+  CHECK(cells_of(lines[2])[0] == "levels_float.gguf");
+  CHECK(cells_of(lines[3])[0] == "levels_q8.gguf");
+  CHECK(cells_of(lines[2])[9] == "0.00000 \u00b1 0.00000");
   CHECK(contains(o.out, "KL in nats from levels_float.gguf"));
   const Outcome other = bench({"-m", q8, "--reference", float_model(), "--quality", text_file(), "-o", "json"});
   INFO(other.err);

@@ -86,6 +86,10 @@ const std::string& tiny_without_template();
 const std::string& tiny_long();  ///< with a context that takes minutes to fill
 
 std::vector<std::string> lines_of(const std::string& text);
+/// The cells of a row of a Markdown table, without the spaces around them.
+std::vector<std::string> cells_of(const std::string& row);
+/// Some thousand tokens of words that the tiny models know.
+std::string long_text();
 bool contains(const std::string& text, const std::string& part);
 bool is_utf8(const std::string& text);
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <random>
 
 #include "tests/catch.h"
@@ -24,16 +25,10 @@ Prediction prediction(double nll, double base_nll, double kl = 0, double delta_p
   return {nll, base_nll, kl, delta_p, same_top};
 }
 
-Model load_tiny(const std::string& path) {
+Model load(const std::string& path) {
   LoadOptions options;
   options.device = "cpu";
   return Model::load(path, options);
-}
-
-std::string some_text() {
-  std::string text;
-  for (int i = 0; i < 300; ++i) text += i % 3 ? " hello world" : "\nthe model is you and";
-  return text;
 }
 
 }  // namespace
@@ -133,13 +128,13 @@ TEST_CASE("quality: without a reference only the perplexity counts") {
 }
 
 TEST_CASE("quality: windows computed together say what each says alone, and what exact arithmetic says") {
-  const Model model = load_tiny(test::tiny_bpe());
+  const Model model = load(test::tiny_bpe());
   test::TinyModel changed;
   changed.seed = 2;
   const std::string other_path = test::path_in_folder("quality_other.gguf");
   test::write_tiny_model(other_path, changed);
-  const Model other = load_tiny(other_path);
-  const std::string file = test::write_file("quality.txt", some_text());
+  const Model other = load(other_path);
+  const std::string file = test::write_file("quality.txt", test::long_text());
   const Windows windows = cut_windows(model, file, 64, -1, 5);
   REQUIRE(windows.ids.size() == 5);
   CHECK(windows.first == 32);
@@ -183,11 +178,11 @@ TEST_CASE("quality: windows computed together say what each says alone, and what
 }
 
 TEST_CASE("quality: windows start with BOS where the model wants one, and a stop ends the measurement") {
-  const Model model = load_tiny(test::tiny_spm());
-  const std::string file = test::write_file("quality.txt", some_text());
+  const Model model = load(test::tiny_spm());
+  const std::string file = test::write_file("quality.txt", test::long_text());
   const Windows windows = cut_windows(model, file, 40, 0, 3);
   const TokenId bos = model.tokenize("", true, false).at(0);
-  const std::vector<TokenId> all = model.tokenize(some_text(), true, false);
+  const std::vector<TokenId> all = model.tokenize(test::long_text(), true, false);
   for (size_t w = 0; w < 3; ++w) {
     CHECK(windows.ids[w][0] == bos);
     CHECK(std::equal(windows.ids[w].begin() + 1, windows.ids[w].end(), all.begin() + static_cast<int64_t>(w) * 40 + 1));
@@ -199,4 +194,33 @@ TEST_CASE("quality: windows start with BOS where the model wants one, and a stop
   CHECK(q.n() == 2 * 39);
   for (const auto& [n_ctx, first] : {std::pair(7, -1), {40, 39}, {1 << 20, -1}})
     CHECK_THROWS_AS(cut_windows(model, file, n_ctx, first), Error);
+}
+
+TEST_CASE("quality: real models have the perplexities that llama.cpp and exact arithmetic give") {
+  const struct {
+    const char* name;
+    int64_t n_windows;
+    double llama_cpp, float32;  ///< perplexity of all tokens but the first of each window
+  } models[] = {
+      {"SmolLM2-135M-Instruct.Q4_1.gguf", 3, 30.1648, 30.0869},
+      {"gemma-3-270m-q4_k_m.gguf", 1, std::exp(1651.4285 / 511), std::exp(1651.1788 / 511)},
+  };
+  for (const auto& real : models) {
+    const std::string path = std::string(TEST_DATA) + "/../../models/" + real.name;
+    if (test::kSanitized || !std::filesystem::exists(path)) {
+      WARN("SKIPPED: " << real.name << " (models/fetch gets it; not under sanitizers)");
+      continue;
+    }
+    INFO(real.name);
+    const Model model = load(path);
+    const Windows windows = cut_windows(model, std::string(TEST_DATA) + "/lighthouse.txt", 512, 0, real.n_windows);
+    REQUIRE(static_cast<int64_t>(windows.ids.size()) == real.n_windows);
+    EngineOptions options;
+    fit_to_windows(options, windows, model.vocab());
+    Engine engine(model, options);
+    const double ppl =
+        measure_quality(engine, nullptr, windows, options.n_seqs, [](int64_t, auto&) { return true; }).ppl().value;
+    CHECK(ppl == Approx(real.llama_cpp).epsilon(0.005));
+    CHECK(ppl == Approx(real.float32).epsilon(0.005));
+  }
 }
