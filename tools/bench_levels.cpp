@@ -231,7 +231,7 @@ class LevelBench {
     if (!level.path.empty()) c.model = level.path;
     if (kv_) c.k_type = level.k_type, c.v_type = level.v_type;
     if (c.n_ubatch == 0) c.n_ubatch = default_ubatch(model);
-    limits_.measure(on_gpu(model), static_cast<int>(c.n_threads));
+    limits_.measure(on_gpu(model), static_cast<int>(c.n_threads), true);
     LevelRow row;
     row.level = level.name;
     row.kv_bytes_per_token = level.kv_bytes_per_token;
@@ -247,7 +247,6 @@ class LevelBench {
     prompt.n_gen = 0, generation.n_prompt = 0;
     row.prompt = describe(prompt, model), row.generation = describe(generation, model);
     for (BenchRow* part : {&row.prompt, &row.generation}) {
-      limits_.put_into(*part);
       if (part->tokens() > 0 && !measure_row(*part, model, f_.model.load, f_.warmup, f_.repetitions)) return false;
     }
     return true;
@@ -270,6 +269,7 @@ class LevelBench {
 
   void print() {
     bar_.clear();
+    for (LevelRow& row : rows_) limits_.put_into(row.prompt), limits_.put_into(row.generation);
     mark_best(rows_);
     write_out(levels_text(f_.form, rows_, about_), true);
   }

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <ctime>
 #include <fstream>
 
@@ -126,9 +127,11 @@ bool measure_row(BenchRow& row, const Model& model, const LoadOptions& load, boo
   return !interrupted();
 }
 
-void Limits::measure(bool gpu, int n_threads) {
+void Limits::measure(bool gpu, int n_threads, bool again) {
   if (gpu && gpu_gbps == 0) gpu_gbps = measure_gpu_read_bandwidth(), gpu_tflops = measure_gpu_tensor_peak();
-  if (!gpu && cpu_gbps == 0) cpu_gbps = measure_read_bandwidth(n_threads), cpu_gops = measure_int8_peak(n_threads);
+  if (gpu || (cpu_gbps > 0 && !again)) return;
+  cpu_gbps = std::max(cpu_gbps, measure_read_bandwidth(n_threads));
+  cpu_gops = std::max(cpu_gops, measure_int8_peak(n_threads));
 }
 
 void Limits::put_into(BenchRow& row) const {

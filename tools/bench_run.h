@@ -39,10 +39,11 @@ EngineOptions engine_options(const LoadOptions& load, const BenchCase& c);
 /// Measures one case `repetitions` times, after a warm-up if asked for; false when Ctrl-C came in between.
 bool measure_row(BenchRow& row, const Model& model, const LoadOptions& load, bool warmup, int64_t repetitions);
 
-/// What this machine can do, measured when the first model asks: the CPU's limits or the GPU's.
+/// What this machine can do: the CPU's limits or the GPU's.
 struct Limits {
   double cpu_gbps = 0, cpu_gops = 0, gpu_gbps = 0, gpu_tflops = 0;
-  void measure(bool gpu, int n_threads);
+  /// Measures unless that was done. `again`: on a CPU once more, and the most counts: others may have been busy before.
+  void measure(bool gpu, int n_threads, bool again = false);
   void put_into(BenchRow& row) const;
 };
 

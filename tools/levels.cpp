@@ -49,9 +49,7 @@ std::vector<Column> quality_columns(const LevelRow& sample) {
 // Which columns there are is the same for all rows: the first one says.
 std::vector<Column> columns_of(const std::vector<LevelRow>& rows, bool kv) {
   const LevelRow& first = rows.front();
-  size_t width = 6;
-  for (const LevelRow& row : rows) width = std::max(width, row.level.size());
-  std::vector<Column> out = {{{"level", width, false}, [](const LevelRow& r) { return r.level; }}};
+  std::vector<Column> out = {{{"level", 6, false}, [](const LevelRow& r) { return r.level; }}};
   if (kv) {
     out.push_back({{"KiB/token", 9, true}, [](const LevelRow& r) {
                      return fmt::format("{:.2f}", static_cast<double>(r.kv_bytes_per_token) / 1024);
@@ -168,13 +166,12 @@ std::string levels_text(const std::string& form, const std::vector<LevelRow>& ro
   const std::vector<Column> columns = columns_of(rows, about.kv);
   std::vector<TableColumn> heads;
   for (const Column& column : columns) heads.push_back(column.head);
-  std::string out = table_head(heads);
+  std::vector<std::vector<std::string>> cells;
   for (const LevelRow& row : rows) {
-    std::vector<std::string> cells;
-    for (const Column& column : columns) cells.push_back(column.text(row));
-    out += table_row(heads, cells);
+    cells.emplace_back();
+    for (const Column& column : columns) cells.back().push_back(column.text(row));
   }
-  return out + footer(rows, about);
+  return table_text(heads, cells) + footer(rows, about);
 }
 
 std::string levels_plot(const std::vector<LevelRow>& rows, const LevelsAbout& about) {

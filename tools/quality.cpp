@@ -89,10 +89,11 @@ Prediction predict(std::span<const float> row, std::span<const float> base, Toke
   const Distribution other = distribution_of(base);
   out.base_nll = other.log_total - base[token];
   const auto shift = static_cast<float>(other.log_total);
-  double sum = 0;
-  for (size_t i = 0; i < row.size(); ++i) sum += std::exp(base[i] - shift) * (double{base[i]} - double{row[i]});
-  // Not below zero but for rounding.
-  out.kl = std::max(0.0, sum - other.log_total + own.log_total);
+  const double offset = other.log_total - own.log_total;
+  // Each difference of ln p is small, so that the rounding of p counts for little.
+  for (size_t i = 0; i < row.size(); ++i)
+    out.kl += std::exp(base[i] - shift) * (double{base[i]} - double{row[i]} - offset);
+  out.kl = std::max(0.0, out.kl);  // not below zero but for rounding
   out.delta_p = std::exp(-out.nll) - std::exp(-out.base_nll);
   out.same_top = own.top == other.top;
   return out;

@@ -64,6 +64,16 @@ std::string table_row(const std::vector<TableColumn>& columns, const std::vector
   return line + '\n';
 }
 
+std::string table_text(std::vector<TableColumn> columns, const std::vector<std::vector<std::string>>& rows) {
+  std::string lines;
+  for (size_t i = 0; i < columns.size(); ++i) {
+    columns[i].width = std::max(columns[i].width, display_width(columns[i].title));
+    for (const auto& cells : rows) columns[i].width = std::max(columns[i].width, display_width(cells[i]));
+  }
+  for (const auto& cells : rows) lines += table_row(columns, cells);
+  return table_head(columns) + lines;
+}
+
 RecordText::RecordText(const std::string& form) : form_(form) {
   if (form != "md" && form != "csv" && form != "json" && form != "jsonl")
     throw Error(ErrorKind::usage, "-o", "unknown form", "'" + escaped(form) + "'", "md, csv, json, jsonl");

@@ -17,6 +17,9 @@ std::string table_head(const std::vector<TableColumn>& columns);
 /// One cell to a column; a longer one pushes the rest of its line aside.
 std::string table_row(const std::vector<TableColumn>& columns, const std::vector<std::string>& cells);
 
+/// A whole table, its columns as wide as their longest cell at least.
+std::string table_text(std::vector<TableColumn> columns, const std::vector<std::vector<std::string>>& rows);
+
 /// Records one after the other in a form that programs read.
 class RecordText {
  public:

@@ -147,6 +147,14 @@ TEST_CASE("levels: Markdown has a column to a number, aligned, and says what it 
   CHECK(contains(all, "limits measured in this run: 50.0 GB/s read"));
   CHECK(contains(all, "\nbuild: "));
   CHECK(levels_text("md", {}, about).empty());
+  auto deep = some_rows();
+  for (LevelRow& r : deep) r.level += "_and_a_long_name", r.generation.c.depth = 16384;
+  auto aligned = lines_of(std::regex_replace(levels_text("md", deep, about), std::regex("\u00b1"), "+"));
+  CHECK(contains(aligned[0], "tg128 @ d16384 t/s"));
+  for (size_t i = 1; i < 6; ++i) {
+    REQUIRE(aligned[i].size() == aligned[0].size());
+    for (size_t at = 0; at < aligned[0].size(); ++at) CHECK((aligned[i][at] == '|') == (aligned[0][at] == '|'));
+  }
 }
 
 TEST_CASE("levels: of caches the table tells bytes to a token instead of sizes, and only what was measured") {

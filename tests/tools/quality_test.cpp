@@ -51,9 +51,9 @@ TEST_CASE("quality: one position of two distributions over four tokens") {
 
 TEST_CASE("quality: a small divergence over many tokens is not lost in rounding") {
   std::mt19937 random(3);
-  std::normal_distribution<float> normal(0, 3), noise(0, 1e-3f);
+  std::normal_distribution<float> normal(0, 3), noise(0, 1e-2f);
   std::vector<float> base(50000), row(50000);
-  for (size_t i = 0; i < base.size(); ++i) base[i] = normal(random), row[i] = base[i] + noise(random);
+  for (size_t i = 0; i < base.size(); ++i) base[i] = normal(random), row[i] = base[i] + 40 + noise(random);
   long double z = 0, z0 = 0, kl = 0;
   for (size_t i = 0; i < base.size(); ++i)
     z += std::exp(static_cast<long double>(row[i])), z0 += std::exp(static_cast<long double>(base[i]));
@@ -62,8 +62,8 @@ TEST_CASE("quality: a small divergence over many tokens is not lost in rounding"
     kl += std::exp(lp0) * (lp0 - lp);
   }
   const Prediction out = predict(row, base, 17);
-  CHECK(kl < 1e-6L);
-  CHECK(out.kl == Approx(static_cast<double>(kl)).epsilon(0.05));
+  CHECK(kl < 1e-4L);
+  CHECK(out.kl == Approx(static_cast<double>(kl)).epsilon(0.01));
   CHECK(out.nll == Approx(static_cast<double>(std::log(z) - row[17])).epsilon(1e-6));
 }
 
