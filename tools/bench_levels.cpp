@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "tools/bench_run.h"
 #include "tools/levels.h"
@@ -196,15 +197,16 @@ class LevelBench {
   }
 
   void open_reference() {
+    // Computed as usual, in whatever way the levels are.
+    const std::string act = std::exchange(opener_.load.act, "");
+    const bool fusion = std::exchange(opener_.load.fusion, true);
     reference_ = open(reference_path(), kv_ ? f_.model.load.quant : "");
+    opener_.load.act = act, opener_.load.fusion = fusion;
     announce(*reference_);
     // Levels go where the source went, or nowhere: a table that is half of one device and half of another is none.
     if (on_gpu(*reference_) && opener_.load.device == "auto") opener_.load.device = "cuda";
-    windows_ = cut_windows(*reference_, f_.quality_file,
-                           f_.n_ctx ? f_.n_ctx
-                           : kv_    ? kKvContext
-                                    : kContext,
-                           -1, f_.n_windows);
+    const int64_t usual = kv_ ? kKvContext : kContext, n_ctx = f_.n_ctx > 0 ? f_.n_ctx : usual;
+    windows_ = cut_windows(*reference_, f_.quality_file, n_ctx, -1, f_.n_windows);
     about_.source = kv_ ? "an f16 cache" : base_name(reference_path());
     about_.text = base_name(f_.quality_file);
     about_.n_windows = static_cast<int64_t>(windows_.ids.size()), about_.n_ctx = windows_.n_ctx;
