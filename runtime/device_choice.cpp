@@ -4,6 +4,7 @@
 
 #include "runtime/engine_plan.h"
 #include "runtime/loader.h"
+#include "runtime/memory.h"
 #include "runtime/plan.h"
 
 namespace infer {
@@ -110,11 +111,11 @@ DeviceChoice choose_device(const LoadOptions& options, const Config& config, con
 
 void require_room_for_weights(const Backend& backend, const std::vector<BoundTensor>& bound) {
   const auto left = backend.memory_left();
-  const size_t wanted = planned_packed_bytes(bound, backend);
-  if (left && wanted > *left)
+  const size_t wanted = planned_packed_bytes(bound, backend), available = left ? *left : available_memory();
+  if (wanted > available)
     throw Error(ErrorKind::does_not_fit, "weights",
-                "need " + human_size(wanted) + ", and " + human_size(*left) + " are free on " + backend.describe(), "",
-                "a smaller quantisation, or the device cpu");
+                "need " + human_size(wanted) + ", and " + human_size(available) + " are free on " + backend.describe(),
+                "", left ? "a smaller quantisation, or the device cpu" : "a smaller quantisation");
 }
 
 }  // namespace infer

@@ -1,5 +1,5 @@
 // The public Engine: options and requests are checked here, and the loops around step() are here. The step itself is in
-// step.cpp.
+// step.cpp, logits of whole texts in scoring.cpp.
 #include <algorithm>
 #include <new>
 #include <random>
@@ -140,6 +140,7 @@ EngineStats Engine::Impl::stats() const {
   stats.n_free_pages = cache_.n_free();
   stats.n_cached_pages = cache_.n_cached();
   stats.kv_bytes = runner_.kv_bytes();
+  stats.kv_bytes_per_token = plan_.kv_bytes_per_token;
   stats.scratch_bytes = static_cast<size_t>(backend.bytes) - stats.kv_bytes;
   stats.n_allocations = backend.allocations;
   stats.n_parallel_regions = backend.stages;
@@ -149,44 +150,6 @@ EngineStats Engine::Impl::stats() const {
   stats.n_threads = backend_->n_threads();
   stats.backend = backend_->describe();
   return stats;
-}
-
-// Logits of a text that is in no batch: on pages of its own, which are free again afterwards.
-void Engine::Impl::score(std::span<const TokenId> ids, int64_t first,
-                         const std::function<void(int64_t, std::span<const float>)>& on_row) {
-  check_ids(ids);
-  const auto n = static_cast<int64_t>(ids.size());
-  if (first >= n)
-    throw Error(ErrorKind::usage, "first", "beyond the last position", std::to_string(first),
-                "below " + std::to_string(n));
-  if (first < 0) first = n - 1;
-  struct Pages {
-    KvCache& cache;
-    SequencePages pages;
-    ~Pages() { cache.release(pages, {}); }
-  } owned{cache_, {}};
-  if (!cache_.extend(owned.pages, n))
-    throw Error(ErrorKind::does_not_fit, "logits", "requests in flight hold the pages",
-                std::to_string(cache_.n_available() * kPageTokens) + " positions free", std::to_string(n) + " needed");
-  for (int64_t at = 0; at < n;) {
-    const bool wanted = at >= first;
-    const int64_t count =
-        wanted ? std::min(n - at, plan_.limits.max_outputs) : std::min(first - at, plan_.limits.max_tokens);
-    const StepSequence part{ids.subspan(static_cast<size_t>(at), static_cast<size_t>(count)), at, owned.pages.pages,
-                            wanted ? count : 0};
-    runner_.run(std::span(&part, 1));
-    ++counters_.n_steps;
-    counters_.n_tokens += count;
-    for (int64_t i = 0; wanted && i < count; ++i) {
-      runner_.logits(i, row_);
-      if (!all_finite(row_))
-        throw Error(
-            ErrorKind::run, "logits",
-            "not finite after position " + std::to_string(at + i) + "; it begins in " + runner_.find_non_finite(part));
-      on_row(at + i, row_);
-    }
-    at += count;
-  }
 }
 
 Engine::Engine(const Model& model, const EngineOptions& options) {
@@ -220,12 +183,6 @@ Result Engine::generate(const Request& request, TokenCallback on_token) {
   } guard{*impl_, id};
   while (impl_->in_flight(id)) impl_->step();
   return out;
-}
-
-void Engine::logits(std::span<const TokenId> ids, int64_t first,
-                    const std::function<void(int64_t position, std::span<const float>)>& on_row) {
-  impl_->require_outside_step();
-  impl_->score(ids, first, on_row);
 }
 
 void Engine::clear_cache() { impl_->clear_cache(); }

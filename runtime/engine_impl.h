@@ -32,8 +32,9 @@ struct Engine::Impl {
   RequestId submit(const Request& request, TokenCallback on_token, DoneCallback on_done);
   bool step();
   void cancel(RequestId id);
-  void score(std::span<const TokenId> ids, int64_t first,
-             const std::function<void(int64_t, std::span<const float>)>& on_row);
+  std::unique_ptr<Scoring::Impl> score(std::vector<std::vector<TokenId>> texts, int64_t first);
+  bool score_step(Scoring::Impl& scoring, const Scoring::RowCallback& on_row);
+  void release(SequencePages& pages) { cache_.release(pages, {}); }
   bool in_flight(RequestId id) const;
   /// Removes a request without a callback, if it is still there.
   void abandon(RequestId id);

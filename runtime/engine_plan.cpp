@@ -10,7 +10,7 @@ namespace infer {
 namespace {
 
 constexpr int64_t kMaxSeqs = 1024, kMaxBatch = 1 << 20, kMaxUbatch = 1 << 16, kMaxPool = int64_t{1} << 30;
-constexpr int64_t kOutputs = 64;  // rows of logits at a time, for Engine::logits; sequences need one each
+constexpr int64_t kOutputs = 64;  // rows of logits at a time where EngineOptions leaves it open
 
 void require_range(const char* option, int64_t value, int64_t min, int64_t max) {
   if (value < min || value > max)
@@ -25,6 +25,7 @@ void check(const EngineOptions& o) {
   require_range("n_seqs", o.n_seqs, 1, kMaxSeqs);
   require_range("n_batch", o.n_batch, 1, kMaxBatch);
   require_range("n_ubatch", o.n_ubatch, 1, kMaxUbatch);
+  require_range("n_outputs", o.n_outputs, 0, kMaxUbatch);
   require_range("n_threads", o.n_threads, 0, 1024);
   require_range("n_pool", o.n_pool, 0, kMaxPool);
   if (o.n_pool > 0 && o.n_pool < o.n_ctx)
@@ -51,7 +52,8 @@ EnginePlan plan_engine(const Config& config, const std::string& device, const En
   limits.v_type = kv_type("v_type", options.v_type.empty() ? usual : options.v_type);
   // Every sequence gets its token in every step, however small the batch.
   limits.max_tokens = std::max(options.n_seqs, std::min(options.n_batch, options.n_ubatch));
-  limits.max_outputs = std::max(options.n_seqs, std::min(limits.max_tokens, kOutputs));
+  const int64_t n_outputs = options.n_outputs > 0 ? options.n_outputs : kOutputs;
+  limits.max_outputs = std::max(options.n_seqs, std::min(limits.max_tokens, n_outputs));  // sequences need one each
   plan.kv_bytes_per_token = kv_bytes_per_token(config, limits.k_type, limits.v_type);
   const size_t rope_bytes = rope_bytes_per_position(config);
   ContextCosts& costs = plan.costs;

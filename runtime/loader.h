@@ -38,7 +38,8 @@ struct DeviceChoice {
 /// for the weights and a useful context; else the host. Throws Error when a device named by the user cannot be used.
 DeviceChoice choose_device(const LoadOptions& options, const Config& config, const std::vector<BoundTensor>& bound);
 
-/// Throws Error(does_not_fit) when a device with memory of its own has less left than the packed weights take.
+/// Throws Error(does_not_fit) when the device, or the host where it has no memory of its own, has less left than the
+/// packed weights take.
 void require_room_for_weights(const Backend& backend, const std::vector<BoundTensor>& bound);
 
 /// Packs, and lets go of the file's pages behind packed weights while it goes on.

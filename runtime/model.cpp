@@ -7,6 +7,7 @@
 #include "models/arch.h"
 #include "runtime/loader.h"
 #include "runtime/quantize_jobs.h"
+#include "runtime/random_model.h"
 #include "runtime/template_folder.h"
 
 #if defined(__GLIBC__)
@@ -80,12 +81,11 @@ std::shared_ptr<const Model::Impl> load_folder(const std::string& path, const Lo
   return model;
 }
 
-std::shared_ptr<const Model::Impl> load_impl(const std::string& path, const LoadOptions& options) {
-  const auto start = std::chrono::steady_clock::now();
-  if (is_folder(path)) return load_folder(path, options);
+using Clock = std::chrono::steady_clock;
+
+std::shared_ptr<const Model::Impl> load_checkpoint(Checkpoint checkpoint, const LoadOptions& options,
+                                                   Clock::time_point start) {
   auto model = std::make_shared<Model::Impl>();
-  Checkpoint checkpoint = open_checkpoint(path, options);
-  if (!options.quant.empty() && !options.vocab_only) quantize_checkpoint(checkpoint, options);
   model->info = describe_file(checkpoint);
   model->vocab_only = options.vocab_only;
   load_tokenizer(checkpoint, *model);
@@ -96,8 +96,16 @@ std::shared_ptr<const Model::Impl> load_impl(const std::string& path, const Load
     load_weights_of(checkpoint, options, *model);
   else if (model->tokenizer)
     model->info.vocab = model->tokenizer->n_tokens();
-  model->info.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  model->info.load_seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return model;
+}
+
+std::shared_ptr<const Model::Impl> load_impl(const std::string& path, const LoadOptions& options) {
+  const auto start = Clock::now();
+  if (is_folder(path)) return load_folder(path, options);
+  Checkpoint checkpoint = open_checkpoint(path, options);
+  if (!options.quant.empty() && !options.vocab_only) quantize_checkpoint(checkpoint, options);
+  return load_checkpoint(std::move(checkpoint), options, start);
 }
 
 }  // namespace
@@ -109,6 +117,17 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
     throw Error(ErrorKind::does_not_fit, escaped(path), "out of memory while loading");
   }
 }
+
+Model Model::random(const std::string& shape, const LoadOptions& options) {
+  try {
+    const auto start = Clock::now();
+    return Model(load_checkpoint(random_checkpoint(shape, options.quant), options, start));
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorKind::does_not_fit, "random " + escaped(shape), "out of memory");
+  }
+}
+
+std::vector<std::string> Model::shapes() { return random_shapes(); }
 
 const Tokenizer& Model::Impl::require_tokenizer() const {
   if (!tokenizer) throw Error(ErrorKind::usage, escaped(info.path), "the model has no tokenizer");

@@ -162,6 +162,8 @@ std::vector<std::string> quantize_types() {
   return names;
 }
 
+std::string quantize_type(const std::string& name) { return find_mix(name).name; }
+
 std::vector<TensorChoice> choose_formats(const Checkpoint& checkpoint, const Mix& mix, const QuantizeOptions& options) {
   std::vector<std::pair<NamePattern, DType>> patterns;
   for (const auto& [pattern, format] : options.tensor_types)

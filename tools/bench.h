@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tools/common.h"
+#include "tools/table.h"
 
 namespace infer::tools {
 
@@ -25,7 +26,7 @@ struct BenchRow {
   std::string backend;     ///< "CPU", "CUDA"
   std::string gpu_info;    ///< "NVIDIA H200"; empty on the CPU
   std::string cpu_info, test_time;
-  size_t model_size = 0, stream_bytes = 0;
+  size_t model_size = 0, stream_bytes = 0, kv_bytes_per_token = 0;
   int64_t n_params = 0, matrix_params = 0;
   int n_threads = 0;
   std::vector<double> seconds;    ///< one per repetition
@@ -45,9 +46,7 @@ struct MeanDeviation {
 MeanDeviation mean_deviation(const std::vector<double>& values);
 
 struct BenchColumn {
-  std::string title;
-  size_t width;
-  bool right;
+  TableColumn head;
   std::function<std::string(const BenchRow&)> text;
   std::function<bool(const BenchCase&)> varies;  ///< null: always shown
 };
@@ -61,14 +60,11 @@ class BenchOutput {
   std::string end() const;
 
  private:
-  std::string form_;
+  RecordText records_;
   std::vector<BenchColumn> columns_;
   int64_t n_rows_ = 0;
   BenchRow last_;
 };
-
-/// "512,1024", "128-512+128", "1-16*2" to integers.
-std::vector<int64_t> parse_ranges(const std::string& flag, const std::string& text);
 
 /// `infer bench --tokenizer`: MB/s of encoding a file.
 int bench_tokenizer(ModelFlags& model, const std::string& file, int64_t repetitions);

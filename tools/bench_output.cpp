@@ -5,7 +5,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "tools/bench.h"
+#include "tools/bench_records.h"
 
 #ifndef INFER_BUILD_COMMIT
 #define INFER_BUILD_COMMIT "unknown"
@@ -46,11 +46,7 @@ std::vector<BenchColumn> all_columns() {
   auto changed = [](auto BenchCase::*field) {
     return [field](const BenchCase& c) { return c.*field != BenchCase().*field; };
   };
-  auto size = [](const BenchRow& r) {
-    const bool small = r.model_size < (1u << 30);
-    return fmt::format("{:.2f} {}", static_cast<double>(r.model_size) / (small ? 1048576.0 : 1073741824.0),
-                       small ? "MiB" : "GiB");
-  };
+  auto size = [](const BenchRow& r) { return size_text(r.model_size); };
   auto params = [](const BenchRow& r) {
     const double n = static_cast<double>(r.n_params);
     return n < 1e9 ? fmt::format("{:.2f} M", n / 1e6) : fmt::format("{:.2f} B", n / 1e9);
@@ -60,114 +56,92 @@ std::vector<BenchColumn> all_columns() {
     return fmt::format("{:.2f} ± {:.2f}", m.mean, m.deviation);
   };
   return {
-      {"model", 30, false, [](const BenchRow& r) { return r.model_type; }, nullptr},
-      {"size", 10, true, size, nullptr},
-      {"params", 10, true, params, nullptr},
-      {"backend", 10, false, [](const BenchRow& r) { return r.backend; }, nullptr},
-      {"ngl", 3, true, [](const BenchRow&) { return std::to_string(kAllLayers); }, nullptr},
-      {"threads", 7, true, [](const BenchRow& r) { return std::to_string(r.n_threads); }, nullptr},
-      {"n_batch", 7, true, number(&BenchCase::n_batch), changed(&BenchCase::n_batch)},
-      {"n_ubatch", 8, true, number(&BenchCase::n_ubatch), changed(&BenchCase::n_ubatch)},
-      {"type_k", 6, true, [](const BenchRow& r) { return r.c.k_type; }, changed(&BenchCase::k_type)},
-      {"type_v", 6, true, [](const BenchRow& r) { return r.c.v_type; }, changed(&BenchCase::v_type)},
-      {"mode", 10, true, [](const BenchRow& r) { return r.c.mode; }, changed(&BenchCase::mode)},
-      {"act", 4, false, [](const BenchRow& r) { return r.c.act; }, changed(&BenchCase::act)},
-      {"fusion", 6, true, [](const BenchRow& r) { return r.c.fusion ? "on" : "off"; }, changed(&BenchCase::fusion)},
-      {"test", 15, true, [](const BenchRow& r) { return r.test_name(); }, nullptr},
-      {"t/s", 20, true, rate, nullptr},
+      {{"model", 30, false}, [](const BenchRow& r) { return r.model_type; }, nullptr},
+      {{"size", 10, true}, size, nullptr},
+      {{"params", 10, true}, params, nullptr},
+      {{"backend", 10, false}, [](const BenchRow& r) { return r.backend; }, nullptr},
+      {{"ngl", 3, true}, [](const BenchRow&) { return std::to_string(kAllLayers); }, nullptr},
+      {{"threads", 7, true}, [](const BenchRow& r) { return std::to_string(r.n_threads); }, nullptr},
+      {{"n_batch", 7, true}, number(&BenchCase::n_batch), changed(&BenchCase::n_batch)},
+      {{"n_ubatch", 8, true}, number(&BenchCase::n_ubatch), changed(&BenchCase::n_ubatch)},
+      {{"type_k", 6, true}, [](const BenchRow& r) { return r.c.k_type; }, changed(&BenchCase::k_type)},
+      {{"type_v", 6, true}, [](const BenchRow& r) { return r.c.v_type; }, changed(&BenchCase::v_type)},
+      {{"mode", 10, true}, [](const BenchRow& r) { return r.c.mode; }, changed(&BenchCase::mode)},
+      {{"act", 4, false}, [](const BenchRow& r) { return r.c.act; }, changed(&BenchCase::act)},
+      {{"fusion", 6, true}, [](const BenchRow& r) { return r.c.fusion ? "on" : "off"; }, changed(&BenchCase::fusion)},
+      {{"test", 15, true}, [](const BenchRow& r) { return r.test_name(); }, nullptr},
+      {{"t/s", 20, true}, rate, nullptr},
   };
-}
-
-size_t display_width(const std::string& s) {
-  size_t n = 0;
-  for (char c : s) n += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
-  return n;
-}
-
-void add_cell(std::string& line, const std::string& text, size_t width, bool right) {
-  const std::string space(width - std::min(width, display_width(text)), ' ');
-  line += ' ';
-  line += right ? space : text;
-  line += right ? text : space;
-  line += " |";
-}
-
-std::string table_head(const std::vector<BenchColumn>& columns) {
-  std::string head = "|", rule = "|";
-  for (const BenchColumn& c : columns) {
-    add_cell(head, c.title, c.width, c.right);
-    std::string dashes(c.width, '-');
-    if (c.right) dashes.back() = ':';
-    add_cell(rule, dashes, c.width, false);
-  }
-  return head + '\n' + rule + '\n';
 }
 
 ordered_json record(const BenchRow& r) {
   std::vector<int64_t> ns;
   for (double s : r.seconds) ns.push_back(static_cast<int64_t>(s * 1e9));
   const auto time = mean_deviation(r.seconds), rate = mean_deviation(r.rates());
-  ordered_json j = {{"build_commit", INFER_BUILD_COMMIT},
-                    {"build_number", INFER_BUILD_NUMBER},
-                    {"cpu_info", r.cpu_info},
-                    {"gpu_info", r.gpu_info},
-                    {"backends", r.backend},
-                    {"model_filename", r.c.model},
-                    {"model_type", r.model_type},
-                    {"model_size", r.model_size},
-                    {"model_n_params", r.n_params},
-                    {"n_batch", r.c.n_batch},
-                    {"n_ubatch", r.c.n_ubatch},
-                    {"n_threads", r.n_threads},
-                    {"type_k", r.c.k_type},
-                    {"type_v", r.c.v_type},
-                    {"n_gpu_layers", r.on_gpu() ? kAllLayers : 0},
-                    {"flash_attn", true},
-                    {"mode", r.c.mode},
-                    {"act", r.c.act},
-                    {"fusion", r.c.fusion},
-                    {"n_prompt", r.c.n_prompt},
-                    {"n_gen", r.c.n_gen},
-                    {"n_depth", r.c.depth},
-                    {"test_time", r.test_time},
-                    {"avg_ns", static_cast<int64_t>(time.mean * 1e9)},
-                    {"stddev_ns", static_cast<int64_t>(time.deviation * 1e9)},
-                    {"avg_ts", rate.mean},
-                    {"stddev_ts", rate.deviation},
-                    {"samples_ns", ns},
-                    {"samples_ts", r.rates()}};
-  if (r.bandwidth_gbps > 0) {
-    j["stream_bytes"] = r.stream_bytes;
-    j["read_bandwidth_gbps"] = r.bandwidth_gbps;
-    if (r.on_gpu())
-      j["tensor_peak_tflops"] = r.tensor_peak_tflops;
-    else
-      j["int8_peak_gops"] = r.int8_peak_gops;
-  }
+  ordered_json j = machine_record(r);
+  j.update({{"n_prompt", r.c.n_prompt},
+            {"n_gen", r.c.n_gen},
+            {"n_depth", r.c.depth},
+            {"test_time", r.test_time},
+            {"avg_ns", static_cast<int64_t>(time.mean * 1e9)},
+            {"stddev_ns", static_cast<int64_t>(time.deviation * 1e9)},
+            {"avg_ts", rate.mean},
+            {"stddev_ts", rate.deviation},
+            {"samples_ns", ns},
+            {"samples_ts", r.rates()}});
+  if (r.bandwidth_gbps > 0) j.update(limits_record(r));
   return j;
 }
 
-// Everything but the samples, quoted as llama-bench quotes.
-std::string csv_line(const ordered_json& record, bool keys) {
-  std::string out;
-  for (const auto& [key, value] : record.items()) {
-    if (value.is_array()) continue;
-    if (!out.empty()) out += ',';
-    if (keys) {
-      out += key;
-      continue;
-    }
-    out += '"';
-    for (char c : value.is_string() ? value.get<std::string>() : value.dump()) {
-      if (c == '"') out += '"';
-      out += c;
-    }
-    out += '"';
-  }
-  return out + '\n';
+}  // namespace
+
+ordered_json machine_record(const BenchRow& r) {
+  return {{"build_commit", INFER_BUILD_COMMIT},
+          {"build_number", INFER_BUILD_NUMBER},
+          {"cpu_info", r.cpu_info},
+          {"gpu_info", r.gpu_info},
+          {"backends", r.backend},
+          {"model_filename", r.c.model},
+          {"model_type", r.model_type},
+          {"model_size", r.model_size},
+          {"model_n_params", r.n_params},
+          {"n_batch", r.c.n_batch},
+          {"n_ubatch", r.c.n_ubatch},
+          {"n_threads", r.n_threads},
+          {"type_k", r.c.k_type},
+          {"type_v", r.c.v_type},
+          {"n_gpu_layers", r.on_gpu() ? kAllLayers : 0},
+          {"flash_attn", true},
+          {"mode", r.c.mode},
+          {"act", r.c.act},
+          {"fusion", r.c.fusion}};
 }
 
-}  // namespace
+ordered_json limits_record(const BenchRow& r) {
+  ordered_json j = {{"stream_bytes", r.stream_bytes}, {"read_bandwidth_gbps", r.bandwidth_gbps}};
+  if (r.on_gpu())
+    j["tensor_peak_tflops"] = r.tensor_peak_tflops;
+  else
+    j["int8_peak_gops"] = r.int8_peak_gops;
+  return j;
+}
+
+std::string last_lines(const BenchRow& row) {
+  std::string out;
+  if (row.bandwidth_gbps > 0 && row.on_gpu())
+    out += fmt::format("limits measured in this run: {:.0f} GB/s read, {:.0f} TFLOPS bf16\n", row.bandwidth_gbps,
+                       row.tensor_peak_tflops);
+  else if (row.bandwidth_gbps > 0)
+    out += fmt::format("limits measured in this run: {:.1f} GB/s read, {:.0f} GOP/s int8\n", row.bandwidth_gbps,
+                       row.int8_peak_gops);
+  return out + fmt::format("build: {} ({})\n", INFER_BUILD_COMMIT, INFER_BUILD_NUMBER);
+}
+
+std::string size_text(size_t bytes) {
+  const bool small = bytes < (1u << 30);
+  return fmt::format("{:.2f} {}", static_cast<double>(bytes) / (small ? 1048576.0 : 1073741824.0),
+                     small ? "MiB" : "GiB");
+}
 
 std::string BenchRow::test_name() const {
   std::string name;
@@ -191,45 +165,28 @@ MeanDeviation mean_deviation(const std::vector<double>& values) {
   return m;
 }
 
-BenchOutput::BenchOutput(const std::string& form, const std::vector<BenchCase>& cases, bool bandwidth) : form_(form) {
-  if (form != "md" && form != "csv" && form != "json" && form != "jsonl")
-    throw Error(ErrorKind::usage, "-o", "unknown form", "'" + escaped(form) + "'", "md, csv, json, jsonl");
+BenchOutput::BenchOutput(const std::string& form, const std::vector<BenchCase>& cases, bool bandwidth)
+    : records_(form) {
   for (BenchColumn& c : all_columns())
     if (!c.varies || std::any_of(cases.begin(), cases.end(), c.varies)) columns_.push_back(std::move(c));
-  if (bandwidth) columns_.push_back({"of the limit", 20, true, share, nullptr});
+  if (bandwidth) columns_.push_back({{"of the limit", 20, true}, share, nullptr});
 }
 
 std::string BenchOutput::row(const BenchRow& row) {
   const bool first = n_rows_++ == 0;
   if (first)  // as in llama-bench: layers on a GPU, threads on a CPU
-    std::erase_if(columns_, [&](const BenchColumn& c) { return c.title == (row.on_gpu() ? "threads" : "ngl"); });
+    std::erase_if(columns_, [&](const BenchColumn& c) { return c.head.title == (row.on_gpu() ? "threads" : "ngl"); });
   last_ = row;
-  if (form_ == "csv") return (first ? csv_line(record(row), true) : "") + csv_line(record(row), false);
-  if (form_ == "jsonl") return record(row).dump() + '\n';
-  if (form_ == "json") {
-    std::string out = record(row).dump(2), indented = first ? "[\n  " : ",\n  ";
-    for (char c : out) {
-      indented += c;
-      if (c == '\n') indented += "  ";
-    }
-    return indented;
-  }
-  std::string line = "|";
-  for (const BenchColumn& c : columns_) add_cell(line, c.text(row), c.width, c.right);
-  return (first ? table_head(columns_) : "") + line + '\n';
+  if (!records_.is_table()) return records_.add(record(row));
+  std::vector<TableColumn> heads;
+  std::vector<std::string> cells;
+  for (const BenchColumn& c : columns_) heads.push_back(c.head), cells.push_back(c.text(row));
+  return (first ? table_head(heads) : "") + table_row(heads, cells);
 }
 
 std::string BenchOutput::end() const {
-  if (form_ == "json") return n_rows_ ? "\n]\n" : "[]\n";
-  if (form_ != "md" || n_rows_ == 0) return "";
-  std::string out = "\n";
-  if (last_.bandwidth_gbps > 0 && last_.on_gpu())
-    out += fmt::format("limits measured in this run: {:.0f} GB/s read, {:.0f} TFLOPS bf16\n", last_.bandwidth_gbps,
-                       last_.tensor_peak_tflops);
-  else if (last_.bandwidth_gbps > 0)
-    out += fmt::format("limits measured in this run: {:.1f} GB/s read, {:.0f} GOP/s int8\n", last_.bandwidth_gbps,
-                       last_.int8_peak_gops);
-  return out + fmt::format("build: {} ({})\n", INFER_BUILD_COMMIT, INFER_BUILD_NUMBER);
+  if (!records_.is_table()) return records_.end();
+  return n_rows_ ? "\n" + last_lines(last_) : "";
 }
 
 }  // namespace infer::tools

@@ -101,7 +101,8 @@ Model ModelFlags::open(bool vocab_only) {
   Model model = Model::load(path, load);
   load.progress = nullptr;
   bar.reset();
-  for (const std::string& w : model.info().warnings) note("warning: {}\n", w);
+  for (const std::string& w : model.info().warnings)
+    if (told_.insert(w).second) note("warning: {}\n", w);
   return model;
 }
 
@@ -127,6 +128,16 @@ EngineOptions EngineFlags::options(const ModelFlags& model) const {
   if (!k_type.empty()) o.k_type = k_type;
   if (!v_type.empty()) o.v_type = v_type;
   return o;
+}
+
+bool on_gpu(const Model& model) { return model.info().device.starts_with("cuda"); }
+
+int64_t default_ubatch(const Model& model) { return on_gpu(model) ? 2048 : 512; }
+
+void require_same_vocabulary(const Model& model, const Model& reference, const std::string& flag) {
+  if (reference.vocab() == model.vocab()) return;
+  throw Error(ErrorKind::usage, flag, "another vocabulary", fmt::format("{} tokens", reference.vocab()),
+              fmt::format("{} tokens", model.vocab()));
 }
 
 size_t parse_size(const std::string& flag, const std::string& text) {

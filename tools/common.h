@@ -1,6 +1,7 @@
 // What several subcommands share: the flags that choose and load a model, and loading it with a progress bar.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,11 @@ struct ModelFlags {
   LoadOptions load;
   int64_t n_threads = -1;
   void add_to(Arguments& arguments);
-  Model open(bool vocab_only = false);  ///< checks that a path was given; progress bar; warnings to stderr
+  /// Checks that a path was given; progress bar; warnings to stderr, each once however many models are opened.
+  Model open(bool vocab_only = false);
+
+ private:
+  std::set<std::string> told_;
 };
 
 /// -c -b -ub -np -ctk -ctv: options of an engine.
@@ -37,6 +42,13 @@ struct EngineFlags {
   void add_to(Arguments& arguments);
   EngineOptions options(const ModelFlags& model) const;
 };
+
+/// Whether a GPU computes this model.
+bool on_gpu(const Model& model);
+/// Prompt tokens computed at a time where -ub is not given: a GPU wants more of them than a cache.
+int64_t default_ubatch(const Model& model);
+/// Throws Error(usage) naming `flag` when tokens of the two models are not the same.
+void require_same_vocabulary(const Model& model, const Model& reference, const std::string& flag);
 
 /// "1, 2, 3" (fmt::join would do, but g++ 12 warns of ghosts inside it).
 template <class T>

@@ -131,6 +131,12 @@ class Model {
  public:
   /// Throws Error: bad_file, does_not_fit, run (unreadable, cancelled), usage (unknown device).
   static Model load(const std::string& path, const LoadOptions& options = {});
+  /// A model in the shape of a published one, with random weights in the formats that quantize() would choose for
+  /// options.quant (empty: F16), and without a tokenizer: to measure speed where there is no file. Throws Error: usage
+  /// (not one of shapes(), type), does_not_fit.
+  static Model random(const std::string& shape, const LoadOptions& options = {});
+  /// "135m", "1b", "8b" ...
+  static std::vector<std::string> shapes();
   /// Reads headers only and never throws for a model that merely will not run: see Inspection::refusal.
   static Inspection inspect(const std::string& path, int64_t n_ctx = 0, const LoadOptions& options = {});
 
@@ -239,6 +245,7 @@ struct EngineOptions {
   int64_t n_ctx = 0;     ///< positions per sequence; 0: the model's, or what fits
   int64_t n_seqs = 1;    ///< sequences that can be in flight at once
   int64_t n_batch = 2048, n_ubatch = 512;  ///< tokens scheduled, computed at a time
+  int64_t n_outputs = 0;  ///< rows of logits that logits() and score() compute at a time, 4 * vocab bytes each; 0: 64
   int n_threads = 0;     ///< 0: one per physical core
   std::string k_type, v_type;  ///< KV cache: f32 f16 bf16 q8_0, and on cpu and ref q4_0; empty: f16, on ref f32
   std::string isa, mode, act;  ///< as in LoadOptions; empty: as the model was loaded with
@@ -251,7 +258,7 @@ struct EngineOptions {
 
 struct EngineStats {
   int64_t n_ctx = 0, n_pages = 0, n_free_pages = 0, n_cached_pages = 0;
-  size_t kv_bytes = 0, scratch_bytes = 0;
+  size_t kv_bytes = 0, kv_bytes_per_token = 0, scratch_bytes = 0;
   int64_t n_steps = 0, n_tokens = 0;  ///< forward passes, and tokens computed in them
   int64_t n_steps_ahead = 0;          ///< of the passes, started before the tokens of the one before were known
   int64_t n_preempted = 0;            ///< times a sequence gave its pages to an older one
@@ -263,6 +270,28 @@ struct EngineStats {
 };
 
 using RequestId = int64_t;
+
+/// Several texts on their way through an engine, to learn the logits after their positions: Engine::score() makes one.
+/// It holds pages of the KV cache, and must not outlive its engine.
+class Scoring {
+ public:
+  /// Gets the index of the text, the position and [vocab] floats that are valid during the call.
+  using RowCallback = std::function<void(size_t text, int64_t position, std::span<const float> row)>;
+
+  /// Computes one step and hands out its rows: the positions of a text in ascending order, at most
+  /// EngineOptions::n_outputs rows in all. Two engines with the same options go through the same texts in the same
+  /// steps, so that models can be compared while only one step's rows are kept. False when nothing was left to compute.
+  /// Throws Error(run) for logits that are not finite, naming the stage where that begins.
+  bool step(const RowCallback& on_row);
+
+  Scoring(Scoring&&) noexcept;
+  ~Scoring();
+  struct Impl;
+  explicit Scoring(std::unique_ptr<Impl> impl);
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
 
 class Engine {
  public:
@@ -286,6 +315,10 @@ class Engine {
   /// position and [vocab] floats valid during the call.
   void logits(std::span<const TokenId> ids, int64_t first,
               const std::function<void(int64_t position, std::span<const float>)>& on_row);
+
+  /// The same for up to n_seqs texts that are computed together, after every position from `first` on of each. Throws
+  /// Error(usage) for texts or `first` as logits() does, does_not_fit when requests in flight hold the pages.
+  Scoring score(std::vector<std::vector<TokenId>> texts, int64_t first);
 
   /// Forgets all cached prefixes.
   void clear_cache();
@@ -364,6 +397,9 @@ struct QuantizeReport {
 QuantizeReport quantize(const std::string& in, const std::string& out, const QuantizeOptions& options);
 /// What QuantizeOptions::type may be: llama.cpp's mixtures and plain formats.
 std::vector<std::string> quantize_types();
+/// The one of them that `name` means, in whatever case; short names count too ("q4_k" is Q4_K_M). Throws Error(usage)
+/// listing them.
+std::string quantize_type(const std::string& name);
 
 struct ImatrixOptions {
   int64_t n_ctx = 512;                   ///< tokens to a chunk; the first becomes BOS where the model wants one

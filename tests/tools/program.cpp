@@ -320,6 +320,23 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
+std::vector<std::string> cells_of(const std::string& row) {
+  std::vector<std::string> out;
+  for (size_t at = 1, end; (end = row.find('|', at)) != std::string::npos; at = end + 1) {
+    std::string cell = row.substr(at, end - at);
+    cell.erase(0, cell.find_first_not_of(' '));
+    cell.erase(cell.find_last_not_of(' ') + 1);
+    out.push_back(cell);
+  }
+  return out;
+}
+
+std::string long_text() {
+  std::string text;
+  for (int i = 0; i < 400; ++i) text += i % 3 ? " hello world" : "\nthe model is you and";
+  return text;
+}
+
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 bool is_utf8(const std::string& text) {

@@ -95,6 +95,10 @@ struct Refusal {
 void check_refusals(const std::vector<Refusal>& refusals, const std::string& never);
 
 std::vector<std::string> lines_of(const std::string& text);
+/// The cells of a row of a Markdown table, without the spaces around them.
+std::vector<std::string> cells_of(const std::string& row);
+/// Some thousand tokens of words that the tiny models know.
+std::string long_text();
 bool contains(const std::string& text, const std::string& part);
 bool is_utf8(const std::string& text);
 
