@@ -207,7 +207,7 @@ void matvec(const MatmulArgs& args, bool accumulate, cudaStream_t stream) {
   launch.end = 1, launch.single_stage = 1;
   launch.n_rows = static_cast<int32_t>(args.x.rows());
   launch.shared = plan_shared({*stage}, launch.n_rows, 0, limits);
-  if (launch.shared.ring_bytes == 0 && launch.n_rows > 1) {  // activations of fewer rows leave more room for weights
+  if (launch.shared.n_slots < 2 && launch.n_rows > 1) {  // activations of fewer rows leave more room for weights
     const int64_t first = args.x.rows() / 2, k = args.x.cols(), n = args.out.cols();
     for (int64_t row = 0; row < args.x.rows(); row += first) {
       const int64_t rows = std::min(first, args.x.rows() - row);
@@ -217,7 +217,7 @@ void matvec(const MatmulArgs& args, bool accumulate, cudaStream_t stream) {
     }
     return;
   }
-  if (launch.shared.ring_bytes == 0)
+  if (launch.shared.n_slots < 2)
     throw Error(ErrorKind::run, "matmul", "rows too long for the CUDA kernel", std::to_string(args.w.cols()));
   launch_decode(launch, std::min(limits.n_sms, stage->n_units), false, stream);
 }

@@ -175,11 +175,11 @@ static __device__ __noinline__ void attend_pages(int area) {
 /// Keys and values out of the ring, chunk by chunk, like weights. A team takes one chunk in turn; its blocks go to one
 /// or two warps of it, the next chunk's to the next ones, so that who takes a block depends on nothing but its number
 /// in the unit. The newest position, which the ring cannot have, is put into the slot from where prepare_unit left it.
-template <int kHeadDim, class Cache>
+template <int kHeadDim, class Cache, int M>
 static __device__ __noinline__ void attend(int area) {
   constexpr int kPageBytes = static_cast<int>(head_page_bytes(Cache::id, kHeadDim));
   constexpr int kKeys = ring_chunk_keys(2 * kPageBytes), kBlocks = kKeys / kBlockKeys;
-  constexpr int kWorkers = kTeamWarps / kBlocks;  // of a team, each for the blocks of a chunk
+  constexpr int kWorkers = team_warps(M) / kBlocks;  // of a team, each for the blocks of a chunk
   static_assert(kKeys == kPageTokens || !Cache::codes, "half a page of codes is not contiguous");
   DecodeContext& ctx = decode_context;
   UnitShared& u = unit_at(area);
@@ -192,14 +192,14 @@ static __device__ __noinline__ void attend(int area) {
   unit.begin = u.range.begin, unit.end = u.range.end, unit.row_max = u.row_max, unit.row_sum = u.row_sum;
   make_query_fragments<kHeadDim, Cache, kWarps>(unit, query);
   consumer_sync();
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, worker = warp % kTeamWarps / kBlocks;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, worker = warp % team_warps(M) / kBlocks;
   const int row = warp % kBlocks * kBlockKeys, first = unit.begin / kKeys;
   const int n_chunks = ceil_div(unit.end, kKeys) - first, newest = u.split == u.n_splits - 1 ? unit.end - 1 : -1;
   RingPlace place = ctx.walk[warp].place;
-  const int rank = (place.skip + worker * kTeams) * kBlocks + warp % kBlocks;
+  const int rank = (place.skip + worker * n_teams(M)) * kBlocks + warp % kBlocks;
   WarpState<kHeadDim, Cache, FromShared> state;
-  for_chunks(n_chunks, place, [&](uint8_t* k, int i) {
-    if (i / kTeams % kWorkers != worker) return;
+  for_chunks<M>(n_chunks, ctx.n_slots, ctx.slot_bytes, place, [&](uint8_t* k, int i) {
+    if (i / n_teams(M) % kWorkers != worker) return;
     uint8_t* v = k + kPageBytes / kPageTokens * kKeys;
     const int position = (first + i) * kKeys + row;
     if (position >= unit.end || position + kBlockKeys <= unit.begin) return;  // no weights of nothing
@@ -218,14 +218,15 @@ static __device__ __noinline__ void attend(int area) {
       unit, state, scratch, buffer, rank, n_active, [&](int head, int dim, float sum) { output.emit(head, dim, sum); });
 }
 
+template <int M>
 __device__ inline void attend_any(int area) {
   const AttentionArg& a = current_stage().attention;
   visit_head_size(a.head_dim, [&]<int kHeadDim>() {
     const DType type = static_cast<DType>(a.k_type);
-    if (type == DType::F16) return attend<kHeadDim, CacheF16>(area);
-    if (type == DType::BF16) return attend<kHeadDim, CacheBF16>(area);
+    if (type == DType::F16) return attend<kHeadDim, CacheF16, M>(area);
+    if (type == DType::BF16) return attend<kHeadDim, CacheBF16, M>(area);
     if constexpr (kHeadDim % 32 == 0)
-      if (type == DType::Q8_0) return attend<kHeadDim, CacheQ8_0>(area);
+      if (type == DType::Q8_0) return attend<kHeadDim, CacheQ8_0, M>(area);
     attend_pages<kHeadDim, CacheF32>(area);
   });
 }
@@ -335,12 +336,13 @@ static __device__ __noinline__ bool name_unit(int area, int part, int split) {
 
 /// All that this CTA can find by itself comes first, and only then what others have found: units of one part may be on
 /// CTAs that each have more than one.
+template <int M>
 static __device__ __noinline__ void attention_stage(int area) {
   for_units(current_stage(), [&](int part, int split) {
     empty_meeting_places(part, split);
     if (!name_unit(area, part, split)) return;
     consumer_sync();
-    attend_any(area);
+    attend_any<M>(area);
     const UnitShared& u = unit_at(area);
     if (u.n_splits > 1 && threadIdx.x < u.range.n_rows) {
       float* stats = meeting_place(current_stage(), part, split, threadIdx.x, current_stage().attention.head_dim);

@@ -38,7 +38,7 @@ struct DecodeContext {
   WarpWalk walk[kWarps];       ///< of each consumer warp
   int act, x_offset, partial;  ///< offsets into decode_memory: activation rows; residual stream f32 [rows][dim], of
                                ///< which every CTA keeps its own; sums f32 [kept_tiles][kWarps][rows][16]
-  int act_row_bytes, n_rows, dim;
+  int n_slots, slot_bytes, act_row_bytes, n_rows, dim;
   float reduce[kMaxDecodeRows][kWarps];  ///< sums of squares
   float branch_reduce[kMaxDecodeRows][kWarps];
   uint32_t parity;  ///< of layer 0 in this step
@@ -56,7 +56,7 @@ struct DecodeContext {
 };
 
 static __shared__ DecodeContext decode_context;
-static __shared__ RingSlots decode_slots;
+static __shared__ RingBarriers decode_barriers;
 /// The one at hand, the next one, and the one before, where some warps are still finishing: there is no barrier at the
 /// end of a stage but those that the next one needs anyway.
 static __shared__ DecodeStage decode_stages[3];

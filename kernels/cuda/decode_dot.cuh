@@ -1,6 +1,6 @@
 // The inner loop of decoding: rows of packed weights, chunk after chunk out of the ring, times up to four staged
-// activation rows. A tile has 16 rows. Four teams of four warps take the chunks in turn. Of a chunk of quantised
-// weights a warp takes a quarter of the columns of all rows (decode_mma.cuh), of plain ones four rows, which share the
+// activation rows. A tile has 16 rows. Two teams of eight warps take the chunks in turn. Of a chunk of quantised
+// weights a warp takes an eighth of the columns of all rows (decode_mma.cuh), of plain ones two rows, which share the
 // loads of the activations: shared memory is what that loop runs out of first. Sums of a warp go to shared memory; who
 // finishes them is the epilogue's business.
 #pragma once
@@ -14,7 +14,8 @@
 
 namespace infer::cuda {
 
-inline constexpr int kPlainRows = kTileRows / kTeamWarps;  ///< of a warp, which share the loads of the activations
+template <int M>
+inline constexpr int kPlainRows = kTileRows / team_warps(M);  ///< of a warp, which share the loads of the activations
 
 template <class F>
 __device__ __forceinline__ void widen(uint4 v, float (&out)[16 / sizeof(typename F::Block)]) {
@@ -36,8 +37,8 @@ __device__ __forceinline__ void widen(uint4 v, float (&out)[16 / sizeof(typename
 /// beyond the matrix reads what lies there and is dropped by the epilogue.
 template <class F, int M>
 __device__ __forceinline__ void dot_plain(const uint8_t* chunk, int bytes, int first_byte, int act, int act_row_bytes,
-                                          int n_rows, int first_row, int lane, float (&acc)[kPlainRows][M]) {
-  constexpr int n = 16 / sizeof(typename F::Block), R = kPlainRows;
+                                          int n_rows, int first_row, int lane, float (&acc)[kPlainRows<M>][M]) {
+  constexpr int n = 16 / sizeof(typename F::Block), R = kPlainRows<M>;
   for (int at = lane * 16; at < bytes; at += 512) {
     float w[R][n];
 #pragma unroll
@@ -56,25 +57,26 @@ __device__ __forceinline__ void dot_plain(const uint8_t* chunk, int bytes, int f
   }
 }
 
-/// This team's chunks among `n_chunks` that come next: dot(chunk in shared memory, its number).
-template <class Dot>
-__device__ __forceinline__ void for_chunks(int n_chunks, RingPlace& place, const Dot& dot) {
-  const uint32_t slots = kept_in_register(shared_address(&decode_slots));
+/// This team's chunks of one tile: dot(chunk in shared memory, its number).
+template <int M, class Dot>
+__device__ __forceinline__ void for_chunks(int n_chunks, int n_slots, int slot_bytes, RingPlace& place,
+                                           const Dot& dot) {
+  const int lane = threadIdx.x % 32;
   int i = place.skip;
-  for (; i < n_chunks; i += kTeams) {
-    const uint32_t full = slots + place.slot * 8, empty = full + kSlots * 8;
-    barrier_wait(full, place.phase);
-    dot(decode_memory + decode_slots.at[place.slot], i);
+  place.skip = (place.skip - n_chunks) & (n_teams(M) - 1);
+  for (; i < n_chunks; i += n_teams(M)) {
+    barrier_wait(&decode_barriers.full[place.slot], place.phase);
+    dot(decode_memory + place.slot * slot_bytes, i);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(empty);
-    place.advance();
+    if (lane == 0) barrier_arrive(&decode_barriers.empty[place.slot]);
+    place.advance(n_slots, n_teams(M));
   }
-  place.skip = i - n_chunks;
 }
 
 /// How many partial sums a row of a tile has: where a team takes its first chunk is where its sums go.
+template <int M>
 __device__ __forceinline__ int n_sums(const MatrixArg& w) {
-  return min(w.n_chunks, kTeams) * (w.is_plain ? 1 : kTeamWarps);
+  return min(w.n_chunks, n_teams(M)) * (w.is_plain ? 1 : team_warps(M));
 }
 
 /// By one lane of each warp: the run that begins with the tile at hand, as far as sums can be kept, and what comes
@@ -110,26 +112,34 @@ __device__ __forceinline__ void find_run(const DecodeStage& s, WarpWalk& walk) {
 /// the products. kWhole: all chunks of quantised weights have all their groups.
 template <class F, int M, bool kWhole>
 __device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
+  constexpr int kTeams = n_teams(M), kTeamWarps = team_warps(M);
   const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kTeamWarps;
-  const int act = ctx.act, act_row_bytes = ctx.act_row_bytes, n_rows = ctx.n_rows, n_chunks = s.w[matrix].n_chunks;
+  const int n_slots = ctx.n_slots, slot_bytes = ctx.slot_bytes, act = ctx.act, act_row_bytes = ctx.act_row_bytes;
+  const int n_rows = ctx.n_rows, n_chunks = s.w[matrix].n_chunks;
   RingPlace place = this_walk().place;
   float* sums = ctx.sums() + kept * kWarps * M * kTileRows;
-  int in_tile = place.skip;  // a chunk's number in its tile
-  // Calls dot(chunk in shared memory, its number in the tile) for this team's chunks, and flush(which part of the
-  // tile's sums) where a tile ends.
+  int i = place.skip, left = n_tiles * n_chunks - place.skip;  // number in its tile; chunks from there to the end
+  // Calls dot(chunk in shared memory, its number in the tile) for this team's chunks, and flush(sums, which part of
+  // them) where a tile ends.
   const auto for_run = [&](const auto& dot, const auto& flush) {
-    for_chunks(n_tiles * n_chunks, place, [&](const uint8_t* chunk, int) {
-      for (; in_tile >= n_chunks; in_tile -= n_chunks) sums += kWarps * M * kTileRows;
-      dot(chunk, in_tile);
-      const int part = in_tile % kTeams;
-      in_tile += kTeams;
-      if (in_tile >= n_chunks) flush(part);
-    });
+    const uint32_t barriers = kept_in_register(shared_address(&decode_barriers));
+    while (left > 0) {
+      for (; i >= n_chunks; i -= n_chunks) sums += kWarps * M * kTileRows;
+      const uint32_t full = barriers + place.slot * 8, empty = full + kMaxSlots * 8;
+      barrier_wait(full, place.phase);
+      dot(decode_memory + place.slot * slot_bytes, i);
+      __syncwarp();
+      if (lane == 0) barrier_arrive(empty);
+      place.advance(n_slots, kTeams);
+      const int part = i % kTeams;
+      i += kTeams, left -= kTeams;
+      if (i >= n_chunks) flush(part);
+    }
   };
   if constexpr (F::block > 1) {
-    constexpr int kChunk = Packed<F>::chunk_groups, kMine = kWarpGroups<F>, kStep = kStepGroups<F>;
+    constexpr int kChunk = Packed<F>::chunk_groups, kMine = kWarpGroups<F, M>, kStep = kStepGroups<F, M>;
     const int n_groups = s.cols / kGroup;
     int act_rows[M];
 #pragma unroll
@@ -150,7 +160,7 @@ __device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
           for (int m = 0; m < M; ++m) state.acc[0][m] = state.acc[1][m] = 0;
         });
   } else {
-    constexpr int kRows = kPlainRows;
+    constexpr int kRows = kPlainRows<M>;
     const int chunk_bytes = s.w[matrix].chunk_bytes, last_bytes = s.w[matrix].last_bytes, first_row = warp * kRows;
     float acc[kRows][M] = {};
     for_run(
@@ -169,6 +179,7 @@ __device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
             }
         });
   }
+  place.skip = -left;
   if (lane == 0) this_walk().place = place;
 }
 

@@ -86,7 +86,7 @@ __device__ __forceinline__ void copy_stage(DecodeStage& to, const DecodeLaunch& 
 
 /// What the fetching warp does: all stages that stream, one after the other. Descriptions come one stage ahead.
 __device__ inline void fetch_all(const DecodeLaunch& p, DecodeStage (&stages)[2]) {
-  Fetcher fetcher(p.shared, decode_slots);
+  Fetcher fetcher(p.shared, decode_barriers);
   const int lane = threadIdx.x % 32;
   const DecodeStage& first = p.stages ? p.stages[p.begin] : p.single;
   int i = is_streamed(first) ? p.begin : first.next_streamed, which = 0;
@@ -111,10 +111,11 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   DecodeContext& ctx = decode_context;
   const int t = threadIdx.x;
   if (t == 0) {
-    for (int i = 0; i < kSlots; ++i)
-      barrier_init(&decode_slots.full[i], kFullArrivals), barrier_init(&decode_slots.empty[i], kTeamWarps);
+    for (int i = 0; i < p.shared.n_slots; ++i)
+      barrier_init(&decode_barriers.full[i], kFullArrivals), barrier_init(&decode_barriers.empty[i], team_warps(M));
     ctx.act = p.shared.act, ctx.partial = p.shared.partial;
-    ctx.act_row_bytes = p.shared.act_row_bytes, ctx.n_rows = p.n_rows, ctx.x_offset = p.shared.x, ctx.dim = p.dim;
+    ctx.n_slots = p.shared.n_slots, ctx.slot_bytes = p.shared.slot_bytes, ctx.act_row_bytes = p.shared.act_row_bytes;
+    ctx.n_rows = p.n_rows, ctx.x_offset = p.shared.x, ctx.dim = p.dim;
     ctx.parity = p.parity, ctx.single = p.single_stage != 0, ctx.x_save = p.x_save;
 #if __CUDA_ARCH__ >= 900
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   }
   if (t < kConsumers) copy_stage<kConsumers>(decode_stages[0], p, p.begin, t);
   if (t < kConsumers && t % 32 == 0) {
-    const int team = t / (kTeamWarps * 32);
+    const int team = t / (team_warps(M) * 32);
     ctx.walk[t / 32] = {p.begin, 0, {}, {team, 0, team}, {}, AfterRun::run};
   }
   // What attention wants to know of each row, once for all layers.
@@ -143,7 +144,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
     const int next = this_walk().stage + 1;
     if (next < p.end) copy_stage<kConsumers>(decode_stages[(next - p.begin) % 3], p, next, threadIdx.x);
     if (current_stage().kind == StageKind::attention) {
-      attention_stage(p.shared.act);
+      attention_stage<M>(p.shared.act);
       wait_for_copies();
       consumer_sync();
     } else {

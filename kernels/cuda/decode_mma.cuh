@@ -26,10 +26,10 @@ struct ActView {
 };
 
 /// Groups of a chunk that one warp of the team takes, and how many of them at a time.
-template <class F>
-inline constexpr int kWarpGroups = Packed<F>::chunk_groups / kTeamWarps;
-template <class F>
-inline constexpr int kStepGroups = kWarpGroups<F> < 8 ? kWarpGroups<F> : 8;
+template <class F, int M>
+inline constexpr int kWarpGroups = Packed<F>::chunk_groups / team_warps(M);
+template <class F, int M>
+inline constexpr int kStepGroups = kWarpGroups<F, M> < 8 ? kWarpGroups<F, M> : 8;
 
 /// Formats of 4 bits and no table keep the codes of weights 16-31 in the upper halves of their bytes, times 16: what
 /// masks them needs no shift, and the scale takes the 16 back.
@@ -161,14 +161,14 @@ __device__ __forceinline__ PairScales<kOf> load_pair_within(const uint8_t* chunk
 template <class F, int M>
 struct MmaState {
   float acc[2][M] = {};
-  ActFragment b[kStepGroups<F> / 4][2];
+  ActFragment b[kStepGroups<F, M> / 4][2];
 };
 
 /// Groups [g, g + kStepGroups) of a chunk whose first group is first_group of the row. kWhole: all are there.
 template <class F, int M, bool kWhole>
 __device__ __forceinline__ void mma_step(const uint8_t* chunk, Chunk<F> c, const int (&act_rows)[M], int n_groups,
                                          int first_group, int g, MmaState<F, M>& state) {
-  constexpr int kSets = kStepGroups<F> / 4;  // of four groups: 2 take the halves of a group one after the other
+  constexpr int kSets = kStepGroups<F, M> / 4;  // of four groups: 2 take the halves of a group one after the other
   constexpr int kOf = kSets == 1 ? 1 : kHalves<F>;
   constexpr float kBias = Packed<F>::bias > 0 ? Packed<F>::bias : 0;
   const int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;

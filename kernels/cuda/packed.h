@@ -54,7 +54,7 @@ inline constexpr int kTable = -1;
 template <class F>
 struct Packed;
 template <>
-struct Packed<Q4_0> : PackedAs<4, 0, 8, Scales::half, 32> {};
+struct Packed<Q4_0> : PackedAs<4, 0, 8, Scales::half, 64> {};
 template <>
 struct Packed<Q4_1> : PackedAs<4, 0, 0, Scales::half_min, 32> {};
 template <>
@@ -68,21 +68,21 @@ struct Packed<Q2_K> : PackedAs<2, 0, 0, Scales::nibble_min, 64> {};
 template <>
 struct Packed<Q3_K> : PackedAs<2, 1, 4, Scales::six_bit_16, 64> {};
 template <>
-struct Packed<Q4_K> : PackedAs<4, 0, 0, Scales::six_bit_min, 32> {};
+struct Packed<Q4_K> : PackedAs<4, 0, 0, Scales::six_bit_min, 64> {};
 template <>
 struct Packed<Q5_K> : PackedAs<4, 1, 0, Scales::six_bit_min, 32> {};
 template <>
 struct Packed<Q6_K> : PackedAs<4, 2, 32, Scales::signed_byte, 32> {};
 template <>
-struct Packed<IQ4_NL> : PackedAs<4, 0, kTable, Scales::half, 32> {
+struct Packed<IQ4_NL> : PackedAs<4, 0, kTable, Scales::half, 64> {
   static INFER_HD int table(int stored) { return IQ4_NL::level(stored); }
 };
 template <>
-struct Packed<IQ4_XS> : PackedAs<4, 0, kTable, Scales::six_bit_8, 32> {
+struct Packed<IQ4_XS> : PackedAs<4, 0, kTable, Scales::six_bit_8, 64> {
   static INFER_HD int table(int stored) { return IQ4_NL::level(stored); }
 };
 template <>
-struct Packed<MXFP4> : PackedAs<4, 0, kTable, Scales::exponent, 32> {
+struct Packed<MXFP4> : PackedAs<4, 0, kTable, Scales::exponent, 64> {
   static INFER_HD int table(int stored) { return MXFP4::twice_value(stored); }
 };
 

@@ -17,7 +17,7 @@ constexpr double kInFlightQuantized = 2.2, kInFlightPlain = 3.0;
 
 int32_t narrow(int64_t n) { return static_cast<int32_t>(n); }
 int64_t align(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-int64_t chunk_bytes(const MatrixArg& w) { return int64_t{w.chunk_bytes} * (w.is_plain ? kTileRows : 1); }
+int slot_bytes(const MatrixArg& w) { return w.is_plain ? w.chunk_bytes * kTileRows : w.chunk_bytes; }
 
 template <class... F>
 int format_index(FormatList<F...>, DType dtype) {
@@ -80,35 +80,40 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
 
 SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64_t dim, const ProgramLimits& limits) {
   SharedPlan plan;
-  int64_t act_row = 0, area = 0, chunk = 0;
+  int64_t act_row = 0, area = 0, slot = 0;
   bool plain = false;
   for (const DecodeStage& s : stages) {
     if (s.kind == StageKind::attention) {
       area = std::max<int64_t>(area, attention_area_bytes(s.attention.head_dim));
-      chunk = std::max<int64_t>(chunk, int64_t{2} * s.attention.page_bytes * s.attention.chunk_keys / kPageTokens);
+      slot = std::max<int64_t>(slot, int64_t{2} * s.attention.page_bytes * s.attention.chunk_keys / kPageTokens);
       continue;
     }
     act_row = std::max(act_row, align(act_bytes(s.form, s.cols), 16));
     for (int i = 0; i < s.n_matrices; ++i) {
-      chunk = std::max(chunk, chunk_bytes(s.w[i]));
+      slot = std::max<int64_t>(slot, slot_bytes(s.w[i]));
       plain = plain || s.w[i].is_plain;
     }
   }
   area = align(std::max(area, act_row * n_rows), 128);
-  chunk = align(std::max<int64_t>(chunk, 128), 128);
+  slot = align(std::max<int64_t>(slot, 128), 128);
   const int64_t x = align(dim * n_rows * 4, 128);
-  plan.kernel_rows = n_rows <= 2 ? n_rows : kMaxDecodeRows;
-  const int64_t sums = int64_t{kept_tiles(plan.kernel_rows)} * kWarps * plan.kernel_rows * kTileRows * 4;
-  const int64_t ring = (limits.shared_bytes - area - x - sums) / 128 * 128;
-  plan.ring_bytes = ring < 2 * chunk ? 0 : narrow(ring);
-  plan.act = plan.ring_bytes;
-  plan.x = plan.act + narrow(area);
-  plan.partial = plan.x + narrow(x);
-  plan.total = plan.partial + narrow(sums);
+  // A number of slots that teams divide: then a slot serves one team only, whose warps see every phase of its barrier.
+  // Where one row leaves too few for the instance that is made for it, the next one has fewer teams.
+  for (int rows = n_rows <= 2 ? n_rows : kMaxDecodeRows; rows <= kMaxDecodeRows && plan.n_slots == 0; rows *= 2) {
+    const int64_t sums = int64_t{kept_tiles(rows)} * kWarps * rows * kTileRows * 4;
+    const int64_t ring = limits.shared_bytes - area - x - sums;
+    plan.kernel_rows = rows;
+    plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots) / n_teams(rows) * n_teams(rows));
+    plan.act = narrow(plan.n_slots * slot);
+    plan.x = plan.act + narrow(area);
+    plan.partial = plan.x + narrow(x);
+    plan.total = plan.partial + narrow(sums);
+  }
+  plan.slot_bytes = narrow(slot);
   plan.act_row_bytes = narrow(act_row);
   const double bytes_per_us = limits.memory_gbps * 1e3 / std::max(1, limits.n_sms);
   const double in_flight = bytes_per_us * (plain ? kInFlightPlain : kInFlightQuantized);
-  plan.in_flight = narrow(std::max(2 * chunk, static_cast<int64_t>(in_flight)));
+  plan.in_flight = narrow(std::max<int64_t>(2, static_cast<int64_t>(in_flight) / slot));
   return plan;
 }
 
@@ -356,10 +361,7 @@ std::unique_ptr<Program> Recorder::finish() {
       s.n_units = parts * t.max_splits;
       if (!meet_) meet_ = reinterpret_cast<float*>(reserve(size_t{2} * meet_floats(s) * sizeof(float)));
       t.meet = meet_;
-      // After the units of the projection that follows: its first CTAs have one unit more, and those that attend come
-      // to it last.
-      const size_t at = static_cast<size_t>(&s - p.stages.data());
-      s.first_cta = (next + (at + 1 < p.stages.size() ? p.stages[at + 1].n_units : 0)) % p.n_ctas;
+      s.first_cta = next % p.n_ctas;  // those that had the fewest tiles last
     } else {
       s.first_cta = next % p.n_ctas;
       next += s.n_units;
@@ -371,7 +373,7 @@ std::unique_ptr<Program> Recorder::finish() {
     if (is_streamed(p.stages[i])) after = narrow(static_cast<int64_t>(i));
   }
   p.shared = infer::cuda::plan_shared(p.stages, p.n_rows, dim_, limits_);
-  if (p.shared.ring_bytes == 0) {
+  if (p.shared.n_slots < 2) {
     reason_ = "activations that leave no room for weights in shared memory";
     return nullptr;
   }

@@ -19,12 +19,11 @@ namespace infer::cuda {
 inline constexpr int kMaxDecodeRows = 4;
 inline constexpr int kWarps = 16;               ///< consumers of a CTA; one more warp fetches
 inline constexpr int kConsumers = kWarps * 32;  ///< threads
-/// Teams of warps take the chunks in turn: what a warp does for each tile costs more than what it does for each chunk.
-inline constexpr int kTeams = 4, kTeamWarps = kWarps / kTeams;
-/// Chunks that the ring holds at most. A multiple of the teams: a slot serves one team only, whose warps see every
-/// phase of its barriers.
-inline constexpr int kSlots = 24;
-static_assert(kSlots % kTeams == 0);
+/// Teams of warps take the chunks in turn, by the rows that a kernel is made for: with one row, more teams of fewer
+/// warps, since what a warp does for each tile costs more than what it does for each chunk.
+constexpr int n_teams(int rows) { return rows <= 1 ? 4 : 2; }
+constexpr int team_warps(int rows) { return kWarps / n_teams(rows); }
+inline constexpr int kMaxSlots = 16;  ///< of the ring
 /// Tiles whose sums, one of each warp, are kept until they are finished: by the rows that a kernel is made for.
 constexpr int kept_tiles(int rows) { return rows <= 1 ? 16 : rows == 2 ? 8 : 4; }
 
@@ -126,8 +125,7 @@ struct alignas(16) DecodeStage {
 
 /// Offsets into the dynamic shared memory of a CTA, and the ring's geometry.
 struct SharedPlan {
-  int32_t ring_bytes = 0;                          ///< 0: there is no room
-  int32_t in_flight = 0;                           ///< bytes
+  int32_t n_slots = 0, slot_bytes = 0, in_flight = 0;
   int32_t act = 0, x = 0, partial = 0, total = 0;  ///< the ring begins at 0
   int32_t act_row_bytes = 0;
   int32_t kernel_rows = 1;  ///< the kernel's instance: 1, 2 or 4 rows

@@ -1,5 +1,4 @@
-// The weight stream of a CTA: a ring of bytes in shared memory that one warp keeps full and sixteen warps empty. Chunks
-// lie in it one after the other, whatever their size; each has one of kSlots pairs of barriers. The
+// The weight stream of a CTA: a ring of slots in shared memory that one warp keeps full and sixteen warps empty. The
 // fetching warp plays all chunks that this CTA will ever need, in the order in which the stages use them, and never
 // waits for a stage: weights, and the keys and values of earlier steps, depend on nothing. At most `in_flight` slots
 // are asked for and not yet there, because every byte in flight adds to the latency of everything else in the memory
@@ -95,19 +94,16 @@ __device__ __forceinline__ void before_refill() {
 /// sees that accesses are to shared memory, with addresses of 32 bits.
 extern __shared__ __align__(128) uint8_t decode_memory[];
 
-/// Of each slot: its barriers, and where its chunk lies and how much room that takes, of which the fetching warp keeps
-/// account.
-struct RingSlots {
-  uint64_t full[kSlots], empty[kSlots];
-  int at[kSlots], room[kSlots];
+struct RingBarriers {
+  uint64_t full[kMaxSlots], empty[kMaxSlots];
 };
 
-/// A slot, and how often the ring of slots went round.
-struct SlotPlace {
+/// Which slot the fetching warp fills next, and how often the ring went round.
+struct FetchPlace {
   int slot = 0;
   uint32_t phase = 0;
-  __device__ __forceinline__ void advance() {
-    if (++slot == kSlots) slot = 0, phase ^= 1;
+  __device__ __forceinline__ void advance(int n_slots) {
+    if (++slot == n_slots) slot = 0, phase ^= 1;
   }
 };
 
@@ -117,9 +113,9 @@ struct RingPlace {
   int slot;
   uint32_t phase;
   int skip;
-  __device__ __forceinline__ void advance() {
-    slot += kTeams;
-    if (slot >= kSlots) slot -= kSlots, phase ^= 1;
+  __device__ __forceinline__ void advance(int n_slots, int n_teams) {
+    slot += n_teams;
+    if (slot >= n_slots) slot -= n_slots, phase ^= 1;
   }
 };
 
@@ -174,10 +170,11 @@ struct ChunkCursor {
   }
 };
 
-/// The fetching warp. Its first lane keeps the accounts.
+/// The fetching warp.
 class Fetcher {
  public:
-  __device__ Fetcher(const SharedPlan& plan, RingSlots& slots) : plan_(plan), slots_(slots), lane_(threadIdx.x % 32) {
+  __device__ Fetcher(const SharedPlan& plan, RingBarriers& barriers)
+      : plan_(plan), barriers_(barriers), lane_(threadIdx.x % 32) {
 #if __CUDA_ARCH__ >= 900
     once_ = evict_first_policy(), again_ = evict_normal_policy();
 #endif
@@ -186,9 +183,10 @@ class Fetcher {
   /// The next chunk, as soon as there is room for it. kAgain: it may be wanted again in the next step.
   template <bool kAgain = false>
   __device__ __forceinline__ void push(const ChunkCopy& copy) {
-    if (lane_ == 0) make_room((copy.bytes * copy.pieces + 127) / 128 * 128);
-    start<kAgain>(copy, decode_memory + __shfl_sync(~0u, at_, 0), &slots_.full[next_.slot]);
-    next_.advance();
+    wait_for_room();
+    start<kAgain>(copy, decode_memory + place_.slot * plan_.slot_bytes, &barriers_.full[place_.slot]);
+    place_.advance(plan_.n_slots);
+    ++count_;
   }
 
   /// All chunks of a stage. What is to be copied is known before there is room for it: time between the two would be
@@ -207,38 +205,29 @@ class Fetcher {
   }
 
  private:
-  /// Waits until `room` bytes at at_ are free, and few enough on their way, and enters them as the next slot's. Chunks
-  /// are emptied in any order, but their room is taken back in the order of the ring.
-  __device__ __forceinline__ void make_room(int room) {
-    at_ = end_ + room <= plan_.ring_bytes ? end_ : 0;
-    end_ = at_ + room;
-    while (n_held_ == kSlots || (n_held_ > 0 && slots_.at[oldest_.slot] < end_ &&
-                                 at_ < slots_.at[oldest_.slot] + slots_.room[oldest_.slot])) {
-      barrier_wait(&slots_.empty[oldest_.slot], oldest_.phase);
-      oldest_.advance();
-      --n_held_;
+  __device__ void wait_for_room() {
+    if (lane_ == 0) {
+      barrier_wait(&barriers_.empty[place_.slot], place_.phase ^ 1);
+      if (count_ >= plan_.in_flight && plan_.in_flight < plan_.n_slots) {
+        barrier_wait(&barriers_.full[oldest_.slot], oldest_.phase);
+        oldest_.advance(plan_.n_slots);
+      }
     }
-    for (on_its_way_ += room; on_its_way_ > plan_.in_flight && on_its_way_ > room; flying_.advance()) {
-      barrier_wait(&slots_.full[flying_.slot], flying_.phase);
-      on_its_way_ -= slots_.room[flying_.slot];
-    }
-    slots_.at[next_.slot] = at_, slots_.room[next_.slot] = room;
-    ++n_held_;
+    __syncwarp();
   }
 
   template <bool kAgain>
-  __device__ __forceinline__ void start(const ChunkCopy& c, uint8_t* to, uint64_t* full) {
+  __device__ __forceinline__ void start(const ChunkCopy& c, uint8_t* slot, uint64_t* full) {
 #if __CUDA_ARCH__ >= 900
     if (lane_ == 0) barrier_expect(full, c.bytes * c.pieces);
     __syncwarp();
     if (lane_ < c.pieces)
-      bulk_copy(shared_address(to) + lane_ * c.bytes, c.from + lane_ * c.stride, c.bytes, full,
+      bulk_copy(shared_address(slot) + lane_ * c.bytes, c.from + lane_ * c.stride, c.bytes, full,
                 kAgain ? again_ : once_);
 #else
-    __threadfence_block();  // where the chunk lies, before anybody can arrive
     for (int r = 0; r < c.pieces; ++r)
       for (int i = lane_ * 16; i < c.bytes; i += 512)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to) + r * c.bytes + i),
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(slot) + r * c.bytes + i),
                      "l"(c.from + r * c.stride + i)
                      : "memory");
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(full)) : "memory");
@@ -246,11 +235,9 @@ class Fetcher {
   }
 
   const SharedPlan& plan_;
-  RingSlots& slots_;
-  int lane_;
-  int at_ = 0, end_ = 0;             ///< the newest chunk, in the ring
-  int n_held_ = 0, on_its_way_ = 0;  ///< slots whose room is taken; bytes asked for that may not be there
-  SlotPlace next_, oldest_, flying_;
+  RingBarriers& barriers_;
+  int lane_, count_ = 0;
+  FetchPlace place_, oldest_;
 #if __CUDA_ARCH__ >= 900
   uint64_t once_ = 0, again_ = 0;
 #endif
