@@ -14,7 +14,6 @@ namespace {
 constexpr int64_t kMaxGraphRows = 64;                // of steps worth capturing: launches cost more than they compute
 constexpr size_t kProgramMemory = size_t{48} << 20;  // all programs of a backend
 constexpr size_t kMaxRecorded = 4096;                // keys remembered; prompts of every length pass by
-constexpr int kStaticShared = 6144;                  // of the decode kernel, rounded up
 constexpr double kUsualTokens = 4096;                // of a step, for which the watchdog's patience is meant
 
 size_t align(size_t n) { return (n + 255) / 256 * 256; }

@@ -356,23 +356,31 @@ static __device__ __noinline__ void attention_stage(int area) {
 
 /// What the fetching warp does for an attention stage: keys and values of all chunks of this CTA's units.
 __device__ __forceinline__ void fetch_cache(Fetcher& fetcher, const DecodeStage& s) {
+  constexpr int kAhead = 4;  // page numbers are asked for so many pages ahead
   const AttentionArg& a = s.attention;
-  const int lane = threadIdx.x % 32, per_page = static_cast<int>(kPageTokens) / a.chunk_keys;
-  const int bytes = a.page_bytes / per_page;
+  const int halves = a.chunk_keys < kPageTokens;  // 1: a chunk is half a page
+  const int bytes = a.page_bytes >> halves;
   const int64_t to_values = a.v_cache - a.k_cache;
   for_units(s, [&](int part, int split) {
     const UnitName name = unit_name(a, part);
     if (split >= name.plan.n_splits) return;
-    const int begin = name.plan.begin(split), end = name.plan.end_of(split);
+    const int begin = name.plan.begin(split), end = name.plan.end_of(split), last_page = (end - 1) / kPageTokens;
     const int32_t* pages = unit_pages(a, name.m, end);
-    const int first = begin / a.chunk_keys, last = ceil_div(end, a.chunk_keys), last_page = (end - 1) / kPageTokens;
-    int page_of_lane = 0, base = -32;  // page numbers of 32 pages at a time
+    const int first = begin / a.chunk_keys, last = ceil_div(end, a.chunk_keys), first_page = first >> halves;
+    int ahead[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) ahead[k] = pages[min(first_page + k, last_page)];
+    int page = first_page, number = ahead[0];
     for (int i = first; i < last; ++i) {
-      const int at = i / per_page;
-      if (at >= base + 32) base = at, page_of_lane = pages[min(base + lane, last_page)];
-      const int64_t page = __shfl_sync(~0u, page_of_lane, at - base);
-      fetcher.push<true>({a.k_cache + (page * a.n_kv_heads + name.kv_head) * a.page_bytes + i % per_page * bytes,
-                          to_values, bytes, 2});
+      if (const int at = i >> halves; at != page) {
+        page = at;
+#pragma unroll
+        for (int k = 0; k + 1 < kAhead; ++k) ahead[k] = ahead[k + 1];
+        ahead[kAhead - 1] = pages[min(page + kAhead - 1, last_page)];
+        number = ahead[0];
+      }
+      const int64_t head = static_cast<int64_t>(number) * a.n_kv_heads + name.kv_head;
+      fetcher.push<true>({a.k_cache + head * a.page_bytes + (i & halves) * bytes, to_values, bytes, 2});
     }
   });
 }

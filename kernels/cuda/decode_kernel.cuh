@@ -86,16 +86,17 @@ __device__ __forceinline__ void copy_stage(DecodeStage& to, const DecodeLaunch& 
 
 /// What the fetching warp does: all stages that stream, one after the other. Descriptions come one stage ahead.
 __device__ inline void fetch_all(const DecodeLaunch& p, DecodeStage (&stages)[2]) {
-  Fetcher fetcher(p.shared, decode_barriers);
   const int lane = threadIdx.x % 32;
+  if (lane >= kFetchLanes) return;
+  Fetcher fetcher(p.shared, decode_barriers);
   const DecodeStage& first = p.stages ? p.stages[p.begin] : p.single;
   int i = is_streamed(first) ? p.begin : first.next_streamed, which = 0;
-  if (i < p.end) copy_stage<32>(stages[0], p, i, lane);
+  if (i < p.end) copy_stage<kFetchLanes>(stages[0], p, i, lane);
   while (i < p.end) {
     wait_for_copies();
-    __syncwarp();
+    if (kFetchLanes > 1) __syncwarp();
     const int next = stages[which].next_streamed;
-    if (next < p.end) copy_stage<32>(stages[which ^ 1], p, next, lane);
+    if (next < p.end) copy_stage<kFetchLanes>(stages[which ^ 1], p, next, lane);
     if (stages[which].kind == StageKind::product) {
       fetcher.product(stages[which]);
     } else {
@@ -104,6 +105,8 @@ __device__ inline void fetch_all(const DecodeLaunch& p, DecodeStage (&stages)[2]
     which ^= 1, i = next;
   }
 }
+
+static_assert(sizeof(DecodeContext) + sizeof(RingBarriers) + 5 * sizeof(DecodeStage) + 64 <= kStaticShared);
 
 template <int M>
 __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid_constant__ DecodeLaunch p) {

@@ -171,8 +171,8 @@ __device__ __forceinline__ void fetch_tile(const MmaLaunch& p, const MmaRange& r
   const int bytes = walk.chunk + 1 < p.n_chunks ? p.chunk_bytes : p.last_bytes;
 #if __CUDA_ARCH__ >= 900
   if (threadIdx.x % 32 == 0) {
-    barrier_expect(&full[slot], bytes);
-    bulk_copy(to, from, bytes, &full[slot], evict_first_policy());
+    barrier_expect(shared_address(&full[slot]), bytes);
+    bulk_copy(to, from, bytes, shared_address(&full[slot]), evict_first_policy());
   }
 #else
   for (int i = threadIdx.x % 32 * 16; i < bytes; i += 512)

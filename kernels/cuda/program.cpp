@@ -12,8 +12,8 @@ namespace {
 
 constexpr int64_t kPlainChunkBytes = 2048;  // of a row: sixteen copies of this size fill a slot
 // Bytes that a CTA has asked for and not yet got: what arrives in so many microseconds. Less starves the ring, more
-// makes everything else in the memory system wait longer. (H100: 40 and 80 KB were best, H200: 75 and 100.)
-constexpr double kInFlightQuantized = 2.2, kInFlightPlain = 3.0;
+// makes everything else in the memory system wait longer. (H100: 40 and 80 KB were best, H200: 55 and 100.)
+constexpr double kInFlightQuantized = 1.6, kInFlightPlain = 3.0;
 
 int32_t narrow(int64_t n) { return static_cast<int32_t>(n); }
 int64_t align(int64_t n, int64_t to) { return (n + to - 1) / to * to; }

@@ -24,6 +24,8 @@ inline constexpr int kConsumers = kWarps * 32;  ///< threads
 constexpr int n_teams(int rows) { return rows <= 1 ? 4 : 2; }
 constexpr int team_warps(int rows) { return kWarps / n_teams(rows); }
 inline constexpr int kMaxSlots = 16;  ///< of the ring
+/// Shared memory that the decode kernel has beside what a plan lays out; checked where that is compiled.
+inline constexpr int kStaticShared = 6144;
 /// Tiles whose sums, one of each warp, are kept until they are finished: by the rows that a kernel is made for.
 constexpr int kept_tiles(int rows) { return rows <= 1 ? 16 : rows == 2 ? 8 : 4; }
 

@@ -68,17 +68,16 @@ __device__ __forceinline__ uint64_t evict_normal_policy() {
   return policy;
 }
 /// Arrives at a barrier that `bytes` bytes of bulk copies will complete.
-__device__ __forceinline__ void barrier_expect(uint64_t* b, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes)
-               : "memory");
+__device__ __forceinline__ void barrier_expect(uint32_t shared, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared), "r"(bytes) : "memory");
 }
 /// A contiguous piece of global memory, a multiple of 16 bytes at multiples of 16, by one thread.
-__device__ __forceinline__ void bulk_copy(uint32_t shared, const uint8_t* from, int bytes, uint64_t* full,
+__device__ __forceinline__ void bulk_copy(uint32_t shared, const uint8_t* from, int bytes, uint32_t full,
                                           uint64_t policy) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
           "r"(shared),
-      "l"(from), "r"(bytes), "r"(shared_address(full)), "l"(policy)
+      "l"(from), "r"(bytes), "r"(full), "l"(policy)
       : "memory");
 }
 #endif
@@ -135,46 +134,59 @@ struct ChunkCopy {
 /// Chunk after chunk of what this CTA does in a stage.
 struct ChunkCursor {
   const DecodeStage* stage;
-  int unit, part, chunk, tile, matrix;
+  int unit, part, chunk, n_chunks, chunk_bytes, last_bytes, pieces;
+  const uint8_t* from;
+  int64_t stride;
 
   __device__ __forceinline__ void start(const DecodeStage& s) {
     stage = &s;
     unit = static_cast<int>(blockIdx.x) - s.first_cta;
     if (unit < 0) unit += static_cast<int>(gridDim.x);
-    part = chunk = 0;
+    part = 0;
     find_tile();
   }
   __device__ __forceinline__ bool valid() const { return unit < stage->n_units; }
-  __device__ __forceinline__ const MatrixArg& w() const { return stage->w[matrix]; }
   __device__ __forceinline__ void next() {
-    if (++chunk < w().n_chunks) return;
-    chunk = 0;
+    from += chunk_bytes;
+    if (++chunk < n_chunks) return;
     if (++part == stage->n_parts) part = 0, unit += static_cast<int>(gridDim.x);
     find_tile();
   }
   __device__ __forceinline__ ChunkCopy copy() const {
-    const MatrixArg& m = w();
-    const int bytes = chunk + 1 < m.n_chunks ? m.chunk_bytes : m.last_bytes;
-    const int64_t at = static_cast<int64_t>(chunk) * m.chunk_bytes;
-    if (!m.is_plain) return {m.data + tile * m.tile_bytes + at, 0, bytes, 1};
-    return {m.data + static_cast<int64_t>(tile) * kTileRows * m.tile_bytes + at, m.tile_bytes, bytes,
-            min(kTileRows, m.rows - tile * kTileRows)};
+    return {from, stride, chunk + 1 < n_chunks ? chunk_bytes : last_bytes, pieces};
   }
 
  private:
   __device__ __forceinline__ void find_tile() {
     if (!valid()) return;
-    tile = unit, matrix = part;
+    int tile = unit, matrix = part;
     if (stage->n_parts == 1)
       for (; tile >= stage->w[matrix].n_tiles; ++matrix) tile -= stage->w[matrix].n_tiles;
+    const MatrixArg& m = stage->w[matrix];
+    chunk = 0, n_chunks = m.n_chunks, chunk_bytes = m.chunk_bytes, last_bytes = m.last_bytes;
+    pieces = m.is_plain ? min(kTileRows, m.rows - tile * kTileRows) : 1;
+    stride = m.is_plain ? m.tile_bytes : 0;
+    from = m.data + static_cast<int64_t>(tile) * (m.is_plain ? kTileRows : 1) * m.tile_bytes;
   }
 };
 
-/// The fetching warp.
+/// Lanes of the fetching warp that work. With bulk copies it is one: a chunk has some 900 cycles, and lanes that wait
+/// for one another took half of them.
+#if __CUDA_ARCH__ >= 900
+inline constexpr int kFetchLanes = 1;
+#else
+inline constexpr int kFetchLanes = 32;
+#endif
+
+/// What the fetching warp knows; all in registers.
 class Fetcher {
  public:
   __device__ Fetcher(const SharedPlan& plan, RingBarriers& barriers)
-      : plan_(plan), barriers_(barriers), lane_(threadIdx.x % 32) {
+      : full_(kept_in_register(shared_address(barriers.full))),
+        memory_(kept_in_register(shared_address(decode_memory))),
+        n_slots_(plan.n_slots),
+        slot_bytes_(plan.slot_bytes),
+        to_fly_(plan.in_flight < plan.n_slots ? plan.in_flight : INT32_MAX) {
 #if __CUDA_ARCH__ >= 900
     once_ = evict_first_policy(), again_ = evict_normal_policy();
 #endif
@@ -183,10 +195,18 @@ class Fetcher {
   /// The next chunk, as soon as there is room for it. kAgain: it may be wanted again in the next step.
   template <bool kAgain = false>
   __device__ __forceinline__ void push(const ChunkCopy& copy) {
-    wait_for_room();
-    start<kAgain>(copy, decode_memory + place_.slot * plan_.slot_bytes, &barriers_.full[place_.slot]);
-    place_.advance(plan_.n_slots);
-    ++count_;
+    const uint32_t full = full_ + place_.slot * 8, slot = memory_ + place_.slot * slot_bytes_;
+    if (kFetchLanes == 1 || threadIdx.x % 32 == 0) {
+      barrier_wait(full + kMaxSlots * 8, place_.phase ^ 1);  // until it is empty
+      if (to_fly_ > 0) {
+        --to_fly_;
+      } else {
+        barrier_wait(full_ + oldest_.slot * 8, oldest_.phase);
+        oldest_.advance(n_slots_);
+      }
+    }
+    start<kAgain>(copy, slot, full);
+    place_.advance(n_slots_);
   }
 
   /// All chunks of a stage. What is to be copied is known before there is room for it: time between the two would be
@@ -205,38 +225,31 @@ class Fetcher {
   }
 
  private:
-  __device__ void wait_for_room() {
-    if (lane_ == 0) {
-      barrier_wait(&barriers_.empty[place_.slot], place_.phase ^ 1);
-      if (count_ >= plan_.in_flight && plan_.in_flight < plan_.n_slots) {
-        barrier_wait(&barriers_.full[oldest_.slot], oldest_.phase);
-        oldest_.advance(plan_.n_slots);
-      }
-    }
-    __syncwarp();
-  }
-
   template <bool kAgain>
-  __device__ __forceinline__ void start(const ChunkCopy& c, uint8_t* slot, uint64_t* full) {
+  __device__ __forceinline__ void start(const ChunkCopy& c, uint32_t slot, uint32_t full) {
 #if __CUDA_ARCH__ >= 900
-    if (lane_ == 0) barrier_expect(full, c.bytes * c.pieces);
-    __syncwarp();
-    if (lane_ < c.pieces)
-      bulk_copy(shared_address(slot) + lane_ * c.bytes, c.from + lane_ * c.stride, c.bytes, full,
-                kAgain ? again_ : once_);
+    const uint64_t policy = kAgain ? again_ : once_;
+    barrier_expect(full, c.bytes * c.pieces);
+    bulk_copy(slot, c.from, c.bytes, full, policy);
+    const uint8_t* from = c.from;
+    for (int r = 1; r < c.pieces; ++r) {
+      slot += c.bytes, from += c.stride;
+      bulk_copy(slot, from, c.bytes, full, policy);
+    }
 #else
+    __syncwarp();
     for (int r = 0; r < c.pieces; ++r)
-      for (int i = lane_ * 16; i < c.bytes; i += 512)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(slot) + r * c.bytes + i),
+      for (int i = threadIdx.x % 32 * 16; i < c.bytes; i += 512)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(slot + r * c.bytes + i),
                      "l"(c.from + r * c.stride + i)
                      : "memory");
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(full)) : "memory");
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(full) : "memory");
 #endif
   }
 
-  const SharedPlan& plan_;
-  RingBarriers& barriers_;
-  int lane_, count_ = 0;
+  uint32_t full_, memory_;  ///< shared addresses; the barriers of empty slots follow those of full ones
+  int n_slots_, slot_bytes_;
+  int to_fly_;  ///< copies that may start before the oldest one has to be there
   FetchPlace place_, oldest_;
 #if __CUDA_ARCH__ >= 900
   uint64_t once_ = 0, again_ = 0;
