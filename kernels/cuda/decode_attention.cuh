@@ -211,6 +211,7 @@ static __device__ __noinline__ void attend(int area) {
     }
     attend_block<kHeadDim, Cache, FromShared>(unit, query, k, v, row, position, state);
   });
+  __syncwarp();  // all have read where the team was
   if (lane == 0) ctx.walk[warp].place = place;
   const int n_active = min(n_chunks, kWarps / kBlocks) * kBlocks;
   const UnitOutput output(current_stage(), u, kHeadDim);

@@ -180,6 +180,7 @@ __device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
         });
   }
   place.skip = -left;
+  __syncwarp();  // all have read where the team was
   if (lane == 0) this_walk().place = place;
 }
 

@@ -5,7 +5,7 @@
 //
 // Grid: at most one CTA per SM. Block: 544 threads. Shared memory: SharedPlan, nearly all there is. Bytes: the weights
 // of the stages, read once, plus activations in L2. Bound by memory; what is lost is the time at stage boundaries. One
-// row of 8B on an H200 (H100), 2026-11-25: BF16 82 % (88 %), Q8_0 74 % (85 %), Q4_K_M 56 % (72 %) of the read speed.
+// row of 8B on an H200 (H100), 2026-11-26: BF16 80 % (89 %), Q8_0 75 % (89 %), Q4_K_M 58 % (75 %) of the read speed.
 #pragma once
 
 #include "kernels/cuda/decode_attention.cuh"
