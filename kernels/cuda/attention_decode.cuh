@@ -102,8 +102,8 @@ __device__ __forceinline__ void make_query_fragments(const AttentionUnit& unit, 
   }
 }
 
-/// One block of kBlockKeys positions: `positions` is the first one, whose keys and values are rows `row` and on of the
-/// two pages. Only positions in [unit.begin, unit.end) count.
+/// One block of kBlockKeys positions from `first` on, whose keys and values are the rows from `row` on of the two
+/// pages. Only positions in [unit.begin, unit.end) count.
 template <int kHeadDim, class Cache, class Memory>
 __device__ __forceinline__ void attend_block(const AttentionUnit& unit, const uint4* query, const uint8_t* k_page,
                                              const uint8_t* v_page, int row, int first,

@@ -130,7 +130,7 @@ __device__ __forceinline__ float* meeting_place(const DecodeStage& s, int part, 
 /// Where the sums of a unit go: to the other CTAs, or to where the splits meet.
 struct UnitOutput {
   float *now, *other;  ///< of head 0; other: the place to empty, or null
-  const float *row_max, *row_sum, *sinks;
+  const float *row_max, *row_sum, *sinks = nullptr;
   int stride;  ///< of a head
 
   __device__ __forceinline__ UnitOutput(const DecodeStage& s, const UnitShared& u, int head_dim)
