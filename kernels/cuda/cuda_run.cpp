@@ -202,10 +202,11 @@ void matvec(const MatmulArgs& args, bool accumulate, cudaStream_t stream) {
   const auto stage = product_stage(args, accumulate);
   if (!stage) throw Error(ErrorKind::run, "matmul", "no CUDA kernel for this product", format_name(args.w.dtype));
   DecodeLaunch launch;
-  launch.single = *stage;
   launch.end = 1, launch.single_stage = 1;
   launch.n_rows = static_cast<int32_t>(args.x.rows());
-  launch.shared = plan_shared({*stage}, launch.n_rows, 0, limits);
+  std::vector<DecodeStage> stages{*stage};
+  launch.shared = plan_shared(stages, launch.n_rows, 0, limits);
+  launch.single = stages[0];
   if (launch.shared.n_slots < 2 && launch.n_rows > 1) {  // activations of fewer rows leave more room for weights
     const int64_t first = args.x.rows() / 2, k = args.x.cols(), n = args.out.cols();
     for (int64_t row = 0; row < args.x.rows(); row += first) {

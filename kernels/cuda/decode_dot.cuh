@@ -1,8 +1,8 @@
 // The inner loop of decoding: rows of packed weights, chunk after chunk out of the ring, times up to four staged
-// activation rows. A tile has 16 rows. Two teams of eight warps take the chunks in turn. Of a chunk of quantised
-// weights a warp takes an eighth of the columns of all rows (decode_mma.cuh), of plain ones two rows, which share the
-// loads of the activations: shared memory is what that loop runs out of first. Sums of a warp go to shared memory; who
-// finishes them is the epilogue's business.
+// activation rows. A tile has 16 rows. Teams of warps take the chunks in turn. Of a chunk of quantised weights, some
+// columns of all 16 rows, each warp takes a share of the columns (decode_mma.cuh); of plain ones, a few rows at full
+// length or long pieces of them, a pair of rows or a share of it. Sums of a warp go to shared memory; who finishes them
+// is the epilogue's business.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -13,9 +13,6 @@
 #include "kernels/cuda/decode_mma.cuh"
 
 namespace infer::cuda {
-
-template <int M>
-inline constexpr int kPlainRows = kTileRows / team_warps(M);  ///< of a warp, which share the loads of the activations
 
 template <class F>
 __device__ __forceinline__ void widen(uint4 v, float (&out)[16 / sizeof(typename F::Block)]) {
@@ -33,22 +30,27 @@ __device__ __forceinline__ void widen(uint4 v, float (&out)[16 / sizeof(typename
   }
 }
 
-/// One chunk of plain weights: `bytes` of each row; the activations are of the same type and padded with zeros. A row
-/// beyond the matrix reads what lies there and is dropped by the epilogue.
-template <class F, int M>
-__device__ __forceinline__ void dot_plain(const uint8_t* chunk, int bytes, int first_byte, int act, int act_row_bytes,
-                                          int n_rows, int first_row, int lane, float (&acc)[kPlainRows<M>][M]) {
-  constexpr int n = 16 / sizeof(typename F::Block), R = kPlainRows<M>;
-  for (int at = lane * 16; at < bytes; at += 512) {
+/// Of a chunk of plain weights a warp takes a group of rows, which share the loads of the activations, and a share of
+/// the columns.
+template <int M>
+struct PlainShare {
+  static constexpr int kRows = M == 1 ? 4 : 2, kGroups = plain_rows(M) / kRows, kShares = team_warps(M) / kGroups;
+};
+
+/// The bytes [begin, end) of a group of rows, `row_bytes` apart. The activations are of the same type and begin at
+/// `act` with the chunk's first column. A row beyond the matrix reads what lies there and is dropped by the epilogue.
+template <class F, int M, int R>
+__device__ __forceinline__ void dot_plain(const uint8_t* rows, int row_bytes, int begin, int end, int act,
+                                          int act_row_bytes, int n_rows, int lane, float (&acc)[R][M]) {
+  constexpr int n = 16 / sizeof(typename F::Block);
+  for (int at = begin + lane * 16; at < end; at += 512) {
     float w[R][n];
 #pragma unroll
-    for (int r = 0; r < R; ++r) widen<F>(*reinterpret_cast<const uint4*>(chunk + (first_row + r) * bytes + at), w[r]);
+    for (int r = 0; r < R; ++r) widen<F>(*reinterpret_cast<const uint4*>(rows + r * row_bytes + at), w[r]);
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       float a[n];
-      widen<F>(
-          *reinterpret_cast<const uint4*>(decode_memory + act + (m < n_rows ? m : 0) * act_row_bytes + first_byte + at),
-          a);
+      widen<F>(*reinterpret_cast<const uint4*>(decode_memory + act + (m < n_rows ? m : 0) * act_row_bytes + at), a);
 #pragma unroll
       for (int r = 0; r < R; ++r)
 #pragma unroll
@@ -73,10 +75,16 @@ __device__ __forceinline__ void for_chunks(int n_chunks, int n_slots, int slot_b
   }
 }
 
-/// How many partial sums a row of a tile has: where a team takes its first chunk is where its sums go.
+/// Which partial sums a row of a tile has. Of quantised weights: of all warps of the teams that had a chunk; where a
+/// team takes its first chunk is where its sums go. Of plain ones: of the warps that share the row.
+struct SumsOfRow {
+  int first, n;
+};
 template <int M>
-__device__ __forceinline__ int n_sums(const MatrixArg& w) {
-  return min(w.n_chunks, n_teams(M)) * (w.is_plain ? 1 : team_warps(M));
+__device__ __forceinline__ SumsOfRow sums_of_row(const MatrixArg& w, int row) {
+  using Share = PlainShare<M>;
+  return w.is_plain ? SumsOfRow{row / Share::kRows * Share::kShares, Share::kShares}
+                    : SumsOfRow{0, min(w.n_chunks, n_teams(M)) * team_warps(M)};
 }
 
 /// By one lane of each warp: the run that begins with the tile at hand, as far as sums can be kept, and what comes
@@ -160,13 +168,16 @@ __device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
           for (int m = 0; m < M; ++m) state.acc[0][m] = state.acc[1][m] = 0;
         });
   } else {
-    constexpr int kRows = kPlainRows<M>;
-    const int chunk_bytes = s.w[matrix].chunk_bytes, last_bytes = s.w[matrix].last_bytes, first_row = warp * kRows;
+    using Share = PlainShare<M>;
+    constexpr int kRows = Share::kRows, kShares = Share::kShares;
+    const int chunk_bytes = s.w[matrix].chunk_bytes, last_bytes = s.w[matrix].last_bytes;
     float acc[kRows][M] = {};
     for_run(
         [&](const uint8_t* chunk, int number) {
-          dot_plain<F, M>(chunk, number + 1 < n_chunks ? chunk_bytes : last_bytes, number * chunk_bytes, act,
-                          act_row_bytes, n_rows, first_row, lane, acc);
+          const int bytes = number + kTeams < n_chunks ? chunk_bytes : last_bytes;
+          const int share = (bytes / kShares + 511) & ~511, begin = warp % kShares * share;
+          dot_plain<F, M>(chunk + warp / kShares * kRows * bytes, bytes, begin, min(begin + share, bytes),
+                          act + number / kTeams * chunk_bytes, act_row_bytes, n_rows, lane, acc);
         },
         [&](int part) {
 #pragma unroll
@@ -174,7 +185,8 @@ __device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
 #pragma unroll
             for (int m = 0; m < M; ++m) {
               const float v = warp_sum(acc[r][m]);
-              if (lane == 0) sums[(part * M + m) * kTileRows + first_row + r] = v;
+              const int row = part * plain_rows(M) + warp / kShares * kRows + r;
+              if (lane == 0) sums[((part * kTeamWarps + warp) * M + m) * kTileRows + row] = v;
               acc[r][m] = 0;
             }
         });

@@ -85,9 +85,10 @@ __device__ __forceinline__ void copy_stage(DecodeStage& to, const DecodeLaunch& 
 }
 
 /// What the fetching warp does: all stages that stream, one after the other. Descriptions come one stage ahead.
+template <int M>
 __device__ inline void fetch_all(const DecodeLaunch& p, DecodeStage (&stages)[2]) {
-  const int lane = threadIdx.x % 32;
-  if (lane >= kFetchLanes) return;
+  if (!fetches()) return;
+  const int lane = kFetchLanes == 1 ? 0 : threadIdx.x % 32;
   Fetcher fetcher(p.shared, decode_barriers);
   const DecodeStage& first = p.stages ? p.stages[p.begin] : p.single;
   int i = is_streamed(first) ? p.begin : first.next_streamed, which = 0;
@@ -98,7 +99,7 @@ __device__ inline void fetch_all(const DecodeLaunch& p, DecodeStage (&stages)[2]
     const int next = stages[which].next_streamed;
     if (next < p.end) copy_stage<kFetchLanes>(stages[which ^ 1], p, next, lane);
     if (stages[which].kind == StageKind::product) {
-      fetcher.product(stages[which]);
+      fetcher.template product<plain_rows(M)>(stages[which]);
     } else {
       fetch_cache(fetcher, stages[which]);
     }
@@ -141,7 +142,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   }
   wait_for_copies();
   __syncthreads();
-  if (t >= kConsumers) return fetch_all(p, fetch_stages);
+  if (t >= kConsumers) return fetch_all<M>(p, fetch_stages);
   while (true) {
     // The next stage's description is asked for now and needed later.
     const int next = this_walk().stage + 1;

@@ -321,8 +321,8 @@ __device__ __forceinline__ float row_factor(const DecodeStage& s, const DecodeCo
 /// Of row `row` of the tile whose sums lie in `slot`; all loads side by side.
 template <int M>
 __device__ __forceinline__ float slot_sum(const MatrixArg& w, int slot, int m, int row) {
-  const float* sums = decode_context.sums() + slot * kWarps * M * kTileRows + m * kTileRows + row;
-  const int n = n_sums<M>(w);
+  const auto [first, n] = sums_of_row<M>(w, row);
+  const float* sums = decode_context.sums() + ((slot * kWarps + first) * M + m) * kTileRows + row;
   float part[kWarps];
 #pragma unroll
   for (int i = 0; i < kWarps; ++i) part[i] = i < n ? sums[i * M * kTileRows] : 0.0f;

@@ -10,14 +10,23 @@
 namespace infer::cuda {
 namespace {
 
-constexpr int64_t kPlainChunkBytes = 2048;  // of a row: sixteen copies of this size fill a slot
+constexpr int64_t kPlainSlotBytes = 16384;
 // Bytes that a CTA has asked for and not yet got: what arrives in so many microseconds. Less starves the ring, more
-// makes everything else in the memory system wait longer. (H100: 40 and 80 KB were best, H200: 55 and 100.)
-constexpr double kInFlightQuantized = 1.6, kInFlightPlain = 3.0;
+// makes everything else in the memory system wait longer. (H100: 40 KB was best, H200: 55.)
+constexpr double kInFlightQuantized = 1.6, kInFlightPlain = 1.5;
 
 int32_t narrow(int64_t n) { return static_cast<int32_t>(n); }
 int64_t align(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-int slot_bytes(const MatrixArg& w) { return w.is_plain ? w.chunk_bytes * kTileRows : w.chunk_bytes; }
+int64_t slot_bytes(const MatrixArg& w) { return w.is_plain ? kPlainSlotBytes : w.chunk_bytes; }
+
+/// Chunks of plain_rows(kernel_rows) rows each: whole ones, or pieces that fill a slot.
+void shape_plain(MatrixArg& m, int kernel_rows) {
+  const int64_t piece = std::min(kPlainSlotBytes / plain_rows(kernel_rows), m.tile_bytes);
+  const int64_t n_pieces = (m.tile_bytes + piece - 1) / piece;
+  m.chunk_bytes = narrow(piece);
+  m.n_chunks = narrow(n_pieces * n_teams(kernel_rows));
+  m.last_bytes = narrow(m.tile_bytes - (n_pieces - 1) * piece);
+}
 
 template <class... F>
 int format_index(FormatList<F...>, DType dtype) {
@@ -60,10 +69,6 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
     if constexpr (F::block == 1) {
       m.is_plain = 1;
       m.tile_bytes = row_major_stride(sizeof(typename F::Block), w.cols());
-      const int64_t chunk = std::min<int64_t>(kPlainChunkBytes, m.tile_bytes);
-      m.chunk_bytes = narrow(chunk);
-      m.n_chunks = narrow((m.tile_bytes + chunk - 1) / chunk);
-      m.last_bytes = narrow(m.tile_bytes - (m.n_chunks - 1) * chunk);
     } else {
       constexpr int kChunk = Packed<F>::chunk_groups;
       const int64_t groups = w.cols() / kGroup;
@@ -78,7 +83,7 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
   return m;
 }
 
-SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64_t dim, const ProgramLimits& limits) {
+SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim, const ProgramLimits& limits) {
   SharedPlan plan;
   int64_t act_row = 0, area = 0, slot = 0;
   bool plain = false;
@@ -109,6 +114,9 @@ SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64
     plan.partial = plan.x + narrow(x);
     plan.total = plan.partial + narrow(sums);
   }
+  for (DecodeStage& s : stages)
+    for (int i = 0; i < s.n_matrices; ++i)
+      if (s.w[i].is_plain) shape_plain(s.w[i], plan.kernel_rows);
   plan.slot_bytes = narrow(slot);
   plan.act_row_bytes = narrow(act_row);
   const double bytes_per_us = limits.memory_gbps * 1e3 / std::max(1, limits.n_sms);

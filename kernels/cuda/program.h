@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/packed.h"
 #include "kernels/ops.h"
-#include "quant/formats.h"
 #include "quant/host_device.h"
 
 namespace infer::cuda {
@@ -23,6 +23,9 @@ inline constexpr int kConsumers = kWarps * 32;  ///< threads
 /// warps, since what a warp does for each tile costs more than what it does for each chunk.
 constexpr int n_teams(int rows) { return rows <= 1 ? 4 : 2; }
 constexpr int team_warps(int rows) { return kWarps / n_teams(rows); }
+/// Rows of a chunk of plain weights, by the rows that a kernel is made for: so that each team has the same rows of all
+/// tiles.
+constexpr int plain_rows(int rows) { return kTileRows / n_teams(rows); }
 inline constexpr int kMaxSlots = 16;  ///< of the ring
 /// Shared memory that the decode kernel has beside what a plan lays out; checked where that is compiled.
 inline constexpr int kStaticShared = 6144;
@@ -71,7 +74,7 @@ struct MatrixArg {
   int32_t dtype = 0, kernel = 0;  ///< kernel: dot_kernel_of
   int32_t rows = 0, cols = 0;
   int32_t n_tiles = 0, n_chunks = 0;
-  int32_t chunk_bytes = 0, last_bytes = 0;  ///< of a tile's chunks; plain formats: of one row of them
+  int32_t chunk_bytes = 0, last_bytes = 0;  ///< of a tile's chunks; plain formats: of one row of a chunk
   int64_t tile_bytes = 0;                   ///< plain formats: row stride
   int32_t out_offset = 0;                   ///< of row 0 in the stage's output row
   int32_t is_plain = 0;
@@ -224,6 +227,7 @@ int64_t act_bytes(ActForm form, int64_t cols);
 std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias);
 /// A single product y [m, n] = x w^T as a stage of its own, for steps that are no program. m <= kMaxDecodeRows.
 std::optional<DecodeStage> product_stage(const MatmulArgs& args, bool accumulate);
-SharedPlan plan_shared(const std::vector<DecodeStage>& stages, int n_rows, int64_t dim, const ProgramLimits& limits);
+/// Also settles the chunks of plain matrices, which depend on the kernel's instance.
+SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim, const ProgramLimits& limits);
 
 }  // namespace infer::cuda

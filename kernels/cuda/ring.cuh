@@ -97,12 +97,14 @@ struct RingBarriers {
   uint64_t full[kMaxSlots], empty[kMaxSlots];
 };
 
-/// Which slot the fetching warp fills next, and how often the ring went round.
+/// A slot of the ring as the fetching warp knows it: its full barrier's address, and the parity of the round.
 struct FetchPlace {
-  int slot = 0;
-  uint32_t phase = 0;
-  __device__ __forceinline__ void advance(int n_slots) {
-    if (++slot == n_slots) slot = 0, phase ^= 1;
+  uint32_t full, parity;
+  __device__ __forceinline__ bool advance(uint32_t first, uint32_t end) {
+    full += 8;
+    if (full != end) return false;
+    full = first, parity ^= 1;
+    return true;
   }
 };
 
@@ -131,45 +133,6 @@ struct ChunkCopy {
   int bytes, pieces;
 };
 
-/// Chunk after chunk of what this CTA does in a stage.
-struct ChunkCursor {
-  const DecodeStage* stage;
-  int unit, part, chunk, n_chunks, chunk_bytes, last_bytes, pieces;
-  const uint8_t* from;
-  int64_t stride;
-
-  __device__ __forceinline__ void start(const DecodeStage& s) {
-    stage = &s;
-    unit = static_cast<int>(blockIdx.x) - s.first_cta;
-    if (unit < 0) unit += static_cast<int>(gridDim.x);
-    part = 0;
-    find_tile();
-  }
-  __device__ __forceinline__ bool valid() const { return unit < stage->n_units; }
-  __device__ __forceinline__ void next() {
-    from += chunk_bytes;
-    if (++chunk < n_chunks) return;
-    if (++part == stage->n_parts) part = 0, unit += static_cast<int>(gridDim.x);
-    find_tile();
-  }
-  __device__ __forceinline__ ChunkCopy copy() const {
-    return {from, stride, chunk + 1 < n_chunks ? chunk_bytes : last_bytes, pieces};
-  }
-
- private:
-  __device__ __forceinline__ void find_tile() {
-    if (!valid()) return;
-    int tile = unit, matrix = part;
-    if (stage->n_parts == 1)
-      for (; tile >= stage->w[matrix].n_tiles; ++matrix) tile -= stage->w[matrix].n_tiles;
-    const MatrixArg& m = stage->w[matrix];
-    chunk = 0, n_chunks = m.n_chunks, chunk_bytes = m.chunk_bytes, last_bytes = m.last_bytes;
-    pieces = m.is_plain ? min(kTileRows, m.rows - tile * kTileRows) : 1;
-    stride = m.is_plain ? m.tile_bytes : 0;
-    from = m.data + static_cast<int64_t>(tile) * (m.is_plain ? kTileRows : 1) * m.tile_bytes;
-  }
-};
-
 /// Lanes of the fetching warp that work. With bulk copies it is one: a chunk has some 900 cycles, and lanes that wait
 /// for one another took half of them.
 #if __CUDA_ARCH__ >= 900
@@ -178,15 +141,31 @@ inline constexpr int kFetchLanes = 1;
 inline constexpr int kFetchLanes = 32;
 #endif
 
-/// What the fetching warp knows; all in registers.
+/// Whether this lane of the fetching warp works. The lane is the machine's choice: only then does the compiler know
+/// that it is one, and needs no loop over lanes around each bulk copy.
+__device__ __forceinline__ bool fetches() {
+#if __CUDA_ARCH__ >= 900
+  uint32_t mine;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(mine));
+  return mine != 0;
+#else
+  return true;
+#endif
+}
+
+/// What the fetching warp knows; all in registers. Its loop decides how soon the memory is asked again, so it has as
+/// few instructions as there can be.
 class Fetcher {
  public:
   __device__ Fetcher(const SharedPlan& plan, RingBarriers& barriers)
-      : full_(kept_in_register(shared_address(barriers.full))),
+      : first_(kept_in_register(shared_address(barriers.full))),
+        end_(first_ + plan.n_slots * 8),
         memory_(kept_in_register(shared_address(decode_memory))),
-        n_slots_(plan.n_slots),
         slot_bytes_(plan.slot_bytes),
-        to_fly_(plan.in_flight < plan.n_slots ? plan.in_flight : INT32_MAX) {
+        slot_(memory_),
+        place_{first_, 0},
+        // Nothing is to be waited for before as many slots as may be in flight are asked for: an odd parity is behind.
+        oldest_{end_ - min(plan.in_flight, plan.n_slots) * 8, 1} {
 #if __CUDA_ARCH__ >= 900
     once_ = evict_first_policy(), again_ = evict_normal_policy();
 #endif
@@ -195,61 +174,98 @@ class Fetcher {
   /// The next chunk, as soon as there is room for it. kAgain: it may be wanted again in the next step.
   template <bool kAgain = false>
   __device__ __forceinline__ void push(const ChunkCopy& copy) {
-    const uint32_t full = full_ + place_.slot * 8, slot = memory_ + place_.slot * slot_bytes_;
     if (kFetchLanes == 1 || threadIdx.x % 32 == 0) {
-      barrier_wait(full + kMaxSlots * 8, place_.phase ^ 1);  // until it is empty
-      if (to_fly_ > 0) {
-        --to_fly_;
-      } else {
-        barrier_wait(full_ + oldest_.slot * 8, oldest_.phase);
-        oldest_.advance(n_slots_);
-      }
+      barrier_wait(place_.full + kMaxSlots * 8, place_.parity ^ 1);  // until it is empty
+      barrier_wait(oldest_.full, oldest_.parity);                    // until few enough bytes are in flight
     }
-    start<kAgain>(copy, slot, full);
-    place_.advance(n_slots_);
+    oldest_.advance(first_, end_);
+    start<kAgain>(copy);
+    slot_ = place_.advance(first_, end_) ? memory_ : slot_ + slot_bytes_;
   }
 
-  /// All chunks of a stage. What is to be copied is known before there is room for it: time between the two would be
-  /// time that the memory rests, since few bytes are in flight.
+  /// All chunks of this CTA's tiles of a stage, in the order in which its teams take them: matrix after matrix, or
+  /// where two make a unit, tiles of both in turn.
+  template <int kPlainRows>
   __device__ void product(const DecodeStage& s) {
-    ChunkCursor at;
-    at.start(s);
-    if (!at.valid()) return;
-    ChunkCopy copy = at.copy();
-    for (bool more = true; more;) {
-      push(copy);
-      at.next();
-      more = at.valid();
-      if (more) copy = at.copy();
+    int tile = static_cast<int>(blockIdx.x) - s.first_cta, m = 0;
+    if (tile < 0) tile += static_cast<int>(gridDim.x);
+    const bool in_turn = s.n_parts == 2;
+    while (true) {
+      int n_tiles = s.w[m].n_tiles;
+      while (tile >= n_tiles) {
+        if (in_turn || ++m >= s.n_matrices) return;
+        tile -= n_tiles, n_tiles = s.w[m].n_tiles;
+      }
+      if (s.w[m].is_plain) {
+        push_rows<kPlainRows>(s.w[m], tile);
+      } else {
+        push_tile(s.w[m], tile);
+      }
+      if (in_turn) m ^= 1;
+      if (!in_turn || m == 0) tile += static_cast<int>(gridDim.x);
     }
   }
 
  private:
+  // What is to be copied is known before there is room for it: time between the two would be time that the memory
+  // rests, since few bytes are in flight.
+
+  __device__ __forceinline__ void push_tile(const MatrixArg& m, int tile) {
+    ChunkCopy copy{m.data + tile * m.tile_bytes, 0, m.chunk_bytes, 1};
+    const int last_bytes = m.last_bytes;
+#pragma unroll 1
+    for (int left = m.n_chunks; left > 0; --left) {
+      if (left == 1) copy.bytes = last_bytes;
+      push(copy);
+      copy.from += copy.bytes;
+    }
+  }
+
+  /// A tile of plain weights: the chunks of its blocks of rows in turn, then those of the next columns.
+  template <int kPlainRows>
+  __device__ __forceinline__ void push_rows(const MatrixArg& m, int tile) {
+    constexpr int kBlocks = kTileRows / kPlainRows;
+    const int64_t stride = m.tile_bytes;
+    const int rows = m.rows - tile * kTileRows, last_bytes = m.last_bytes;
+    const bool whole = m.chunk_bytes == stride;  // rows lie one after the other
+    int bytes = m.chunk_bytes;
+    const uint8_t* columns = m.data + tile * kTileRows * stride;
+#pragma unroll 1
+    for (int left = m.n_chunks; left > 0; left -= kBlocks) {
+      if (left == kBlocks) bytes = last_bytes;
+      ChunkCopy copy{columns, stride, whole ? kPlainRows * bytes : bytes, whole ? 1 : kPlainRows};
+#pragma unroll 1
+      for (int block = 0; block < kBlocks; ++block) {
+        if (rows < kTileRows) {
+          copy.bytes = bytes, copy.pieces = max(0, min(kPlainRows, rows - block * kPlainRows));
+        }
+        push(copy);
+        copy.from += kPlainRows * stride;
+      }
+      columns += bytes;
+    }
+  }
+
   template <bool kAgain>
-  __device__ __forceinline__ void start(const ChunkCopy& c, uint32_t slot, uint32_t full) {
+  __device__ __forceinline__ void start(const ChunkCopy& c) {
+    uint32_t slot = slot_;
+    const uint8_t* from = c.from;
 #if __CUDA_ARCH__ >= 900
     const uint64_t policy = kAgain ? again_ : once_;
-    barrier_expect(full, c.bytes * c.pieces);
-    bulk_copy(slot, c.from, c.bytes, full, policy);
-    const uint8_t* from = c.from;
-    for (int r = 1; r < c.pieces; ++r) {
-      slot += c.bytes, from += c.stride;
-      bulk_copy(slot, from, c.bytes, full, policy);
-    }
+    barrier_expect(place_.full, c.bytes * c.pieces);
+    for (int r = 0; r < c.pieces; ++r, slot += c.bytes, from += c.stride)
+      bulk_copy(slot, from, c.bytes, place_.full, policy);
 #else
     __syncwarp();
-    for (int r = 0; r < c.pieces; ++r)
+    for (int r = 0; r < c.pieces; ++r, slot += c.bytes, from += c.stride)
       for (int i = threadIdx.x % 32 * 16; i < c.bytes; i += 512)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(slot + r * c.bytes + i),
-                     "l"(c.from + r * c.stride + i)
-                     : "memory");
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(full) : "memory");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(slot + i), "l"(from + i) : "memory");
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(place_.full) : "memory");
 #endif
   }
 
-  uint32_t full_, memory_;  ///< shared addresses; the barriers of empty slots follow those of full ones
-  int n_slots_, slot_bytes_;
-  int to_fly_;  ///< copies that may start before the oldest one has to be there
+  uint32_t first_, end_;  ///< shared addresses of full barriers; those of empty slots follow them
+  uint32_t memory_, slot_bytes_, slot_;
   FetchPlace place_, oldest_;
 #if __CUDA_ARCH__ >= 900
   uint64_t once_ = 0, again_ = 0;

@@ -22,6 +22,11 @@ DecodeStage stage_of(DType type, int64_t rows, int64_t cols) {
   return *stage;
 }
 
+SharedPlan plan_of(const DecodeStage& stage, int n_rows, int64_t dim, const ProgramLimits& limits) {
+  std::vector<DecodeStage> stages{stage};
+  return plan_shared(stages, n_rows, dim, limits);
+}
+
 }  // namespace
 
 TEST_CASE("a slot of the ring serves one team, whatever the format, the width and the rows") {
@@ -31,7 +36,7 @@ TEST_CASE("a slot of the ring serves one team, whatever the format, the width an
       for (const int64_t dim : {0, 2048, 4096, 16384})
         for (int rows = 1; rows <= kMaxDecodeRows; ++rows) {
           INFO(static_cast<int>(type) << " " << cols << " dim " << dim << " rows " << rows);
-          const SharedPlan plan = plan_shared({stage_of(type, 4096, cols)}, rows, dim, kH100);
+          const SharedPlan plan = plan_of(stage_of(type, 4096, cols), rows, dim, kH100);
           if (plan.n_slots == 0) continue;
           ++planned;
           CHECK(plan.n_slots % n_teams(plan.kernel_rows) == 0);
@@ -48,18 +53,37 @@ TEST_CASE("a slot of the ring serves one team, whatever the format, the width an
 }
 
 TEST_CASE("one row too wide for four slots is left to an instance with fewer teams") {
-  const SharedPlan usual = plan_shared({stage_of(DType::BF16, 4096, 4096)}, 1, 4096, kH100);
+  const SharedPlan usual = plan_of(stage_of(DType::BF16, 4096, 4096), 1, 4096, kH100);
   CHECK(usual.kernel_rows == 1);
   CHECK(usual.n_slots >= 4);
-  const SharedPlan wide = plan_shared({stage_of(DType::BF16, 8192, 28672)}, 1, 8192, kH100);
+  const SharedPlan wide = plan_of(stage_of(DType::BF16, 8192, 53248), 1, 16384, kH100);
   CHECK(wide.kernel_rows == 2);
   CHECK(wide.n_slots == 2);
-  const SharedPlan none = plan_shared({stage_of(DType::F32, 16384, 53248)}, 1, 16384, kH100);
+  const SharedPlan none = plan_of(stage_of(DType::F32, 16384, 53248), 1, 16384, kH100);
   CHECK(none.n_slots == 0);
+}
+
+TEST_CASE("chunks of plain weights are of one team's rows, fit a slot and cover the columns") {
+  for (const DType type : {DType::F32, DType::F16, DType::BF16})
+    for (const int64_t cols : {32, 96, 2048, 4096, 8200, 14336})
+      for (int rows = 1; rows <= kMaxDecodeRows; ++rows) {
+        INFO(static_cast<int>(type) << " " << cols << " rows " << rows);
+        std::vector<DecodeStage> stages{stage_of(type, 4100, cols)};
+        const SharedPlan plan = plan_shared(stages, rows, 4096, kH100);
+        const MatrixArg& m = stages[0].w[0];
+        const int n_blocks = n_teams(plan.kernel_rows), n_pieces = m.n_chunks / n_blocks;
+        CHECK(m.n_chunks % n_blocks == 0);
+        CHECK(n_blocks * plain_rows(plan.kernel_rows) == kTileRows);
+        CHECK(plain_rows(plan.kernel_rows) * m.chunk_bytes <= plan.slot_bytes);
+        CHECK((n_pieces - 1) * m.chunk_bytes + m.last_bytes == m.tile_bytes);
+        CHECK(m.last_bytes > 0);
+        CHECK(m.last_bytes <= m.chunk_bytes);
+        CHECK(m.chunk_bytes % 16 == 0);
+      }
 }
 
 TEST_CASE("a faster memory gets more bytes in flight") {
   const DecodeStage stage = stage_of(DType::Q4_K, 4096, 14336);
-  CHECK(plan_shared({stage}, 1, 4096, kH100).in_flight == 2);
-  CHECK(plan_shared({stage}, 1, 4096, kH200).in_flight == 3);
+  CHECK(plan_of(stage, 1, 4096, kH100).in_flight == 2);
+  CHECK(plan_of(stage, 1, 4096, kH200).in_flight == 3);
 }
