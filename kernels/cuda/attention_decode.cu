@@ -117,6 +117,12 @@ __global__ void __launch_bounds__(kThreads, 1) attention_decode_kernel(const Dec
     } else {
       attend_plain<kWarps, 0>(work, head_dim, a.k_type, a.v_type, scratch);
     }
+    // Values that lie rotated are brought back; that is linear, so it may come before splits are combined.
+    if (const auto block = static_cast<int>(kv_rotation(a.v_type, head_dim)); block > 1) {
+      for (int row = threadIdx.x / 32; row < n_rows; row += kWarps)
+        hadamard(out + row * head_dim, head_dim, block, threadIdx.x % 32);
+      __syncthreads();
+    }
     if (plan.n_splits == 1) {
       for (int i = threadIdx.x; i < n_rows * head_dim; i += kThreads) {
         const int row = i / head_dim;
@@ -187,7 +193,7 @@ void attention_decode(const AttentionArgs& args, const AttentionScratch& scratch
   a.max_splits = static_cast<int>(room < 1 ? 1 : room < wanted ? room : wanted);
   a.n_units = n_parts * a.max_splits;
   if (launch_sized<CacheF16>(a, n_sms, stream) || launch_sized<CacheBF16>(a, n_sms, stream) ||
-      launch_sized<CacheQ8_0>(a, n_sms, stream)) {
+      launch_sized<CacheQ8_0>(a, n_sms, stream) || launch_sized<CacheQ4_0>(a, n_sms, stream)) {
     return;
   }
   launch<0, CacheF32>(a, n_sms, stream);

@@ -44,7 +44,7 @@ struct AttentionShape {
   static constexpr int kSteps = kKGroups * kKLoad / 4;
   // Values: a lane loads kVLoad numbers for rows 0-7 of kVLoad tiles and as many for rows 8-15.
   static constexpr int kVLoad = (Memory::far && kHeadDim == 128) || (codes && kHeadDim == 256) ? 8
-                                : kHeadDim >= 64                                               ? 4
+                                : kHeadDim >= 64 || Cache::bits == 4                           ? 4
                                                                                                : 2;
   static constexpr int kVGroups = ceil_div(kHeadDim, 16 * kVLoad);
   static constexpr int kTiles = kVGroups * kVLoad;
@@ -66,6 +66,25 @@ struct AttentionShape {
   }
 };
 
+/// kWords words of 16-bit numbers or int8 codes, from number `at` of a page on.
+template <class Cache, class Memory, int kWords>
+__device__ __forceinline__ void load_numbers(const uint8_t* page, int at, bool inside, uint32_t* words) {
+  if constexpr (Cache::bits == 4) {
+    uint32_t packed[kWords / 2];
+    Memory::template load<kWords / 2>(page + at / 2, inside, packed);
+    widen_codes<kWords / 2>(packed, words);
+  } else {
+    Memory::template load<kWords>(page + at * (Cache::bits / 8), inside, words);
+  }
+}
+/// The scale of those codes, f16.
+template <int kHeadDim, class Cache, class Memory>
+__device__ __forceinline__ uint32_t load_scale(const uint8_t* page, int row, int dim, bool inside) {
+  constexpr int kCodeBytes = static_cast<int>(kPageTokens) * kHeadDim * Cache::bits / 8;
+  const uint32_t scale = Memory::load_16(page + kCodeBytes + (row * (kHeadDim / 32) + dim / 32) * 2, inside);
+  return Cache::bits == 4 ? widened_scale(scale) : scale;
+}
+
 /// Keys of a block, as loaded: two tiles of 8 keys.
 template <int kHeadDim, class Cache, class Memory>
 struct KeyPart {
@@ -83,12 +102,9 @@ struct KeyPart {
       for (int g = 0; g < kGroups; ++g) {
         const int dim = (part * kGroups + g) * Shape::kKGroupDims + j * Shape::kKLoad;
         const bool inside = kHeadDim % Shape::kKGroupDims == 0 || dim < kHeadDim;
-        Memory::template load<Shape::kKWords>(page + (row * kHeadDim + dim) * (Cache::codes ? 1 : 2), inside,
-                                              words[tile][g]);
-        if constexpr (Cache::codes) {
-          const int at = row * (kHeadDim / 32) + dim / 32;
-          scale[tile][g] = Memory::load_16(page + kPageTokens * kHeadDim + at * 2, inside) * 0x10001u;
-        }
+        load_numbers<Cache, Memory, Shape::kKWords>(page, row * kHeadDim + dim, inside, words[tile][g]);
+        if constexpr (Cache::codes)
+          scale[tile][g] = load_scale<kHeadDim, Cache, Memory>(page, row, dim, inside) * 0x10001u;
       }
     }
   }
@@ -136,11 +152,10 @@ struct ValuePart {
 #pragma unroll
         for (int half = 0; half < (Cache::codes ? 1 : 2); ++half) {
           const int dim = Shape::v_dim(part * kGroups + g, half, r);
-          Memory::template load<kWords>(page + (row * kHeadDim + dim) * (Cache::codes ? 1 : 2),
-                                        valid[key] && dim < kHeadDim, words[key][g][half]);
+          const bool inside = valid[key] && dim < kHeadDim;
+          load_numbers<Cache, Memory, kWords>(page, row * kHeadDim + dim, inside, words[key][g][half]);
           if constexpr (Cache::codes) {
-            const int at = row * (kHeadDim / 32) + dim / 32;
-            const uint32_t s = Memory::load_16(page + kPageTokens * kHeadDim + at * 2, valid[key] && dim < kHeadDim);
+            const uint32_t s = load_scale<kHeadDim, Cache, Memory>(page, row, dim, inside);
             scale[key / 2][g] = key % 2 == 0 ? s : scale[key / 2][g] | s << 16;
           }
         }

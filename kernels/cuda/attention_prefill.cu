@@ -149,6 +149,35 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks) attention_
   write_rows(a, t, kv_head, first_row, lane, state);
 }
 
+constexpr int kRotateWarps = 8;
+
+/// Grid: warps over rows of the result, [head_dim] each. Block: 8 warps. Shared: a row per warp. Reads and writes the
+/// result once; bound by memory. Takes back the rotation of the values.
+template <class T>
+__global__ void __launch_bounds__(kRotateWarps * 32) rotate_rows_kernel(T* rows, int64_t n, int head_dim, int block) {
+  extern __shared__ float all[];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRotateWarps + warp;
+  if (row >= n) return;
+  float* x = all + warp * head_dim;
+  for (int i = lane; i < head_dim; i += 32) x[i] = static_cast<float>(rows[row * head_dim + i]);
+  hadamard(x, head_dim, block, lane);
+  for (int i = lane; i < head_dim; i += 32) rows[row * head_dim + i] = narrow<T>(x[i]);
+}
+
+void rotate_rows(const PrefillArgs& a, int64_t n_tokens, int block, cudaStream_t stream) {
+  const int64_t n = n_tokens * a.n_heads;
+  const auto grid = static_cast<unsigned>(ceil_div<int64_t>(n, kRotateWarps));
+  const size_t shared = static_cast<size_t>(kRotateWarps * a.head_dim) * sizeof(float);
+  const auto launch = [&](auto* rows, auto kernel) {
+    kernel<<<grid, kRotateWarps * 32, shared, stream>>>(rows, n, a.head_dim, block);
+    check_launch("rotate_rows");
+  };
+  if (a.out_type == DType::F32) return launch(static_cast<float*>(a.out), rotate_rows_kernel<float>);
+  if (a.out_type == DType::F16) return launch(static_cast<__half*>(a.out), rotate_rows_kernel<__half>);
+  launch(static_cast<__nv_bfloat16*>(a.out), rotate_rows_kernel<__nv_bfloat16>);
+}
+
 template <int kHeadDim, int kMTiles, class Type, bool kNative>
 void launch(const PrefillArgs& a, int64_t n_tokens, cudaStream_t stream) {
   using Shape = PrefillShape<kHeadDim, kMTiles>;
@@ -199,6 +228,8 @@ void attention_prefill(const AttentionArgs& args, cudaStream_t stream) {
   if (native && a.k_type == DType::F16) return launch_sized<HalfType, true>(a, n_tokens, stream);
   if (native && a.k_type == DType::BF16) return launch_sized<Bf16Type, true>(a, n_tokens, stream);
   launch_sized<HalfType, false>(a, n_tokens, stream);
+  const auto block = static_cast<int>(kv_rotation(a.v_type, a.head_dim));
+  if (block > 1) rotate_rows(a, n_tokens, block, stream);
 }
 
 }  // namespace infer::cuda

@@ -67,20 +67,28 @@ __device__ __forceinline__ uint4 cached_half8(DType type, const uint8_t* page, i
 }
 
 /// The same for codes, four places at once so that their loads overlap. Codes of what is not inside count as zeros.
+template <int kBits>
 struct CodeBatch {
   static constexpr int kSize = 4;
   uint2 codes[kSize];
   uint32_t scale[kSize];
 
   __device__ __forceinline__ void load(int i, const uint8_t* page, int head_dim, int row, int dim, bool inside) {
-    load_stream<2>(page + row * head_dim + dim, inside, &codes[i].x);
     const int at = row * (head_dim / 32) + dim / 32;
-    scale[i] = load_stream_16(page + kPageTokens * head_dim + at * 2, inside) * 0x10001u;
+    if constexpr (kBits == 4) {
+      load_stream<1>(page + (row * head_dim + dim) / 2, inside, &codes[i].x);
+      scale[i] = load_stream_16(page + kPageTokens * head_dim / 2 + at * 2, inside) * 0x10001u;
+    } else {
+      load_stream<2>(page + row * head_dim + dim, inside, &codes[i].x);
+      scale[i] = load_stream_16(page + kPageTokens * head_dim + at * 2, inside) * 0x10001u;
+    }
   }
   __device__ __forceinline__ uint4 half8(int i) const {
-    const uint32_t x = codes[i].x ^ kFlipSigns, y = codes[i].y ^ kFlipSigns;
-    return make_uint4(codes_to_half2<0>(x, scale[i]), codes_to_half2<2>(x, scale[i]), codes_to_half2<0>(y, scale[i]),
-                      codes_to_half2<2>(y, scale[i]));
+    uint32_t word[2] = {codes[i].x, codes[i].y}, by = scale[i];
+    if constexpr (kBits == 4) widen_codes<1>(&codes[i].x, word), by = widened_scale(by);
+    const uint32_t x = word[0] ^ kFlipSigns, y = word[1] ^ kFlipSigns;
+    return make_uint4(codes_to_half2<0>(x, by), codes_to_half2<2>(x, by), codes_to_half2<0>(y, by),
+                      codes_to_half2<2>(y, by));
   }
 };
 
@@ -157,24 +165,27 @@ __device__ __forceinline__ void load_tile(const PrefillArgs& a, const Tile& t, c
         copy_async(to, page + (inside ? (row * a.head_dim + dim) * 2 : 0), inside);
       });
     }
-  } else if (type == DType::Q8_0) {
-    static_assert(kPerThread % 2 == 0);
-    constexpr int kBatch = kPerThread % CodeBatch::kSize == 0 ? CodeBatch::kSize : 2;
+  } else if (type == DType::Q8_0 || type == DType::Q4_0) {
+    const auto load_codes = [&]<int kBits>() {
+      static_assert(kPerThread % 2 == 0);
+      constexpr int kBatch = kPerThread % CodeBatch<kBits>::kSize == 0 ? CodeBatch<kBits>::kSize : 2;
 #pragma unroll 1
-    for (int first = 0; first < kPerThread; first += kBatch) {
-      CodeBatch batch;
+      for (int first = 0; first < kPerThread; first += kBatch) {
+        CodeBatch<kBits> batch;
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        visit(first + i, [&](const uint8_t* page, int row, int dim, bool inside, uint16_t*) {
-          batch.load(i, page, a.head_dim, row, dim, inside);
-        });
-      }
+        for (int i = 0; i < kBatch; ++i) {
+          visit(first + i, [&](const uint8_t* page, int row, int dim, bool inside, uint16_t*) {
+            batch.load(i, page, a.head_dim, row, dim, inside);
+          });
+        }
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        visit(first + i,
-              [&](const uint8_t*, int, int, bool, uint16_t* to) { *reinterpret_cast<uint4*>(to) = batch.half8(i); });
+        for (int i = 0; i < kBatch; ++i) {
+          visit(first + i,
+                [&](const uint8_t*, int, int, bool, uint16_t* to) { *reinterpret_cast<uint4*>(to) = batch.half8(i); });
+        }
       }
-    }
+    };
+    type == DType::Q8_0 ? load_codes.template operator()<8>() : load_codes.template operator()<4>();
   } else {
 #pragma unroll 1
     for (int i = 0; i < kPerThread; ++i) {

@@ -5,6 +5,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/packed.h"
 #include "kernels/cuda/sizes.h"
+#include "kernels/kv_format.h"
 #include "quant/formats.h"
 
 namespace infer::cuda {
@@ -22,8 +23,8 @@ Tensor row_range(const Tensor& t, int64_t begin, int64_t rows) {
 
 void refuse_what_has_no_kernel(const Needs& needs) {
   for (const DType dtype : {needs.k_type, needs.v_type}) {
-    if (!is_plain(dtype) && dtype != DType::Q8_0)
-      throw Error(ErrorKind::usage, "KV cache", "unsupported type", format_name(dtype), "f32, f16, bf16, q8_0");
+    if (!is_kv_format(dtype))
+      throw Error(ErrorKind::usage, "KV cache", "unsupported type", format_name(dtype), kKvFormatNames);
     if (needs.head_dim > 0 && row_bytes(dtype, needs.head_dim) < 0) {
       throw Error(ErrorKind::usage, "KV cache", "head size is no multiple of the block of " + format_name(dtype),
                   std::to_string(needs.head_dim), "multiples of 32");

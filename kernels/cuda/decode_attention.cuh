@@ -71,6 +71,7 @@ __device__ __forceinline__ void load_head(const float* from, float* to, const fl
     to[j] = x * turn[k].y + y * turn[k].x;
   }
   for (int i = (rotates ? 2 * a.rope_pairs : 0) + lane; i < kHeadDim; i += 32) to[i] *= factor;
+  hadamard(to, kHeadDim, a.rotation, lane);
 }
 
 /// The warps that bring the newest position's key and value; those before them bring queries.
@@ -226,8 +227,10 @@ __device__ inline void attend_any(int area) {
     const DType type = static_cast<DType>(a.k_type);
     if (type == DType::F16) return attend<kHeadDim, CacheF16, M>(area);
     if (type == DType::BF16) return attend<kHeadDim, CacheBF16, M>(area);
-    if constexpr (kHeadDim % 32 == 0)
+    if constexpr (kHeadDim % 32 == 0) {
       if (type == DType::Q8_0) return attend<kHeadDim, CacheQ8_0, M>(area);
+      if (type == DType::Q4_0) return attend<kHeadDim, CacheQ4_0, M>(area);
+    }
     attend_pages<kHeadDim, CacheF32>(area);
   });
 }

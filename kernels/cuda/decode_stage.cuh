@@ -6,6 +6,7 @@
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/decode_dot.cuh"
 #include "kernels/cuda/exchange.cuh"
+#include "kernels/kv_format.h"
 
 namespace infer::cuda {
 
@@ -220,6 +221,28 @@ __device__ __forceinline__ float4 load_plain(const float* p, int left) {
   return {left > 0 ? p[0] : 0.0f, left > 1 ? p[1] : 0.0f, left > 2 ? p[2] : 0.0f, left > 3 ? p[3] : 0.0f};
 }
 
+/// The Walsh-Hadamard transform of `block` numbers that lie eight to a lane in neighbouring lanes, see kv_format.h.
+__device__ __forceinline__ void hadamard_lanes(float4& a, float4& b, int block) {
+  float v[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+  for (int half = 1; half < 8; half *= 2)
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      if ((i & half) == 0) {
+        const float x = v[i], y = v[i + half];
+        v[i] = x + y, v[i + half] = x - y;
+      }
+  for (int step = 1; step < block / 8; step *= 2)
+#pragma unroll
+    for (float& x : v) {
+      const float other = __shfl_xor_sync(~0u, x, step);
+      x = (threadIdx.x & step) != 0 ? other - x : x + other;
+    }
+  const float scale = hadamard_scale(block);
+  a = {v[0] * scale, v[1] * scale, v[2] * scale, v[3] * scale};
+  b = {v[4] * scale, v[5] * scale, v[6] * scale, v[7] * scale};
+}
+
 /// f32 values of the exchange (or of plain memory) into activations, eight to a thread.
 static __device__ __noinline__ void stage_vector() {
   const DecodeStage& s = current_stage();
@@ -244,6 +267,7 @@ static __device__ __noinline__ void stage_vector() {
       } else if (i < cols) {
         a = load_plain(from, cols - i), b = load_plain(from + 4, cols - i - 4);
       }
+      if (s.in_rotation > 1) hadamard_lanes(a, b, s.in_rotation);
       if (quantized) {
         put_int8(row, n_groups, i, a, b, i < cols);
       } else if (i < cols) {

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/packed.h"
+#include "kernels/kv_format.h"
 
 namespace infer::cuda {
 namespace {
@@ -269,6 +270,7 @@ void Recorder::attention(const AttentionArgs& a) {
   t.eps = r.eps, t.scale = a.scale, t.softcap = a.softcap;
   t.sinks = a.sinks ? a.sinks.as<float>() : nullptr;
   t.window = narrow(std::min<int64_t>(a.window, INT32_MAX));
+  t.rotation = narrow(kv_rotation(a.k_cache.dtype, t.head_dim));
   t.page_bytes = narrow(kPageTokens * row_bytes(a.k_cache.dtype, t.head_dim));
   if (a.k_cache.dtype != DType::F32) t.chunk_keys = ring_chunk_keys(int64_t{2} * t.page_bytes);
   s.in = qkv_;
@@ -285,9 +287,11 @@ void Recorder::attention(const AttentionArgs& a) {
 
 void Recorder::attn_out(const AttnOutArgs& a) {
   if (!reason_.empty()) return;
+  const int32_t rotation = program_->stages.empty() ? 1 : program_->stages.back().attention.rotation;
   DecodeStage& s = add_stage();
   s.input = StageInput::vector;
   s.output = StageOutput::vector;
+  s.in_rotation = rotation;
   s.in_layer = s.out_layer = layer_;
   if (!add_matrix(s, a.wo, a.bo)) return;
   s.n_units = s.w[0].n_tiles;

@@ -99,6 +99,7 @@ struct AttentionArg {
   int32_t window = 0, max_splits = 1;
   int32_t chunk_keys = 0;  ///< positions of a chunk of the ring; 0: keys and values do not pass through it
   int32_t page_bytes = 0;  ///< of the keys of one head in one page, or of its values
+  int32_t rotation = 1;    ///< of heads in the cache, kv_rotation()
   float* meet = nullptr;   ///< exchange [2][parts][max_splits][8][head_dim + 2]: what the splits of a part found
 };
 
@@ -117,6 +118,7 @@ struct alignas(16) DecodeStage {
   float *in = nullptr, *out = nullptr;                ///< exchange, two copies of [rows][width]; plain: the only copy
   uint8_t *in_codes = nullptr, *out_codes = nullptr;  ///< hidden int8: [2][rows][cols] beside scales in `in`, `out`
   int32_t in_width = 0, out_width = 0;                ///< floats of a row
+  int32_t in_rotation = 1;                            ///< of the input, to be taken back: of attention's values
   // residual input
   const float *norm = nullptr, *post_norm = nullptr;
   float eps = 0, post_eps = 0, residual_scale = 1;

@@ -99,6 +99,7 @@ __global__ void __launch_bounds__(kHeadsPerBlock * 32) rope_store_kernel(const R
     if (p.cos_sin && position >= 0 && position < p.n_positions) {
       rotate_head(x, reinterpret_cast<const float2*>(p.cos_sin) + position * p.n_pairs, p.n_pairs, p.adjacent, lane);
     }
+    hadamard(x, p.head_dim, static_cast<int>(kv_rotation(p.k_type, p.head_dim)), lane);
     float* to = is_q ? p.q : p.k;
     if (to) {
       to += (token * (is_q ? p.n_heads : p.n_kv_heads) + head) * p.head_dim;
@@ -107,6 +108,7 @@ __global__ void __launch_bounds__(kHeadsPerBlock * 32) rope_store_kernel(const R
     }
   }
   if (is_q || slot < 0 || slot >= p.n_slots) return;
+  if (is_v) hadamard(x, p.head_dim, static_cast<int>(kv_rotation(p.v_type, p.head_dim)), lane);
   const DType type = is_v ? p.v_type : p.k_type;
   uint8_t* cache = is_v ? p.v_cache : p.k_cache;
   if (kWide == 4 && (type == DType::F16 || type == DType::BF16)) {

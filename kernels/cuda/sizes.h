@@ -8,6 +8,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/head_sizes.h"
 #include "kernels/cuda/packed.h"
+#include "kernels/kv_format.h"
 #include "quant/formats.h"
 
 namespace infer::cuda {
@@ -33,8 +34,7 @@ inline std::string refusal(const Needs& needs) {
     return "no CUDA kernel for attention with heads of " + std::to_string(needs.head_dim) + " (only for " +
            listed(HeadSizes{}) + ")";
   for (const DType dtype : {needs.k_type, needs.v_type})
-    if (dtype != DType::F32 && dtype != DType::F16 && dtype != DType::BF16 && dtype != DType::Q8_0)
-      return "no CUDA kernel for a KV cache of " + format_name(dtype);
+    if (!is_kv_format(dtype)) return "no CUDA kernel for a KV cache of " + format_name(dtype);
   return {};
 }
 

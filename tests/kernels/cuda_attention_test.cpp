@@ -70,7 +70,8 @@ void check_attention(const AttentionCase& c) {
   const Pages pages(c);
   const int64_t n = pages.n_tokens, heads = c.group * c.n_kv_heads, n_seqs = static_cast<int64_t>(c.sequences.size());
   const Floats q = random_floats(n * heads * c.head_dim, 5, 2), sinks = random_floats(heads, 6);
-  const bool narrow = c.k_type == DType::Q8_0 || c.v_type == DType::Q8_0;
+  const auto of_codes = [](DType type) { return type == DType::Q8_0 || type == DType::Q4_0; };
+  const bool narrow = of_codes(c.k_type) || of_codes(c.v_type);
   const std::string what = "attention " + format_name(c.k_type) + "/" + format_name(c.v_type) + " head " +
                            std::to_string(c.head_dim) + " group " + std::to_string(c.group) + " window " +
                            std::to_string(c.window) + " softcap " + std::to_string(c.softcap) + " sinks " +
@@ -140,7 +141,7 @@ TEST_CASE("cuda: attention of so many rows that a block takes 128 of them agrees
   AttentionCase c;
   c.group = 16, c.n_kv_heads = 4, c.window = 100;  // attention_prefill.cu: from 512 blocks of 128 rows on
   c.sequences = {{1024, 1100}};
-  for (const DType type : {DType::F16, DType::BF16, DType::Q8_0}) {
+  for (const DType type : {DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0}) {
     c.k_type = c.v_type = type;
     check_attention(c);
   }
@@ -157,7 +158,11 @@ TEST_CASE("cuda: attention handles caches of two types, many sequences and long 
   check_attention(c);
   c.sequences = kPrompts;
   check_attention(c);
-  c.k_type = DType::F16, c.n_kv_heads = 8, c.sequences.clear();
+  c.v_type = DType::Q4_0, c.sequences = kDecoding;
+  check_attention(c);
+  c.sequences = kPrompts;
+  check_attention(c);
+  c.k_type = c.v_type = DType::F16, c.n_kv_heads = 8, c.sequences.clear();
   for (int i = 0; i < 40; ++i) c.sequences.push_back({1, 1 + i * 17 % 350});
   check_attention(c);
   c.n_kv_heads = 1, c.head_dim = 128;

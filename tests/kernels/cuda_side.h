@@ -209,7 +209,9 @@ class Side {
   }
   /// The device keeps q8_0 with the codes of a head's page before its scales (kv_cache.cuh); `out` is that order.
   Bytes reordered(const Bytes& from, const CacheShape& shape, bool out) const {
-    if (shape.type != DType::Q8_0 || backend.name() != std::string("cuda")) return from;
+    if (backend.name() != std::string("cuda")) return from;
+    if (shape.type == DType::Q4_0) return reordered_nibbles(from, shape, out);
+    if (shape.type != DType::Q8_0) return from;
     Bytes to(from.size());
     const int64_t blocks = kPageTokens * shape.head_dim / 32, page_bytes = blocks * 34;
     for (int64_t page = 0; page < shape.pages * shape.heads; ++page) {
@@ -219,6 +221,31 @@ class Side {
         std::memcpy(&to[static_cast<size_t>(out ? scale : block)], &from[static_cast<size_t>(out ? block : scale)], 2);
         std::memcpy(&to[static_cast<size_t>(out ? codes : block + 2)],
                     &from[static_cast<size_t>(out ? block + 2 : codes)], 32);
+      }
+    }
+    return to;
+  }
+
+  /// Of q4_0: number i of a block, unsigned in byte i % 16 of the file's form, is signed in byte i / 8 * 4 + i % 4.
+  static Bytes reordered_nibbles(const Bytes& from, const CacheShape& shape, bool out) {
+    Bytes to(from.size());
+    const int64_t blocks = kPageTokens * shape.head_dim / 32, page_bytes = blocks * 18;
+    const auto nibble = [](const Bytes& bytes, int64_t at, bool upper) {
+      return static_cast<unsigned>(bytes[static_cast<size_t>(at)]) >> (upper ? 4 : 0) & 15;
+    };
+    for (int64_t page = 0; page < shape.pages * shape.heads; ++page) {
+      for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t block = page * page_bytes + b * 18;
+        const int64_t codes = page * page_bytes + b * 16, scale = page * page_bytes + blocks * 16 + b * 2;
+        std::memcpy(&to[static_cast<size_t>(out ? scale : block)], &from[static_cast<size_t>(out ? block : scale)], 2);
+        for (int i = 0; i < 32; ++i) {
+          const int64_t of_file = block + 2 + i % 16, of_device = codes + i / 8 * 4 + i % 4;
+          const bool upper_of_file = i >= 16, upper_of_device = i % 8 >= 4;
+          const unsigned code = out ? nibble(from, of_file, upper_of_file) : nibble(from, of_device, upper_of_device);
+          auto& byte = to[static_cast<size_t>(out ? of_device : of_file)];
+          byte = static_cast<std::decay_t<decltype(byte)>>(
+              static_cast<unsigned>(byte) | (code ^ 8) << ((out ? upper_of_device : upper_of_file) ? 4 : 0));
+        }
       }
     }
     return to;
@@ -258,7 +285,7 @@ inline double cache_bar(DType type) {
   return type == DType::F32 ? 1e-11 : type == DType::F16 ? 1e-8 : type == DType::BF16 ? 1e-6 : 1e-5;
 }
 
-inline constexpr DType kCacheTypes[] = {DType::F32, DType::F16, DType::BF16, DType::Q8_0};
+inline constexpr DType kCacheTypes[] = {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0};
 template <int... kSizes>
 std::vector<int64_t> numbers(std::integer_sequence<int, kSizes...>) {
   return {kSizes...};

@@ -33,6 +33,8 @@ std::vector<Shape> shapes() {
     list.back().biases = true, list.back().cache = DType::F32;
     list.push_back(shape_of(type));
     list.back().post_norms = true, list.back().cache = DType::BF16;
+    list.push_back(shape_of(type));
+    list.back().adjacent = true, list.back().cache = DType::Q4_0;
   }
   Shape odd = shape_of(DType::F16);  // rows that are no multiple of 16 bytes
   odd.dim = 36, odd.head_dim = 32, odd.ffn_dim = 77, odd.vocab = 51, odd.n_heads = 3, odd.n_kv_heads = 1;

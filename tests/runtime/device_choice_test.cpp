@@ -48,16 +48,18 @@ TEST_CASE("names of devices are a backend and, for GPUs, a number") {
   }
 }
 
-TEST_CASE("a plan refuses a cache that the device has no kernels for") {
+TEST_CASE("a plan is made for every type of cache") {
   const ModelFile file;
   EngineOptions engine;
   engine.n_ctx = 64;
-  engine.k_type = "q4_0";
-  CHECK_THROWS_WITH(Model::plan(file.path, engine, {}, size_t{24} << 30),
-                    Catch::Contains("KV cache") && Catch::Contains("Q4_0"));
-  LoadOptions cpu;
-  cpu.device = "cpu";
-  CHECK(Model::plan(file.path, engine, cpu, size_t{24} << 30).k_type == "Q4_0");
+  for (const char* device : {"", "cpu"}) {
+    engine.k_type = "q4_0";
+    LoadOptions load;
+    load.device = device;
+    CHECK(Model::plan(file.path, engine, load, size_t{24} << 30).k_type == "Q4_0");
+    engine.k_type = "q5_1";
+    CHECK_THROWS_WITH(Model::plan(file.path, engine, load, size_t{24} << 30), Catch::Contains("q5_1"));
+  }
 }
 
 TEST_CASE("memory is planned for a GPU that is not there") {
