@@ -309,7 +309,20 @@ TEST_CASE("validate refuses each field of a finished config that a pass could no
       {"ropes[0].dim", [](Config& c) { c.ropes[0].dim = 10; }},
       {"ropes[0].base", [](Config& c) { c.ropes[0].base = 0; }},
       {"ropes[0].factor", [](Config& c) { c.ropes[0].factor = 0; }},
-      {"ropes[0].original_context", [](Config& c) { c.ropes[0].scaling = RopeScaling::yarn; }},
+      {"ropes[0].original_context",
+       [](Config& c) { c.ropes[0].scaling = RopeScaling::yarn, c.ropes[0].original_context = 0; }},
+      {"ropes[0].original_context",
+       [](Config& c) { c.ropes[0].scaling = RopeScaling::dynamic, c.ropes[0].original_context = 0; }},
+      {"ropes[0].factor", [](Config& c) { c.ropes[0].scaling = RopeScaling::dynamic, c.ropes[0].factor = 0.5; }},
+      {"ropes[0].dim", [](Config& c) { c.ropes[0].scaling = RopeScaling::dynamic, c.ropes[0].dim = 2; }},
+      {"ropes[0].divisors",
+       [](Config& c) {
+         c.ropes[0].long_divisors = {1, 1};
+       }},
+      {"ropes[0].divisors",
+       [](Config& c) {
+         c.ropes[0].long_divisors = {1, 1, 1, -1};
+       }},
       {"ropes[0].divisors",
        [](Config& c) {
          c.ropes[0].divisors = {1, 1};
