@@ -13,7 +13,7 @@ const std::vector<Arch>& architectures() {
       {"gemma3", "Gemma 3 (text)", gemma3_config},
       {"phi3", "Phi-3, Phi-3.5 mini, Phi-4, Phi-4-mini", phi3_config},
       {"smollm3", "SmolLM3", smollm3_config},
-      {"granite", "Granite 3 and 4 (dense)", granite_config},
+      {"granite", "Granite 3 (dense)", granite_config},
   };
   return rows;
 }

@@ -2,8 +2,8 @@
 // which files give something that may differ between layers. For readers of configs only.
 #pragma once
 
+#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "models/checkpoint.h"

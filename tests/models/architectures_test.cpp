@@ -1,10 +1,12 @@
 // The quirks of each architecture as its row reads them, from small checkpoints in memory: one that forgot a quirk
 // gives another Config. Whole forward passes are in golden_test.cpp.
+#include <algorithm>
 #include <cmath>
 
 #include "models/arch.h"
 #include "models/rope_config.h"
 #include "tests/catch.h"
+#include "tests/models/runner.h"
 #include "tests/models/tiny_checkpoint.h"
 
 using namespace infer;
@@ -34,6 +36,18 @@ std::vector<int> ropes(const Config& c) {
 void check_refused(const TinyCheckpoint& tiny, const std::string& key, const std::string& says) {
   INFO(key);
   CHECK_THROWS_WITH(read_config(tiny.build()), Catch::Contains(key) && Catch::Contains(says));
+}
+
+/// Logits of a short text. The numbers of tensors depend on their names and sizes alone, so that two architectures with
+/// the same tensors are the same model but for their quirks.
+std::vector<float> logits(const TinyCheckpoint& tiny, const char* backend = "ref") {
+  return Runner(tiny.build(), backend).step({{0, {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8}}});
+}
+
+/// The rows [from, from + rows) of one tensor become another one.
+void copy_rows(TinyCheckpoint& from, const std::string& whole, int64_t first, TinyCheckpoint& to,
+               const std::string& part, int64_t rows, int64_t cols) {
+  std::copy_n(from.values(whole) + first * cols, rows * cols, to.values(part));
 }
 
 using Windows = std::vector<int64_t>;
@@ -244,5 +258,58 @@ TEST_CASE("what a person wants of the rope replaces what the file says") {
   }
   SECTION("an unknown scaling is refused") {
     CHECK_THROWS_WITH(rope_with(plain, {{kRopeScalingKey, std::string("longrope")}}), Catch::Contains("longrope"));
+  }
+}
+
+TEST_CASE("a model with fused tensors gives the bits of the same one in parts") {
+  TinyCheckpoint fused("phi3"), parts("qwen2");
+  for (const std::string blk : {"blk.0.", "blk.1."}) {
+    fused.tensor(blk + "attn_qkv.bias", {64});
+    parts.tensor(blk + "attn_q.bias", {32}).tensor(blk + "attn_k.bias", {16}).tensor(blk + "attn_v.bias", {16});
+    for (const auto& [kind, cols] : {std::pair(std::string(".weight"), 32), {std::string(".bias"), 1}}) {
+      copy_rows(fused, blk + "attn_qkv" + kind, 0, parts, blk + "attn_q" + kind, 32, cols);
+      copy_rows(fused, blk + "attn_qkv" + kind, 32, parts, blk + "attn_k" + kind, 16, cols);
+      copy_rows(fused, blk + "attn_qkv" + kind, 48, parts, blk + "attn_v" + kind, 16, cols);
+    }
+    copy_rows(fused, blk + "ffn_up.weight", 0, parts, blk + "ffn_gate.weight", 64, 32);
+    copy_rows(fused, blk + "ffn_up.weight", 64, parts, blk + "ffn_up.weight", 64, 32);
+  }
+  for (const char* backend : {"ref", "cpu"}) {
+    INFO(backend);
+    CHECK(logits(fused, backend) == logits(parts, backend));
+  }
+}
+
+TEST_CASE("every quirk reaches the logits: without it an architecture is another one") {
+  const std::vector<float> llama = logits(deep("llama", 4));
+  SECTION("smollm3 is a llama when all layers rotate") {
+    TinyCheckpoint tiny = deep("smollm3", 4);
+    CHECK(logits(tiny) != llama);
+    CHECK(logits(tiny.set("rope.layer_pattern", std::vector<bool>(4, true))) == llama);
+  }
+  SECTION("granite is a llama when its factors are 1") {
+    const auto granite = [] { return deep("granite", 4).set("logit_scale", 1.0); };
+    CHECK(logits(granite()) == llama);
+    for (const char* key : {"logit_scale", "embedding_scale", "residual_scale", "attention.scale"}) {
+      INFO(key);
+      CHECK(logits(granite().set(key, 0.5)) != llama);
+    }
+    CHECK(logits(granite().set("rope.scaling.finetuned", false)) != llama);
+  }
+  SECTION("the pairs of qwen2 are halves") { CHECK(logits(deep("qwen2", 4)) != llama); }
+  SECTION("gemma2 caps scores and logits, and looks back as far as its window") {
+    const auto gemma2 = [](double scores, double logits, int64_t window) {
+      TinyCheckpoint tiny("gemma2");
+      tiny.set("attn_logit_softcapping", scores).set("final_logit_softcapping", logits);
+      return tiny.set("attention.sliding_window", window);
+    };
+    const std::vector<float> plain = logits(gemma2(0, 0, 0));
+    CHECK(logits(gemma2(0, 0, 12)) == plain);  // as long as the text
+    CHECK(logits(gemma2(0, 0, 4)) != plain);
+    CHECK(logits(gemma2(2, 0, 0)) != plain);
+    CHECK(logits(gemma2(0, 2, 0)) != plain);
+  }
+  SECTION("a part of each head that does not rotate") {
+    CHECK(logits(deep("phi3", 2).set("rope.dimension_count", i(4))) != logits(deep("phi3", 2)));
   }
 }
