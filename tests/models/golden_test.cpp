@@ -204,3 +204,21 @@ TEST_CASE("cache types cost what their rounding costs") {
     CHECK(error >= bound * 1e-4);  // the type was really used
   }
 }
+
+TEST_CASE(
+    "every architecture gives the logits of an independent forward pass, in sizes that are multiples of nothing") {
+  const std::string folder = std::string(TEST_DATA) + "/architectures/";
+  for (const char* arch : {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3", "granite"}) {
+    const std::string file = folder + arch + ".f32";
+    std::vector<float> want(std::filesystem::file_size(file) / sizeof(float));
+    std::ifstream(file, std::ios::binary)
+        .read(reinterpret_cast<char*>(want.data()), static_cast<std::streamsize>(want.size() * sizeof(float)));
+    for (const auto& [backend, bound] : {std::pair("ref", 1e-11), {"cpu", 1e-5}}) {
+      INFO(arch << " on " << backend);
+      Runner runner(read_gguf(folder + arch + ".gguf"), backend);
+      std::vector<int32_t> ids;
+      for (int32_t i = 0; i < 40; ++i) ids.push_back((7 * i + 3) % 37);
+      CHECK(nmse(runner.step({{0, ids}}), want) <= bound);
+    }
+  }
+}
