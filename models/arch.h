@@ -23,9 +23,20 @@ Config read_config(const Checkpoint& checkpoint);
 
 // Rows (models/<name>.cpp):
 Config llama_config(const Checkpoint&);
+Config qwen2_config(const Checkpoint&);
+Config qwen3_config(const Checkpoint&);
+Config gemma2_config(const Checkpoint&);
 Config gemma3_config(const Checkpoint&);
+Config phi3_config(const Checkpoint&);
+Config smollm3_config(const Checkpoint&);
+Config granite_config(const Checkpoint&);
 
 /// Keys that most architectures share, read under the prefix "<arch>.": sizes, eps, context, one rope with its scaling.
 Config base_config(const Checkpoint& checkpoint);
+
+/// Windows of attention: "<arch>.attention.sliding_window" (0: none) on the layers that
+/// ".attention.sliding_window_pattern" names, see Keys::layer_flags(). A file without these keys counts as if it had
+/// the values given here.
+void read_windows(const Checkpoint& checkpoint, int64_t absent_window, int64_t absent_pattern, Config& config);
 
 }  // namespace infer

@@ -7,7 +7,13 @@ namespace infer {
 const std::vector<Arch>& architectures() {
   static const std::vector<Arch> rows = {
       {"llama", "Llama 2, 3, 3.1, 3.2, 3.3, SmolLM2, Mistral, TinyLlama and other files of this shape", llama_config},
+      {"qwen2", "Qwen 1.5, Qwen 2, Qwen 2.5 (dense), DeepSeek-R1-Distill-Qwen", qwen2_config},
+      {"qwen3", "Qwen 3 (dense)", qwen3_config},
+      {"gemma2", "Gemma 2", gemma2_config},
       {"gemma3", "Gemma 3 (text)", gemma3_config},
+      {"phi3", "Phi-3, Phi-3.5 mini, Phi-4, Phi-4-mini", phi3_config},
+      {"smollm3", "SmolLM3", smollm3_config},
+      {"granite", "Granite 3 (dense)", granite_config},
   };
   return rows;
 }

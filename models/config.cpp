@@ -8,48 +8,11 @@
 
 #include "models/arch.h"
 #include "models/checkpoint.h"
+#include "models/keys.h"
+#include "models/rope_config.h"
 
 namespace infer {
 namespace {
-
-/// Reads keys below one prefix.
-class Keys {
- public:
-  Keys(const Checkpoint& checkpoint, const std::string& arch) : checkpoint_(checkpoint), prefix_(arch + ".") {}
-
-  std::string name(const char* key) const { return prefix_ + key; }
-  int64_t require(const char* key, int64_t min, int64_t max) const { return checkpoint_.get_int(name(key), min, max); }
-  int64_t integer(const char* key, int64_t min, int64_t max, int64_t absent) const {
-    return checkpoint_.find_int(name(key), min, max).value_or(absent);
-  }
-  double number(const char* key, double min, double max, double absent) const {
-    return checkpoint_.find_float(name(key), min, max).value_or(absent);
-  }
-
-  /// A number that a file may also give as one per layer; layers that differ from each other are refused.
-  std::optional<int64_t> per_layer(const char* key, int64_t n_layers, int64_t min, int64_t max) const {
-    const auto it = checkpoint_.metadata.find(name(key));
-    if (it == checkpoint_.metadata.end()) return std::nullopt;
-    const Value::Data& data = it->second.data;
-    if (std::holds_alternative<bool>(data) || std::holds_alternative<int64_t>(data) ||
-        std::holds_alternative<uint64_t>(data) || std::holds_alternative<double>(data) ||
-        std::holds_alternative<std::string>(data)) {
-      return checkpoint_.find_int(name(key), min, max);
-    }
-    const std::vector<int64_t> values = *checkpoint_.find_ints(name(key), n_layers, min, max);
-    for (int64_t value : values) {
-      if (value != values[0]) {
-        checkpoint_.refuse(name(key), "layers of different shapes are not supported", it->second.text(),
-                           "the same number for all layers");
-      }
-    }
-    return values.at(0);
-  }
-
- private:
-  const Checkpoint& checkpoint_;
-  std::string prefix_;
-};
 
 /// Features that change the result and have no code: refused whenever a file asks for them.
 void refuse_unsupported(const Checkpoint& c, const Keys& keys) {
@@ -102,50 +65,6 @@ int64_t read_vocab(const Checkpoint& c) {
   return embed->dims[0];
 }
 
-/// Divisors that Llama 3.x files carry as a tensor, the same for all layers.
-std::vector<float> read_divisors(const Checkpoint& c, const HostTensor& tensor, int64_t rope_dim) {
-  if (tensor.dtype != DType::F32 || tensor.dims != std::vector<int64_t>{rope_dim / 2} ||
-      tensor.bytes != static_cast<size_t>(rope_dim / 2) * sizeof(float)) {
-    c.refuse(tensor.name, "unusable rope divisors", std::to_string(tensor.n_elements()) + " numbers",
-             "F32 [" + std::to_string(rope_dim / 2) + "], half the rotated dimensions");
-  }
-  std::vector<float> out(static_cast<size_t>(rope_dim / 2));
-  std::copy_n(tensor.data, tensor.bytes, reinterpret_cast<std::byte*>(out.data()));
-  return out;
-}
-
-void read_scaling(const Checkpoint& c, const Keys& keys, const Config& config, RopeConfig& rope) {
-  const std::string type_key = keys.name("rope.scaling.type");
-  // Files from before the type had a key were all linear; the oldest of them call the factor scale_linear.
-  const double old_factor = keys.number("rope.scale_linear", kMinRopeFactor, kMaxRopeFactor, 1);
-  const double factor = keys.number("rope.scaling.factor", kMinRopeFactor, kMaxRopeFactor, old_factor);
-  const int64_t original = keys.integer("rope.scaling.original_context_length", 1, kMaxContext, config.n_ctx_train);
-  const std::string type = c.find_string(type_key).value_or(factor == 1 ? "none" : "linear");
-  rope.attn_factor = keys.number("rope.scaling.attn_factor", 1e-3, 1e3, 1);
-  if (type == "none") return;
-  if (type == "linear") {
-    rope.scaling = RopeScaling::linear;
-    rope.factor = factor;
-  } else if (type == "yarn") {
-    rope.scaling = RopeScaling::yarn;
-    rope.factor = c.get_float(keys.name("rope.scaling.factor"), kMinRopeFactor, kMaxRopeFactor);
-    rope.original_context = original;
-    rope.ext_factor = keys.number("rope.scaling.yarn_ext_factor", 0, 1, 1);
-    rope.attn_factor = keys.number("rope.scaling.yarn_attn_factor", 1e-3, 1e3, rope.attn_factor);
-    rope.beta_fast = keys.number("rope.scaling.yarn_beta_fast", 1e-3, 1e6, 32);
-    rope.beta_slow = keys.number("rope.scaling.yarn_beta_slow", 1e-3, 1e6, 1);
-  } else if (type == "llama3") {
-    const double low = c.get_float(keys.name("rope.scaling.low_freq_factor"), 1e-3, 1e6);
-    const double high = c.get_float(keys.name("rope.scaling.high_freq_factor"), 1e-3, 1e6);
-    if (low >= high) c.refuse(type_key, "low_freq_factor is not below high_freq_factor", std::to_string(low));
-    if (rope.divisors.empty()) {
-      rope.divisors = llama3_divisors(rope.dim, rope.base, factor, low, high, static_cast<double>(original));
-    }
-  } else {
-    c.refuse(type_key, "unknown rope scaling", '"' + escaped(type) + '"', "none, linear, yarn, llama3");
-  }
-}
-
 /// Throws for one field of a Config.
 class Checker {
  public:
@@ -182,19 +101,27 @@ void validate_rope(const RopeConfig& rope, const std::string& name, int64_t head
   check.number(name + ".base", rope.base, kMinRopeBase, kMaxRopeBase);
   check.number(name + ".factor", rope.factor, kMinRopeFactor, kMaxRopeFactor);
   check.number(name + ".attn_factor", rope.attn_factor, 1e-3, 1e3);
-  if (rope.scaling == RopeScaling::yarn) {
+  const bool yarn = rope.scaling == RopeScaling::yarn, dynamic = rope.scaling == RopeScaling::dynamic;
+  if (yarn || dynamic || !rope.long_divisors.empty()) {
     check.integer(name + ".original_context", rope.original_context, 1, kMaxContext);
+  }
+  if (yarn) {
     check.number(name + ".ext_factor", rope.ext_factor, 0, 1);
     check.number(name + ".beta_fast", rope.beta_fast, 1e-3, 1e6);
     check.number(name + ".beta_slow", rope.beta_slow, 1e-3, 1e6);
     if (rope.base <= 1) check.fail(name + ".base", "too small for yarn", std::to_string(rope.base), "more than 1");
   }
-  if (rope.divisors.empty()) return;
-  const int64_t count = static_cast<int64_t>(rope.divisors.size());
-  if (count != rope.dim / 2) {
-    check.fail(name + ".divisors", "wrong count", std::to_string(count), std::to_string(rope.dim / 2));
+  if (dynamic) {
+    check.number(name + ".factor", rope.factor, 1, kMaxRopeFactor);
+    check.integer(name + ".dim", rope.dim, 4, head_dim);
   }
-  for (float divisor : rope.divisors) check.number(name + ".divisors", divisor, kMinRopeFactor, kMaxRopeFactor);
+  for (const std::vector<float>* divisors : {&rope.divisors, &rope.long_divisors}) {
+    const int64_t count = static_cast<int64_t>(divisors->size());
+    if (count != 0 && count != rope.dim / 2) {
+      check.fail(name + ".divisors", "wrong count", std::to_string(count), std::to_string(rope.dim / 2));
+    }
+    for (float divisor : *divisors) check.number(name + ".divisors", divisor, kMinRopeFactor, kMaxRopeFactor);
+  }
 }
 
 }  // namespace
@@ -212,16 +139,10 @@ Config base_config(const Checkpoint& c) {
       static_cast<float>(c.get_float(keys.name("attention.layer_norm_rms_epsilon"), kMinNormEps, kMaxNormEps));
   config.attn_scale = static_cast<float>(
       keys.number("attention.scale", 1e-6, 1e6, 1 / std::sqrt(static_cast<double>(config.head_dim))));
-  config.attn_softcap = static_cast<float>(keys.number("attn_logit_softcapping", kMinSoftcap, kMaxSoftcap, 0));
-  config.logit_softcap = static_cast<float>(keys.number("final_logit_softcapping", kMinSoftcap, kMaxSoftcap, 0));
+  config.attn_softcap = static_cast<float>(keys.number("attn_logit_softcapping", 0, kMaxSoftcap, 0));
+  config.logit_softcap = static_cast<float>(keys.number("final_logit_softcapping", 0, kMaxSoftcap, 0));
 
-  RopeConfig rope;
-  rope.dim = keys.integer("rope.dimension_count", 2, config.head_dim, config.head_dim);
-  rope.base = keys.number("rope.freq_base", kMinRopeBase, kMaxRopeBase, 10000);
-  if (const HostTensor* tensor = c.find_tensor("rope_freqs.weight"))
-    rope.divisors = read_divisors(c, *tensor, rope.dim);
-  read_scaling(c, keys, config, rope);
-  config.ropes.push_back(std::move(rope));
+  config.ropes.push_back(read_rope(c, config));
   config.layers.resize(static_cast<size_t>(config.n_layers));
   return config;
 }
@@ -259,6 +180,13 @@ void validate(const Config& config, const std::string& path) {
     check.integer("window", layer.window, 0, INT32_MAX);
     check.integer("rope", layer.rope, -1, static_cast<int64_t>(config.ropes.size()) - 1);
   }
+}
+
+void read_windows(const Checkpoint& c, int64_t absent_window, int64_t absent_pattern, Config& config) {
+  const Keys keys(c, config.arch);
+  const int64_t window = keys.integer("attention.sliding_window", 0, INT32_MAX, absent_window);
+  const auto windowed = keys.layer_flags("attention.sliding_window_pattern", config.n_layers, absent_pattern);
+  for (size_t i = 0; i < config.layers.size(); ++i) config.layers[i].window = windowed[i] ? window : 0;
 }
 
 }  // namespace infer

@@ -12,7 +12,12 @@ namespace infer {
 
 class Checkpoint;
 
-enum class RopeScaling { none, linear, yarn };
+enum class RopeScaling {
+  none,
+  linear,
+  yarn,     ///< arXiv:2309.00071
+  dynamic,  ///< NTK-aware: a larger base, by how far the context goes beyond the original one
+};
 
 /// One rotary table. A model has as many as it has distinct (base, scaling) pairs; layers refer to them by index.
 struct RopeConfig {
@@ -20,11 +25,12 @@ struct RopeConfig {
   double base = 10000;
   bool adjacent = false;  ///< pairs (2i, 2i+1), as GGUF's permuted llama rows want
   RopeScaling scaling = RopeScaling::none;
-  double factor = 1;                                     ///< linear and yarn: positions are divided by this
-  int64_t original_context = 0;                          ///< yarn
-  double ext_factor = 1, beta_fast = 32, beta_slow = 1;  ///< yarn, arXiv:2309.00071
+  double factor = 1;             ///< linear and yarn: positions are divided by this; dynamic: see rope.cpp
+  int64_t original_context = 0;  ///< yarn, dynamic and long_divisors
+  double ext_factor = 1, beta_fast = 32, beta_slow = 1;  ///< yarn
   double attn_factor = 1;                                ///< on cos and sin, on top of what yarn itself puts there
   std::vector<float> divisors;  ///< [dim / 2] or empty: each frequency is divided by its own (llama 3.x: rope_freqs)
+  std::vector<float> long_divisors;  ///< the same, instead, in contexts longer than the original one (longrope)
 };
 
 struct LayerConfig {

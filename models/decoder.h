@@ -50,7 +50,7 @@ void forward(Backend& backend, const Config& config, const Weights& weights, con
              const StageObserver& observer = nullptr);
 
 /// Rotation table rows of the positions [from, to): fills `rows` f32 [to - from, dim / 2, 2] in host memory; angles are
-/// made in double.
-void fill_rope_table(const RopeConfig& rope, int64_t from, int64_t to, float* rows);
+/// made in double. `n_ctx`: positions of the context that the table is for, which some scalings depend on.
+void fill_rope_table(const RopeConfig& rope, int64_t n_ctx, int64_t from, int64_t to, float* rows);
 
 }  // namespace infer

@@ -1,6 +1,6 @@
 // The llama family: SmolLM2, Llama 2 and 3.x, Mistral and what was made in their shape. Its quirks: GGUF files have the
-// rows of q and k permuted so that rotation works on adjacent pairs, and Mistral files may carry a window for all
-// layers.
+// rows of q and k permuted so that rotation works on adjacent pairs, and Mistral has a window on all layers, of which
+// converters write nothing.
 #include "models/arch.h"
 
 namespace infer {
@@ -8,8 +8,7 @@ namespace infer {
 Config llama_config(const Checkpoint& checkpoint) {
   Config config = base_config(checkpoint);
   config.ropes[0].adjacent = true;
-  const int64_t window = checkpoint.find_int("llama.attention.sliding_window", 0, INT32_MAX).value_or(0);
-  for (LayerConfig& layer : config.layers) layer.window = window;
+  read_windows(checkpoint, 0, 0, config);
   return config;
 }
 

@@ -1,5 +1,7 @@
-// Rotation tables: plain, linearly stretched, YaRN (arXiv:2309.00071) and per-frequency divisors (Llama 3.x). Angles
-// are made in double, since a float angle is off by 1e-2 radians at position 2^17. Knows nothing of heads or backends.
+// Rotation tables: plain, linearly stretched, YaRN (arXiv:2309.00071), dynamic NTK and per-frequency divisors
+// (Llama 3.x, longrope). Where a scaling depends on how long a text is, the size of the context decides, once and for
+// all: keys that are in the cache already could not follow. Angles are made in double, since a float angle is off by
+// 1e-2 radians at position 2^17. Knows nothing of heads or backends.
 #include <algorithm>
 #include <cmath>
 
@@ -24,12 +26,23 @@ double yarn_kept(const RopeConfig& rope, double i) {
   return 1 - std::clamp((i - low) / std::max(0.001, high - low), 0.0, 1.0);
 }
 
+/// Dynamic NTK: the base whose slowest wave, in a context of n_ctx positions, is stretched by as much as linear scaling
+/// would stretch it, with the stretch growing from 1 at the original context by `factor` for each further one.
+double dynamic_base(const RopeConfig& rope, int64_t n_ctx) {
+  const double original = static_cast<double>(rope.original_context), dim = static_cast<double>(rope.dim);
+  const double contexts = std::max(1.0, static_cast<double>(n_ctx) / original);
+  return rope.base * std::pow(rope.factor * contexts - (rope.factor - 1), dim / (dim - 2));
+}
+
 /// Radians per position of pair i.
-double frequency(const RopeConfig& rope, int64_t i) {
+double frequency(const RopeConfig& rope, int64_t n_ctx, int64_t i) {
   const double pair = static_cast<double>(i);
-  double plain = std::pow(rope.base, -2 * pair / static_cast<double>(rope.dim));
-  if (!rope.divisors.empty()) plain /= static_cast<double>(rope.divisors[static_cast<size_t>(i)]);
-  if (rope.scaling == RopeScaling::none) return plain;
+  const double base = rope.scaling == RopeScaling::dynamic ? dynamic_base(rope, n_ctx) : rope.base;
+  double plain = std::pow(base, -2 * pair / static_cast<double>(rope.dim));
+  const bool is_long = !rope.long_divisors.empty() && n_ctx > rope.original_context;
+  const std::vector<float>& divisors = is_long ? rope.long_divisors : rope.divisors;
+  if (!divisors.empty()) plain /= static_cast<double>(divisors[static_cast<size_t>(i)]);
+  if (rope.scaling == RopeScaling::none || rope.scaling == RopeScaling::dynamic) return plain;
   const double kept = rope.scaling == RopeScaling::yarn ? yarn_kept(rope, pair) * rope.ext_factor : 0;
   return plain / rope.factor * (1 - kept) + plain * kept;
 }
@@ -48,10 +61,10 @@ std::vector<float> llama3_divisors(int64_t dim, double base, double factor, doub
   return out;
 }
 
-void fill_rope_table(const RopeConfig& rope, int64_t from, int64_t to, float* rows) {
+void fill_rope_table(const RopeConfig& rope, int64_t n_ctx, int64_t from, int64_t to, float* rows) {
   const int64_t pairs = rope.dim / 2;
   std::vector<double> frequencies;
-  for (int64_t i = 0; i < pairs; ++i) frequencies.push_back(frequency(rope, i));
+  for (int64_t i = 0; i < pairs; ++i) frequencies.push_back(frequency(rope, n_ctx, i));
   // YaRN sharpens attention by a factor that grows with the stretch, unless it is switched off by ext_factor 0.
   const bool sharpen = rope.scaling == RopeScaling::yarn && rope.ext_factor != 0 && rope.factor > 1;
   const double length = rope.attn_factor * (sharpen ? 1 + 0.1 * std::log(rope.factor) : 1);

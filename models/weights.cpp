@@ -3,7 +3,10 @@
 #include "models/weights.h"
 
 #include <algorithm>
+#include <array>
 #include <set>
+#include <string_view>
+#include <type_traits>
 
 #include "models/parallel.h"
 #include "quant/formats.h"
@@ -86,10 +89,29 @@ constexpr TensorRule<LayerWeights> kLayerRules[] = {
     {"post_ffw_norm.weight", &L::ffn_post_norm, Size::dim, Size::one, kVector, When::post_norms},
 };
 
-/// Tensors that no rule binds: divisors, which config.cpp has read, and tables of angles that old converters left
+/// A tensor that some files have instead of its parts, whose rows it holds one part after the other.
+struct FusedRule {
+  std::string_view name;
+  std::array<std::string_view, 3> parts;
+};
+constexpr FusedRule kFusedRules[] = {
+    {"attn_qkv.weight", {"attn_q.weight", "attn_k.weight", "attn_v.weight"}},
+    {"attn_qkv.bias", {"attn_q.bias", "attn_k.bias", "attn_v.bias"}},
+    {"ffn_up.weight", {"ffn_gate.weight", "ffn_up.weight"}},
+    {"ffn_up.bias", {"ffn_gate.bias", "ffn_up.bias"}},
+};
+
+/// The rule for a layer's tensor of this name.
+const TensorRule<LayerWeights>& layer_rule(std::string_view name) {
+  return *std::find_if(std::begin(kLayerRules), std::end(kLayerRules),
+                       [&](const auto& rule) { return rule.name == name; });
+}
+
+/// Tensors that no rule binds: divisors, which rope_config.cpp has read, and tables of angles that old converters left
 /// behind.
 bool known_extra(std::string_view name) {
-  return name == "rope_freqs.weight" || name.ends_with(".attn_rot_embd.weight");
+  return name == "rope_freqs.weight" || name == "rope_factors_long.weight" || name == "rope_factors_short.weight" ||
+         name.ends_with(".attn_rot_embd.weight");
 }
 
 std::string dims_text(const std::vector<int64_t>& dims) {
@@ -120,6 +142,9 @@ class Binder {
     const std::string name = prefix + rule.name;
     if (rule.when == When::qk_norm && !config_.qk_norm) return;
     if (rule.when == When::post_norms && !config_.post_norms) return;
+    if constexpr (std::is_same_v<Owner, LayerWeights>) {
+      if (apply_fused(rule, prefix, owner)) return;
+    }
     const HostTensor* source = checkpoint_.find_tensor(name);
     if (!source) {
       if (rule.when == When::present) return;
@@ -130,24 +155,8 @@ class Binder {
 
   void bind(const HostTensor& source, Size rows, Size cols, WeightRole role, Tensor* target) {
     const std::vector<int64_t> shape = shape_of(rows, cols);
-    if (source.dims != shape) {
-      checkpoint_.refuse(source.name, "wrong shape", dims_text(source.dims), dims_text(shape));
-    }
-    if (!allowed_format(source.dtype, role)) {
-      checkpoint_.refuse(source.name, "unsupported format for this tensor", format_name(source.dtype),
-                         role == WeightRole::vector ? "F32, F16, BF16" : names(Formats{}));
-    }
-    Tensor host;
-    host.data = const_cast<std::byte*>(source.data);  // a view; nobody writes through it
-    host.dtype = source.dtype;
-    for (int64_t n : shape) host.dims[host.n_dims++] = n;
-    const int64_t bytes = tensor_bytes(source.dtype, shape.size() == 2 ? shape[0] : 1, shape.back());
-    if (bytes < 0 || static_cast<size_t>(bytes) != source.bytes || !source.data) {
-      checkpoint_.refuse(source.name, "wrong size", std::to_string(source.bytes) + " bytes",
-                         bytes < 0 ? "rows of whole blocks" : std::to_string(bytes) + " bytes");
-    }
-    used_.insert(&source);
-    bound_.push_back({&source, host, role, target});
+    check(source, shape, role);
+    bind_rows(source, shape, 0, role, target);
   }
 
   void refuse_extras() const {
@@ -162,6 +171,62 @@ class Binder {
   std::vector<BoundTensor> take() { return std::move(bound_); }
 
  private:
+  /// Binds the rows of this rule of a tensor that holds those of several; false when the file does not have it so.
+  bool apply_fused(const TensorRule<LayerWeights>& rule, const std::string& prefix, LayerWeights& owner) {
+    for (const FusedRule& fused : kFusedRules) {
+      const auto part = std::find(fused.parts.begin(), fused.parts.end(), rule.name);
+      if (part == fused.parts.end() || checkpoint_.find_tensor(prefix + std::string(fused.parts[0]))) continue;
+      const HostTensor* source = checkpoint_.find_tensor(prefix + std::string(fused.name));
+      if (!source) continue;
+      const std::vector<int64_t> shape = shape_of(rule.rows, rule.cols);
+      std::vector<int64_t> whole = shape;
+      whole[0] = 0;
+      int64_t before = 0;
+      for (auto p = fused.parts.begin(); p != fused.parts.end() && !p->empty(); ++p) {
+        if (p == part) before = whole[0];
+        whole[0] += size_of(config_, layer_rule(*p).rows);
+      }
+      // One name means the last part alone as well as the whole: a file that has neither shape is told of the part.
+      if (fused.name == fused.parts[1] && source->dims != whole) continue;
+      check(*source, whole, rule.role);
+      bind_rows(*source, shape, before, rule.role, &(owner.*rule.member));
+      return true;
+    }
+    return false;
+  }
+
+  void check(const HostTensor& source, const std::vector<int64_t>& shape, WeightRole role) const {
+    if (source.dims != shape) {
+      checkpoint_.refuse(source.name, "wrong shape", dims_text(source.dims), dims_text(shape));
+    }
+    if (!allowed_format(source.dtype, role)) {
+      checkpoint_.refuse(source.name, "unsupported format for this tensor", format_name(source.dtype),
+                         role == WeightRole::vector ? "F32, F16, BF16" : names(Formats{}));
+    }
+    const int64_t bytes = bytes_of(source.dtype, shape);
+    if (bytes < 0 || static_cast<size_t>(bytes) != source.bytes || !source.data) {
+      checkpoint_.refuse(source.name, "wrong size", std::to_string(source.bytes) + " bytes",
+                         bytes < 0 ? "rows of whole blocks" : std::to_string(bytes) + " bytes");
+    }
+  }
+
+  /// `before`: rows of a checked tensor that lie in front of those of `shape`.
+  void bind_rows(const HostTensor& source, const std::vector<int64_t>& shape, int64_t before, WeightRole role,
+                 Tensor* target) {
+    std::vector<int64_t> skipped = shape;
+    skipped[0] = before;
+    Tensor host;
+    host.data = const_cast<std::byte*>(source.data) + bytes_of(source.dtype, skipped);  // nobody writes through it
+    host.dtype = source.dtype;
+    for (int64_t n : shape) host.dims[host.n_dims++] = n;
+    used_.insert(&source);
+    bound_.push_back({&source, host, role, target});
+  }
+
+  static int64_t bytes_of(DType dtype, const std::vector<int64_t>& shape) {
+    return tensor_bytes(dtype, shape.size() == 2 ? shape[0] : 1, shape.back());
+  }
+
   std::vector<int64_t> shape_of(Size rows, Size cols) const {
     std::vector<int64_t> shape = {size_of(config_, rows)};
     if (cols != Size::one) shape.push_back(size_of(config_, cols));
@@ -187,13 +252,14 @@ size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kA
 void check_finite(const Checkpoint& checkpoint, const BoundTensor& tensor) {
   const Tensor& t = tensor.host;
   const int64_t cols = t.cols(), rows = t.n_elements() / cols, stride = row_bytes(t.dtype, cols);
+  const int64_t before = (t.as<std::byte>() - tensor.source->data) * cols / stride;  // numbers of a fused tensor
   std::vector<float> row(static_cast<size_t>(cols));
   for (int64_t r = 0; r < rows; ++r) {
     decode_row(t.dtype, t.as<char>() + r * stride, row.data(), cols);
     for (int64_t i = 0; i < cols; ++i) {
       // Exponent bits all set: NaN or infinity, whatever the floating-point flags of this build.
       if ((float_bits(row[static_cast<size_t>(i)]) & 0x7f800000) != 0x7f800000) continue;
-      checkpoint.refuse(tensor.source->name, "not a finite number at index " + std::to_string(r * cols + i),
+      checkpoint.refuse(tensor.source->name, "not a finite number at index " + std::to_string(before + r * cols + i),
                         std::to_string(row[static_cast<size_t>(i)]), "finite weights");
     }
   }
@@ -213,7 +279,7 @@ void add_sizes(const std::vector<BoundTensor>& bound, const std::vector<size_t>&
     if (counted.insert(t.source).second) weights.n_params += static_cast<size_t>(t.source->n_elements());
     weights.packed_bytes += packed[i];
     if (packed[i] == 0 && in_place.insert(t.source).second) weights.file_bytes += t.source->bytes;
-    const size_t held = packed[i] != 0 ? packed[i] : t.source->bytes;
+    const size_t held = packed[i] != 0 ? packed[i] : static_cast<size_t>(tensor_file_bytes(t.host));
     weights.stream_bytes += t.role == WeightRole::embedding ? held / static_cast<size_t>(t.host.rows()) : held;
   }
 }
@@ -268,7 +334,7 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
     packed.push_back(backend.packed_bytes(t.host, t.role));
     offsets.push_back(total);
     total += aligned(packed.back());
-    work.push_back(static_cast<double>(t.source->bytes));
+    work.push_back(static_cast<double>(tensor_file_bytes(t.host)));
   }
   char* arena = nullptr;
   if (total > 0) {

@@ -1,11 +1,13 @@
-// Opening and packing; the device is chosen in device_choice.cpp.
+// Opening, what replaces parts of the metadata, and packing; the device is chosen in device_choice.cpp.
 #include "runtime/loader.h"
 
+#include <fmt/format.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdint>
 
+#include "models/rope_config.h"
 #include "runtime/gguf.h"
 
 namespace infer {
@@ -29,7 +31,38 @@ Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options) 
   gguf.mmap = options.mmap;
   gguf.metadata_only = options.vocab_only;
   gguf.overrides = options.overrides;
-  return read_gguf(path, gguf);
+  Checkpoint checkpoint = read_gguf(path, gguf);
+  replace_rope(options.rope, checkpoint);
+  return checkpoint;
+}
+
+void replace_rope(const RopeOptions& rope, Checkpoint& checkpoint) {
+  const auto put = [&](const char* field, const char* key, double value, double unset, double min, double max) {
+    if (value == unset) return;
+    if (!(value >= min && value <= max))  // NaN fails too
+      throw Error(ErrorKind::usage, std::string("rope ") + field, "out of range", fmt::format("{}", value),
+                  fmt::format("{} to {}, or {} for the file's", min, max, unset));
+    checkpoint.metadata.insert_or_assign(key, Value{value, "f64"});
+  };
+  if (!rope.scaling.empty()) {
+    if (rope.scaling != "none" && rope.scaling != "linear" && rope.scaling != "yarn" && rope.scaling != "dynamic")
+      throw Error(ErrorKind::usage, "rope scaling", "unknown", '"' + escaped(rope.scaling) + '"',
+                  "none, linear, yarn, dynamic");
+    checkpoint.metadata.insert_or_assign(kRopeScalingKey, Value{rope.scaling, "string"});
+  }
+  if (rope.yarn_orig_ctx != 0) {
+    if (rope.yarn_orig_ctx < 1 || rope.yarn_orig_ctx > kMaxContext)
+      throw Error(ErrorKind::usage, "rope yarn_orig_ctx", "out of range", std::to_string(rope.yarn_orig_ctx),
+                  "0 to " + std::to_string(kMaxContext));
+    checkpoint.metadata.insert_or_assign(kRopeOriginalKey, Value{rope.yarn_orig_ctx, "i64"});
+  }
+  put("freq_base", kRopeBaseKey, rope.freq_base, 0, kMinRopeBase, kMaxRopeBase);
+  const double factor = rope.freq_scale == 0 ? 0 : 1 / rope.freq_scale;
+  put("freq_scale", kRopeFactorKey, factor, 0, kMinRopeFactor, kMaxRopeFactor);
+  put("yarn_ext_factor", kRopeExtKey, rope.yarn_ext_factor, -1, 0, 1);
+  put("yarn_attn_factor", kRopeAttnKey, rope.yarn_attn_factor, -1, 1e-3, 1e3);
+  put("yarn_beta_fast", kRopeBetaFastKey, rope.yarn_beta_fast, -1, 1e-3, 1e6);
+  put("yarn_beta_slow", kRopeBetaSlowKey, rope.yarn_beta_slow, -1, 1e-3, 1e6);
 }
 
 Weights pack_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, const LoadOptions& options) {

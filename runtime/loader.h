@@ -16,6 +16,9 @@ namespace infer {
 
 Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options);
 
+/// Puts these into the metadata, under the keys of models/rope_config.h. Throws Error(usage) for a value out of range.
+void replace_rope(const RopeOptions& options, Checkpoint& checkpoint);
+
 /// "cuda:1" as a row of backends() and a number; "auto" and "" stay "auto". Throws Error(usage) naming the choices.
 struct DeviceName {
   std::string name;

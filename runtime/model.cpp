@@ -121,7 +121,9 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
 Model Model::random(const std::string& shape, const LoadOptions& options) {
   try {
     const auto start = Clock::now();
-    return Model(load_checkpoint(random_checkpoint(shape, options.quant), options, start));
+    Checkpoint checkpoint = random_checkpoint(shape, options.quant);
+    replace_rope(options.rope, checkpoint);
+    return Model(load_checkpoint(std::move(checkpoint), options, start));
   } catch (const std::bad_alloc&) {
     throw Error(ErrorKind::does_not_fit, "random " + escaped(shape), "out of memory");
   }

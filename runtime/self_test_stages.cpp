@@ -71,7 +71,7 @@ Subject::Subject(const Checkpoint& checkpoint, const Extract& extract, Backend& 
   pack(checkpoint);
   for (const RopeConfig& rope : config().ropes) {
     Floats table(static_cast<size_t>(kRopeRows * rope.dim));
-    fill_rope_table(rope, 0, kRopeRows, table.data());
+    fill_rope_table(rope, kRopeRows, 0, kRopeRows, table.data());
     buffers_.push_back(backend.allocate(table.size() * sizeof(float)));
     backend.upload(buffers_.back().get(), table.data(), table.size() * sizeof(float));
     ropes_.push_back(Tensor(buffers_.back().get(), DType::F32, {kRopeRows, rope.dim / 2, 2}));

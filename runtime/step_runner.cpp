@@ -130,7 +130,7 @@ void StepRunner::fill_ropes(int64_t n_positions) {
   for (size_t i = 0; i < ropes_.size(); ++i) {
     const RopeConfig& rope = config_.ropes[i];
     for (; rope_rows_[i] < n_positions; rope_rows_[i] += kRopeRows) {
-      fill_rope_table(rope, rope_rows_[i], rope_rows_[i] + kRopeRows, staging_.data());
+      fill_rope_table(rope, limits_.n_ctx, rope_rows_[i], rope_rows_[i] + kRopeRows, staging_.data());
       backend_.upload(ropes_[i].as<float>() + rope_rows_[i] * rope.dim, staging_.data(),
                       static_cast<size_t>(kRopeRows * rope.dim) * sizeof(float));
     }

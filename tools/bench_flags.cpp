@@ -66,6 +66,7 @@ void declare(Arguments& a, BenchFlags& f) {
   a.group("How");
   add_device_flags(a, f.model.load);
   add_quant_flags(a, f.model.load);
+  add_rope_flags(a, f.model.load.rope);
   a.text({"--isa"}, "NAME", "force a CPU level: scalar, avx2, avx512", &f.model.load.isa);
   a.flag({"--no-mmap"}, "read the file into memory instead of mapping it", &f.model.load.mmap, false);
   a.ignored({"-v", "--verbose"}, false);

@@ -77,6 +77,7 @@ void ModelFlags::add_to(Arguments& a) {
   a.flag({"--check-tensors"}, "refuse NaN and Inf among the weights", &load.check_tensors);
   a.add({"--override-kv"}, "KEY=T:V", "replace a metadata value; T: int, float, bool, str",
         [this](const std::string& t) { load.overrides.push_back(parse_override(t)); });
+  add_rope_flags(a, load.rope);
   a.text({"--isa"}, "NAME", "force a CPU level: scalar, avx2, avx512", &load.isa);
   a.flag({"--mmap"}, "", &load.mmap);
   a.add({"-tb", "--threads-batch"}, "N", "",

@@ -16,6 +16,9 @@ using Args = std::vector<std::string>;
 /// other number all layers; -fa has no effect.
 void add_device_flags(Arguments& arguments, LoadOptions& load);
 
+/// --rope-scaling, --rope-freq-base, --yarn-orig-ctx ...: other rotations than the file's, with llama.cpp's names.
+void add_rope_flags(Arguments& arguments, RopeOptions& rope);
+
 /// --quant TYPE: quantise while loading.
 void add_quant_flags(Arguments& arguments, LoadOptions& load);
 

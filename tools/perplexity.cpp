@@ -49,7 +49,7 @@ std::optional<Model> open_reference(const Flags& f, const Model& model, ModelFla
   if (f.reference.empty()) return std::nullopt;
   flags.path = f.reference;
   flags.load.act.clear(), flags.load.fusion = true;
-  flags.load.overrides.clear();
+  flags.load.overrides.clear(), flags.load.rope = {};
   flags.load.quant.clear();
   Model reference = flags.open();
   require_same_vocabulary(model, reference, "--reference");

@@ -36,6 +36,17 @@ struct MetadataOverride {
   std::string key, type, value;
 };
 
+/// Replaces what the file says of the rotation of q and k, to reach contexts that the model was not trained for; names
+/// and meaning as in llama.cpp. Tables of divisors in a file (Llama 3.x, longrope) and the rope of windowed layers that
+/// have one of their own stay. Scalings that depend on the length of a text go by EngineOptions::n_ctx.
+struct RopeOptions {
+  std::string scaling;        ///< "none", "linear", "yarn", "dynamic"; empty: as in the file
+  double freq_base = 0;       ///< 0: as in the file
+  double freq_scale = 0;      ///< on positions: 0.25 for a context four times as long; 0: as in the file
+  int64_t yarn_orig_ctx = 0;  ///< context that yarn and dynamic stretch; 0: as in the file
+  double yarn_ext_factor = -1, yarn_attn_factor = -1, yarn_beta_fast = -1, yarn_beta_slow = -1;  ///< -1: as in the file
+};
+
 struct LoadOptions {
   std::string device = "auto";  ///< "auto": the first GPU that the model fits on, else "cpu"; "cuda", "cuda:1", "cpu", "ref"
   bool mmap = true;             ///< false: read the file into memory instead of mapping it
@@ -48,6 +59,7 @@ struct LoadOptions {
   std::string act;              ///< activations in products: "" or "auto" by the weights' format, "f16", "bf16", "int8"
   bool fusion = true;           ///< false: one simple op after another instead of fused stages, to see what these gain
   std::vector<MetadataOverride> overrides;
+  RopeOptions rope;
   std::string quant;              ///< one of quantize_types(): quantise while loading, to the weights that quantize() writes
   bool allow_requantize = false;  ///< as in QuantizeOptions
   /// Called from the loading thread with a fraction in [0, 1]; returning false cancels the load (Error run).

@@ -207,7 +207,7 @@ TEST_CASE("an extreme or unsupported value is refused by its key, quickly") {
       {"attention.scale", 0.0, "range"},
       {"attn_logit_softcapping", kNan, "range"},
       {"attn_logit_softcapping", -1.0, "range"},
-      {"final_logit_softcapping", 0.0, "range"},
+      {"final_logit_softcapping", -1.0, "range"},
       {"rope.dimension_count", i(0), "range"},
       {"rope.dimension_count", i(10), "range"},
       {"rope.freq_base", 0.0, "range"},
@@ -217,7 +217,7 @@ TEST_CASE("an extreme or unsupported value is refused by its key, quickly") {
       {"rope.scaling.factor", 0.0, "range"},
       {"rope.scaling.factor", -8.0, "range"},
       {"rope.scaling.factor", kInf, "range"},
-      {"rope.scaling.type", std::string("longrope"), "longrope"},
+      {"rope.scaling.type", std::string("su"), "longrope"},
       {"rope.scaling.type", std::string("linear "), "linear "},
       {"rope.scaling.type", i(1), "type"},
       {"rope.scaling.original_context_length", i(0), "range"},
@@ -277,7 +277,7 @@ TEST_CASE("an architecture is known by its exact name only") {
                                   std::string("../llama"), std::string("mamba"), std::string(1 << 20, 'x')}) {
     TinyCheckpoint tiny;
     tiny.set("general.architecture", name);
-    check_refused(tiny.build(), "general.architecture", "llama, gemma3");
+    check_refused(tiny.build(), "general.architecture", "llama, qwen2, qwen3, gemma2, gemma3");
   }
   check_refused(TinyCheckpoint().set("general.architecture", i(1)).build(), "general.architecture", "type");
 }
@@ -309,7 +309,20 @@ TEST_CASE("validate refuses each field of a finished config that a pass could no
       {"ropes[0].dim", [](Config& c) { c.ropes[0].dim = 10; }},
       {"ropes[0].base", [](Config& c) { c.ropes[0].base = 0; }},
       {"ropes[0].factor", [](Config& c) { c.ropes[0].factor = 0; }},
-      {"ropes[0].original_context", [](Config& c) { c.ropes[0].scaling = RopeScaling::yarn; }},
+      {"ropes[0].original_context",
+       [](Config& c) { c.ropes[0].scaling = RopeScaling::yarn, c.ropes[0].original_context = 0; }},
+      {"ropes[0].original_context",
+       [](Config& c) { c.ropes[0].scaling = RopeScaling::dynamic, c.ropes[0].original_context = 0; }},
+      {"ropes[0].factor", [](Config& c) { c.ropes[0].scaling = RopeScaling::dynamic, c.ropes[0].factor = 0.5; }},
+      {"ropes[0].dim", [](Config& c) { c.ropes[0].scaling = RopeScaling::dynamic, c.ropes[0].dim = 2; }},
+      {"ropes[0].divisors",
+       [](Config& c) {
+         c.ropes[0].long_divisors = {1, 1};
+       }},
+      {"ropes[0].divisors",
+       [](Config& c) {
+         c.ropes[0].long_divisors = {1, 1, 1, -1};
+       }},
       {"ropes[0].divisors",
        [](Config& c) {
          c.ropes[0].divisors = {1, 1};

@@ -16,11 +16,12 @@ constexpr Real kPi = 3.14159265358979323846264338327950288L;
 
 /// Compares rows of the table at telling positions with cos and sin of frequency(i) * position, times `length`.
 template <class Frequency>
-void check_table(const RopeConfig& rope, int64_t original, int64_t last, Real length, Frequency frequency) {
+void check_table(const RopeConfig& rope, int64_t original, int64_t last, Real length, Frequency frequency,
+                 int64_t n_ctx = 131072) {
   for (int64_t position : {int64_t{0}, int64_t{1}, original - 1, original, original + 1, last}) {
     std::vector<float> rows(static_cast<size_t>(4 * rope.dim), -9);
     const int64_t from = std::max<int64_t>(0, position - 1);
-    fill_rope_table(rope, from, position + 2, rows.data());
+    fill_rope_table(rope, n_ctx, from, position + 2, rows.data());
     const float* row = rows.data() + (position - from) * rope.dim;
     Real error = 0;
     for (int64_t i = 0; i < rope.dim / 2; ++i) {
@@ -96,4 +97,32 @@ TEST_CASE("a yarn rope blends by the number of turns and lengthens cos and sin")
     const Real t = std::min<Real>(1, std::max<Real>(0, (static_cast<Real>(i) - low) / (high - low)));
     return plain(rope, i) * (1 - t) + plain(rope, i) / 32 * t;
   });
+}
+
+TEST_CASE("a longrope takes its long divisors in contexts longer than the original one, and only there") {
+  RopeConfig rope;
+  rope.dim = 8;
+  rope.original_context = 64;
+  rope.divisors = {1, 1.5f, 2, 2.5f};
+  rope.long_divisors = {1, 4, 9, 16};
+  rope.attn_factor = 1.25;
+  const auto frequency = [&](const std::vector<float>& divisors) {
+    return [&](int64_t i) { return plain(rope, i) / static_cast<Real>(divisors[static_cast<size_t>(i)]); };
+  };
+  check_table(rope, 32, 63, 1.25L, frequency(rope.divisors), 64);
+  check_table(rope, 32, 64, 1.25L, frequency(rope.long_divisors), 65);
+}
+
+TEST_CASE("a dynamic rope is plain up to the original context and has a larger base in longer ones") {
+  RopeConfig rope;
+  rope.dim = 16;
+  rope.scaling = RopeScaling::dynamic;
+  rope.factor = 4;
+  rope.original_context = 256;
+  check_table(
+      rope, 128, 255, 1, [&](int64_t i) { return plain(rope, i); }, 256);
+  // A context three times as long: base * (4 * 3 - 3)^(16 / 14), and no attention factor.
+  const Real base = 10000 * std::pow(static_cast<Real>(9), 16.0L / 14);
+  check_table(
+      rope, 256, 767, 1, [&](int64_t i) { return std::pow(base, -static_cast<Real>(i) / 8); }, 768);
 }

@@ -41,7 +41,7 @@ Runner::Runner(Checkpoint checkpoint, const std::string& backend, DType kv_type,
   }
   for (const RopeConfig& rope : config_.ropes) {
     std::vector<float> table(static_cast<size_t>(kPositions * rope.dim));
-    fill_rope_table(rope, 0, kPositions, table.data());
+    fill_rope_table(rope, kPositions, 0, kPositions, table.data());
     buffers_.push_back(backend_->allocate(table.size() * sizeof(float)));
     backend_->upload(buffers_.back().get(), table.data(), table.size() * sizeof(float));
     ropes_.push_back(Tensor(buffers_.back().get(), DType::F32, {kPositions, rope.dim / 2, 2}));

@@ -17,20 +17,26 @@ TinyCheckpoint::TinyCheckpoint(const std::string& arch, const TinyShape& s) : ar
   set("feed_forward_length", s.ffn_dim).set("attention.head_count", s.n_heads);
   set("attention.head_count_kv", s.n_kv_heads).set("attention.key_length", s.head_dim);
   set("attention.value_length", s.head_dim).set("attention.layer_norm_rms_epsilon", 1e-5).set("rope.freq_base", 1e4);
-  if (arch == "gemma3") set("attention.sliding_window", int64_t{16});
+  const bool gemma = arch == "gemma2" || arch == "gemma3";
+  if (gemma) set("attention.sliding_window", int64_t{16});
+  if (arch == "granite") set("logit_scale", 4.0);
   tensor("token_embd.weight", {s.vocab, s.dim}).tensor("output_norm.weight", {s.dim});
   for (int64_t i = 0; i < s.n_layers; ++i) {
     const std::string blk = "blk." + std::to_string(i) + ".";
     tensor(blk + "attn_norm.weight", {s.dim}).tensor(blk + "ffn_norm.weight", {s.dim});
-    tensor(blk + "attn_q.weight", {s.n_heads * s.head_dim, s.dim});
-    tensor(blk + "attn_k.weight", {s.n_kv_heads * s.head_dim, s.dim});
-    tensor(blk + "attn_v.weight", {s.n_kv_heads * s.head_dim, s.dim});
     tensor(blk + "attn_output.weight", {s.dim, s.n_heads * s.head_dim});
-    tensor(blk + "ffn_gate.weight", {s.ffn_dim, s.dim}).tensor(blk + "ffn_up.weight", {s.ffn_dim, s.dim});
     tensor(blk + "ffn_down.weight", {s.dim, s.ffn_dim});
-    if (arch != "gemma3") continue;
-    tensor(blk + "attn_q_norm.weight", {s.head_dim}).tensor(blk + "attn_k_norm.weight", {s.head_dim});
-    tensor(blk + "post_attention_norm.weight", {s.dim}).tensor(blk + "post_ffw_norm.weight", {s.dim});
+    const int64_t q = s.n_heads * s.head_dim, kv = s.n_kv_heads * s.head_dim;
+    if (arch == "phi3") {
+      tensor(blk + "attn_qkv.weight", {q + 2 * kv, s.dim}).tensor(blk + "ffn_up.weight", {2 * s.ffn_dim, s.dim});
+    } else {
+      tensor(blk + "attn_q.weight", {q, s.dim});
+      tensor(blk + "attn_k.weight", {kv, s.dim}).tensor(blk + "attn_v.weight", {kv, s.dim});
+      tensor(blk + "ffn_gate.weight", {s.ffn_dim, s.dim}).tensor(blk + "ffn_up.weight", {s.ffn_dim, s.dim});
+    }
+    if (arch == "gemma3" || arch == "qwen3")
+      tensor(blk + "attn_q_norm.weight", {s.head_dim}).tensor(blk + "attn_k_norm.weight", {s.head_dim});
+    if (gemma) tensor(blk + "post_attention_norm.weight", {s.dim}).tensor(blk + "post_ffw_norm.weight", {s.dim});
   }
 }
 

@@ -16,7 +16,7 @@ struct TinyShape {
 
 class TinyCheckpoint {
  public:
-  /// Metadata and random F32 tensors of "llama" or "gemma3".
+  /// Metadata and random F32 tensors of any architecture in the table; optional tensors are left out.
   explicit TinyCheckpoint(const std::string& arch = "llama", const TinyShape& shape = {});
 
   /// Keys are given without the architecture's prefix unless they begin with "general.".

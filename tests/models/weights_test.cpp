@@ -72,8 +72,72 @@ TEST_CASE("an untied head is its own tensor, and a gemma3 has its four more norm
   }
 }
 
+TEST_CASE("a fused tensor is its parts, one after the other") {
+  TinyCheckpoint tiny("phi3");
+  tiny.tensor("blk.1.attn_qkv.bias", {32 + 16 + 16}, DType::F16);
+  const Weights w = load(tiny);
+  const float* qkv = tiny.values("blk.0.attn_qkv.weight");
+  const float* gate_up = tiny.values("blk.0.ffn_up.weight");
+  const LayerWeights& layer = w.layers[0];
+  const struct {
+    const Tensor& part;
+    const float* at;
+    int64_t rows;
+  } parts[] = {{layer.wq, qkv, 32},
+               {layer.wk, qkv + 32 * 32, 16},
+               {layer.wv, qkv + 48 * 32, 16},
+               {layer.w_gate, gate_up, 64},
+               {layer.w_up, gate_up + 64 * 32, 64}};
+  for (const auto& [part, at, rows] : parts) {
+    REQUIRE(part.rows() == rows);
+    REQUIRE(part.cols() == 32);
+    CHECK(std::memcmp(part.data, at, static_cast<size_t>(rows) * 32 * sizeof(float)) == 0);
+  }
+  CHECK(!layer.bq);
+  REQUIRE(w.layers[1].bv);
+  CHECK(w.layers[1].bq.rows() == 32);
+  CHECK(w.layers[1].bk.rows() == 16);
+  CHECK(w.layers[1].bv.rows() == 16);
+
+  const size_t norms = 5 * 32, bias = 64, embed = 40 * 32, matrices = 2 * (64 + 32 + 3 * 64) * 32;
+  CHECK(w.n_params == embed + norms + bias + matrices);
+  CHECK(w.file_bytes == 4 * (embed + matrices));
+  CHECK(w.stream_bytes == 4 * (embed + matrices + norms + bias) + 4 * 32);
+  // Each tensor of the file counts once, with the first of its parts.
+  std::vector<std::string> names;
+  for (const NamedMatrix& matrix : w.matrices) names.push_back(matrix.name);
+  CHECK(std::count(names.begin(), names.end(), "blk.0.attn_qkv.weight") == 1);
+  CHECK(std::count(names.begin(), names.end(), "blk.0.ffn_up.weight") == 1);
+  CHECK(std::find(names.begin(), names.end(), "blk.0.attn_k.weight") == names.end());
+}
+
+TEST_CASE("parts of a fused tensor keep its bytes when it is quantised") {
+  TinyCheckpoint tiny("phi3");
+  tiny.tensor("blk.0.attn_qkv.weight", {64, 32}, DType::Q8_0);
+  const Checkpoint checkpoint = tiny.build();
+  const std::byte* bytes = checkpoint.find_tensor("blk.0.attn_qkv.weight")->data;
+  Weights weights;
+  int64_t before = 0;
+  for (const BoundTensor& t : bind_weights(checkpoint, read_config(checkpoint), weights)) {
+    if (t.source->data != bytes) continue;
+    CHECK(t.host.as<std::byte>() == bytes + before * 34);  // a row of 32 is one block of 34 bytes
+    before += t.host.rows();
+  }
+  CHECK(before == 64);
+}
+
+TEST_CASE("a fused tensor of the wrong size is refused, and so is one beside its parts") {
+  check_refused(TinyCheckpoint("phi3").tensor("blk.0.attn_qkv.weight", {63, 32}), "blk.0.attn_qkv.weight", "[64, 32]");
+  check_refused(TinyCheckpoint("phi3").tensor("blk.0.attn_qkv.bias", {32}), "blk.0.attn_qkv.bias", "[64]");
+  check_refused(TinyCheckpoint("phi3").tensor("blk.1.ffn_up.weight", {127, 32}), "blk.1.ffn_gate.weight", "missing");
+  check_refused(TinyCheckpoint().tensor("blk.0.attn_qkv.weight", {64, 32}), "blk.0.attn_qkv.weight", "unexpected");
+  TinyCheckpoint bad("phi3");
+  bad.values("blk.0.ffn_up.weight")[64 * 32 + 5] = std::nanf("");
+  check_refused(bad, "blk.0.ffn_up.weight", "index " + std::to_string(64 * 32 + 5));
+}
+
 TEST_CASE("every required tensor is missed by name") {
-  for (const char* arch : {"llama", "gemma3"}) {
+  for (const char* arch : {"llama", "gemma3", "gemma2", "qwen3"}) {
     const TinyCheckpoint whole(arch);
     for (const HostTensor& tensor : whole.build().tensors) {
       TinyCheckpoint tiny(arch);
@@ -99,6 +163,9 @@ TEST_CASE("tensors that nothing asked for are refused, but for known leftovers")
   check_refused(TinyCheckpoint().tensor("x\x1b[31m", {1}), "x\\x1b[31m", "unexpected");
   CHECK_NOTHROW(load(TinyCheckpoint().tensor("blk.0.attn_rot_embd.weight", {4})));
   CHECK_NOTHROW(load(TinyCheckpoint().numbers("rope_freqs.weight", {1, 2, 3, 4})));
+  TinyCheckpoint longrope;
+  longrope.numbers("rope_factors_short.weight", {1, 2, 3, 4}).numbers("rope_factors_long.weight", {1, 2, 3, 4});
+  CHECK_NOTHROW(load(longrope));
 }
 
 TEST_CASE("wrong shapes are refused with what was found and expected") {

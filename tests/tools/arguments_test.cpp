@@ -115,9 +115,8 @@ TEST_CASE("text of a bad flag is escaped and shortened") {
 }
 
 TEST_CASE("flags of llama.cpp that infer does not have are refused by name") {
-  for (const char* flag :
-       {"--mirostat", "--grammar", "-j", "-hf", "--lora", "-sm", "-md", "--samplers", "--draft-max", "--dry-multiplier",
-        "--xtc-probability", "--context-shift", "--keep", "-np", "--yarn-ext-factor"}) {
+  for (const char* flag : {"--mirostat", "--grammar", "-j", "-hf", "--lora", "-sm", "-md", "--samplers", "--draft-max",
+                           "--dry-multiplier", "--xtc-probability", "--context-shift", "--keep", "-np", "--lora"}) {
     Sample s;
     const std::string message = s.refusal({flag, "1"});
     INFO(flag);

@@ -241,3 +241,32 @@ TEST_CASE("metadata can be overridden, by known types only") {
     CHECK(lines_of(b.err).size() == 1);
   }
 }
+
+TEST_CASE("llama.cpp's flags of rotation count for every command, and their unset values change nothing") {
+  const auto logits = [](std::vector<std::string> more) {
+    const std::string out = path_in_folder("rope.f32");
+    std::vector<std::string> args = {"logits", "-m", tiny_bpe(), "--ids", "5,6,7,8,9", "-o", out};
+    args.insert(args.end(), more.begin(), more.end());
+    REQUIRE(run(args).status == 0);
+    return read_file(out);
+  };
+  const std::string plain = logits({});
+  CHECK(logits({"--rope-freq-base", "0", "--rope-freq-scale", "0", "--yarn-orig-ctx", "0", "--yarn-ext-factor", "-1",
+                "--yarn-attn-factor", "-1", "--yarn-beta-fast", "-1", "--yarn-beta-slow", "-1"}) == plain);
+  const std::string linear = logits({"--rope-scale", "4"});
+  CHECK(linear != plain);
+  CHECK(logits({"--rope-scaling", "linear", "--rope-freq-scale", "0.25"}) == linear);
+  CHECK(logits({"--rope-scaling", "none", "--rope-freq-scale", "0.25"}) == plain);
+  CHECK(logits({"--rope-scaling", "yarn", "--rope-scale", "4", "--yarn-ext-factor", "0"}) == linear);
+  const std::string yarn = logits({"--rope-scaling", "yarn", "--rope-scale", "4"});
+  CHECK(yarn != linear);
+  for (const char* const flag : {"--yarn-attn-factor", "--yarn-beta-slow", "--yarn-beta-fast"})
+    CHECK(logits({"--rope-scaling", "yarn", "--rope-scale", "4", flag, "0.05"}) != yarn);
+  CHECK(logits({"--rope-freq-base", "20000"}) != plain);
+  const std::string never = path_in_folder("rope.never");
+  check_refusals({{{"run", tiny_bpe(), "-p", "x", "--rope-scaling", "longrope"}, 2, "none, linear, yarn, dynamic"},
+                  {{"run", tiny_bpe(), "-p", "x", "--rope-freq-base", "0.5"}, 2, "--rope-freq-base"},
+                  {{"bench", "-m", tiny_bpe(), "--rope-scale", "0"}, 2, "--rope-scale"},
+                  {{"perplexity", "-m", tiny_bpe(), "-f", "x", "--yarn-ext-factor", "2"}, 2, "--yarn-ext-factor"}},
+                 never);
+}
