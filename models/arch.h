@@ -24,8 +24,16 @@ Config read_config(const Checkpoint& checkpoint);
 // Rows (models/<name>.cpp):
 Config llama_config(const Checkpoint&);
 Config gemma3_config(const Checkpoint&);
+Config qwen2moe_config(const Checkpoint&);
+Config qwen3moe_config(const Checkpoint&);
+Config olmoe_config(const Checkpoint&);
+Config gpt_oss_config(const Checkpoint&);
 
 /// Keys that most architectures share, read under the prefix "<arch>.": sizes, eps, context, one rope with its scaling.
 Config base_config(const Checkpoint& checkpoint);
+
+/// Config::experts and which layers have them, for an architecture that may. What the file leaves open stays as
+/// `config` has it.
+void read_experts(const Checkpoint& checkpoint, Config& config);
 
 }  // namespace infer

@@ -6,11 +6,31 @@ namespace infer {
 
 const std::vector<Arch>& architectures() {
   static const std::vector<Arch> rows = {
-      {"llama", "Llama 2, 3, 3.1, 3.2, 3.3, SmolLM2, Mistral, TinyLlama and other files of this shape", llama_config},
+      {"llama", "Llama 2, 3, 3.1, 3.2, 3.3, SmolLM2, Mistral, Mixtral, TinyLlama and other files of this shape",
+       llama_config},
       {"gemma3", "Gemma 3 (text)", gemma3_config},
+      {"qwen2moe", "Qwen 1.5 and 2 with experts", qwen2moe_config},
+      {"qwen3moe", "Qwen 3 with experts", qwen3moe_config},
+      {"olmoe", "OLMoE", olmoe_config},
+      {"gpt-oss", "gpt-oss", gpt_oss_config},
   };
   return rows;
 }
+
+namespace {
+
+/// Experts that a file announces and its architecture's reader has not asked for.
+void refuse_unread_experts(const Checkpoint& checkpoint, const Config& config) {
+  if (config.experts.n_experts > 0) return;
+  for (const char* key : {".expert_count", ".expert_used_count"}) {
+    const int64_t count = checkpoint.find_int(config.arch + key, 0, INT64_MAX).value_or(0);
+    if (count > 0)
+      checkpoint.refuse(config.arch + key, "mixture of experts is not supported here", std::to_string(count),
+                        "absent or 0");
+  }
+}
+
+}  // namespace
 
 Config read_config(const Checkpoint& checkpoint) {
   const std::string name = checkpoint.get_string("general.architecture");
@@ -18,6 +38,7 @@ Config read_config(const Checkpoint& checkpoint) {
   for (const Arch& arch : architectures()) {
     if (name == arch.name) {
       Config config = arch.config(checkpoint);
+      refuse_unread_experts(checkpoint, config);
       validate(config, checkpoint.path);
       return config;
     }
