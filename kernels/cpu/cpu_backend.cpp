@@ -165,17 +165,6 @@ BackendStats CpuBackend::stats() const {
 
 // ---- primitives ----------------------------------------------------------------------------------------------------
 
-/// A few rows to a chunk, so that threads share the work evenly and chunks cost more than their claim.
-int64_t CpuBackend::row_chunks(int64_t rows) const { return std::min<int64_t>(rows, 8 * n_threads()); }
-
-template <class Fn>
-void CpuBackend::for_rows(int64_t rows, Fn fn) {
-  const int64_t chunks = row_chunks(rows);
-  pool_.parallel(chunks, [&](int64_t chunk, int) {
-    for (int64_t r = rows * chunk / chunks; r < rows * (chunk + 1) / chunks; ++r) fn(r);
-  });
-}
-
 void CpuBackend::embed(const EmbedArgs& args) {
   const int64_t n = args.ids.rows(), dim = args.table.cols(), vocab = args.table.rows();
   const int64_t bytes = row_bytes(args.table.dtype, dim);

@@ -3,6 +3,7 @@
 // the step, results never do: a row of the residual stream gets the same bits whatever stands beside it in the step.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -136,9 +137,16 @@ class CpuBackend final : public Backend {
   void cut_experts(const MoeFfnArgs& args, int64_t n_tokens);
   void expert_up(const MoeFfnArgs& args, const ExpertPlan::Chunk& chunk, const Prepared& input, int thread);
   void expert_down(const MoeFfnArgs& args, const ExpertPlan::Chunk& chunk, int thread);
-  int64_t row_chunks(int64_t rows) const;
+  /// A few rows to a chunk, so that threads share the work evenly and chunks cost more than their claim.
+  int64_t row_chunks(int64_t rows) const { return std::min<int64_t>(rows, 8 * n_threads()); }
+  /// fn(row) for every row, on all threads.
   template <class Fn>
-  void for_rows(int64_t rows, Fn fn);
+  void for_rows(int64_t rows, Fn fn) {
+    const int64_t chunks = row_chunks(rows);
+    pool_.parallel(chunks, [&](int64_t chunk, int) {
+      for (int64_t r = rows * chunk / chunks; r < rows * (chunk + 1) / chunks; ++r) fn(r);
+    });
+  }
 
   Isa isa_;
   bool fusion_;
