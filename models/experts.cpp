@@ -44,6 +44,18 @@ void read_experts(const Checkpoint& c, Config& config) {
   ExpertsConfig& experts = config.experts;
   experts.n_experts = c.find_int(arch + ".expert_count", 0, kMaxExperts).value_or(0);
   if (experts.n_experts == 0) return;
+  // Layers without any of these are dense, as decoder_sparse_step and mlp_only_layers of the original have it.
+  bool any = false;
+  for (int64_t i = 0; i < config.n_layers; ++i) {
+    for (const char* name : {".ffn_gate_inp.weight", ".ffn_gate_exps.weight", ".ffn_down_exps.weight"}) {
+      if (!c.find_tensor("blk." + std::to_string(i) + name)) continue;
+      config.layers[static_cast<size_t>(i)].experts = any = true;
+    }
+  }
+  if (!any) {
+    c.refuse(arch + ".expert_count", "no layer has experts", std::to_string(experts.n_experts),
+             "0, or tensors blk.N.ffn_gate_inp.weight, blk.N.ffn_gate_exps.weight");
+  }
   experts.n_active = c.get_int(arch + ".expert_used_count", 1, experts.n_experts);
   read_gating(c, arch, experts);
   refuse_groups(c, arch);
@@ -52,17 +64,6 @@ void read_experts(const Checkpoint& c, Config& config) {
       c.find_int(arch + ".expert_feed_forward_length", 1, kMaxWidth).value_or(rows > 0 ? rows : config.ffn_dim);
   experts.shared_dim = c.find_int(arch + ".expert_shared_feed_forward_length", 0, kMaxWidth)
                            .value_or(rows_of(c, config, ".ffn_gate_shexp.weight"));
-  // Layers without a router are dense, as decoder_sparse_step and mlp_only_layers of the original have it.
-  bool any = false;
-  for (int64_t i = 0; i < config.n_layers; ++i) {
-    const bool router = c.find_tensor("blk." + std::to_string(i) + ".ffn_gate_inp.weight") != nullptr;
-    config.layers[static_cast<size_t>(i)].experts = router;
-    any = any || router;
-  }
-  if (!any) {
-    c.refuse(arch + ".expert_count", "no layer has a router for these experts", std::to_string(experts.n_experts),
-             "0, or tensors blk.N.ffn_gate_inp.weight");
-  }
 }
 
 }  // namespace infer

@@ -172,13 +172,14 @@ class Binder {
       checkpoint_.refuse(name, "required tensor is missing", reason(prefix),
                          dims_text(shape_of(rule.rows, rule.cols, rule.stack)));
     }
-    bind(*source, shape_of(rule.rows, rule.cols, rule.stack), rule.role, &(owner.*rule.member));
+    const bool one_row = rule.when == When::shared;  // converters keep the matrix of one row that the original has
+    bind(*source, shape_of(rule.rows, rule.cols, rule.stack), rule.role, &(owner.*rule.member), one_row);
   }
 
-  void bind(const HostTensor& source, const std::vector<int64_t>& shape, WeightRole role, Tensor* target) {
-    // A vector may have come as a matrix of one row.
-    const bool one_row = shape.size() == 1 && source.dims.size() == 2 && source.dims[0] == 1;
-    if (source.dims != shape && !(one_row && source.dims[1] == shape[0])) {
+  /// `one_row`: a vector may come as a matrix of one row.
+  void bind(const HostTensor& source, const std::vector<int64_t>& shape, WeightRole role, Tensor* target,
+            bool one_row = false) {
+    if (source.dims != shape && !(one_row && shape.size() == 1 && source.dims == std::vector{int64_t{1}, shape[0]})) {
       checkpoint_.refuse(source.name, "wrong shape", dims_text(source.dims), dims_text(shape));
     }
     if (!allowed_format(source.dtype, role)) {
