@@ -104,6 +104,7 @@ struct MemoryPlan {
   size_t available_bytes = 0;
   size_t mapped_bytes = 0;  ///< weights used where they lie in the file
   size_t matrix_bytes = 0, embedding_bytes = 0, vector_bytes = 0;  ///< packed weights
+  size_t expert_bytes = 0;                                         ///< of the matrices, those of experts
   size_t kv_bytes_per_token = 0, kv_bytes = 0;
   size_t rope_bytes = 0, activation_bytes = 0, scratch_bytes = 0;
   size_t program_bytes = 0;  ///< the program itself, or the driver's context on a device

@@ -331,6 +331,10 @@ TEST_CASE("ways of choosing experts that nothing computes are refused by their k
   other.set("expert_weights_norm", false).set("expert_weights_scale", 2.5).set("expert_gating_func", i(1));
   CHECK_FALSE(read_config(other.build()).experts.sum_to_one);
   CHECK(read_config(other.build()).experts.scale == 2.5f);
+  check_refused(TinyCheckpoint("olmoe", shape).set("attention.clamp_kqv", 8.0).build(), "olmoe.attention.clamp_kqv",
+                "not supported");
+  check_refused(TinyCheckpoint("gpt-oss", shape).set("attention.sliding_window_pattern", i(6)).build(),
+                "gpt-oss.attention.sliding_window_pattern", "range");
   TinyCheckpoint gemma("gemma3");
   check_refused(gemma.set("expert_count", i(4)).build(), "gemma3.expert_count", "mixture of experts");
 }

@@ -60,6 +60,11 @@ TEST_CASE("experts: a model says how many it has and how many weights a token me
   const Inspection inspection = Model::inspect(folder / "m.gguf");
   CHECK(inspection.refusal.empty());
   CHECK(inspection.info.n_active_params == info.n_active_params);
+  LoadOptions load;
+  load.device = "cpu";
+  const MemoryPlan plan = Model::plan(folder / "m.gguf", {}, load);
+  CHECK(plan.expert_bytes == static_cast<size_t>(stacks) * sizeof(float));
+  CHECK(plan.matrix_bytes > plan.expert_bytes);
 }
 
 TEST_CASE(
