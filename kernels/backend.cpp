@@ -29,6 +29,25 @@ void Backend::ffn(const FfnArgs& args) {
   add(s.add);
 }
 
+void Backend::moe_ffn(const MoeFfnArgs& args) {
+  const MoeFfnSteps s = steps(args);
+  norm(s.norm);
+  matmul(s.router);
+  route(s.route);
+  expert_matmul(s.gate);
+  expert_matmul(s.up);
+  activate(s.activate);
+  expert_matmul(s.down);
+  if (args.w_shared_gate) {
+    matmul(s.shared_gate);
+    matmul(s.shared_up);
+    activate(s.shared_activate);
+    matmul(s.shared_down);
+  }
+  combine(s.combine);
+  add(s.add);
+}
+
 void Backend::logits(const LogitsArgs& args) {
   const LogitsSteps s = steps(args);
   gather(args.x, args.rows, args.normed);

@@ -1,4 +1,4 @@
-// The backend seam: memory, a few primitives, five fused stages, and run(). Backends know arithmetic on tensors; they
+// The backend seam: memory, a few primitives, a few fused stages, and run(). Backends know arithmetic on tensors; they
 // have never heard of models, files or text. `ref` is the oracle (float32, naive); `cpu` and later ones must agree with
 // it. A stage's default body is composed of primitives: that composition is its definition, and the test of every
 // fusion.
@@ -23,7 +23,9 @@ using Buffer = std::shared_ptr<void>;
 
 /// How a weight is used, hence how it is stored.
 enum class WeightRole {
-  matrix,     ///< right side of matmul: packed
+  /// Right side of matmul: packed. A stack [n_experts, rows, cols] is packed matrix by matrix, at equal
+  /// strides.
+  matrix,
   embedding,  ///< rows looked up by id
   vector,     ///< norm weights, biases, factors: becomes f32
 };
@@ -38,6 +40,11 @@ struct Needs {
   int64_t max_context = 0;  ///< positions of the longest sequence
   int64_t max_width = 0;    ///< widest activation row (max of dim, ffn_dim, n_heads * head_dim)
   int64_t n_heads = 0;
+  int64_t n_experts = 0, n_active = 0;  ///< of MoeFfnArgs; 0: the model has no experts
+  std::vector<DType> expert_formats;    ///< those of matrix_formats that experts have
+  int64_t expert_width = 0;             ///< wider of dim and expert_dim
+  bool whole_qk_norm = false;           ///< RopeStoreArgs::q_norm spans all heads
+  bool silu_clamped = false;            ///< Activation::silu_clamped
 };
 
 /// Counters that only grow; tests and --perf read them.
@@ -98,6 +105,10 @@ class Backend {
   virtual void attention(const AttentionArgs&) = 0;
   virtual void gather(const Tensor& x, const Tensor& rows, const Tensor& out) = 0;  ///< out[i] = x[rows[i]]
   virtual void scale_softcap(const Tensor& x, float scale, float softcap) = 0;      ///< in place
+  // Of models with experts; a backend without them refuses such Needs.
+  virtual void route(const RouteArgs&) { throw Error(ErrorKind::run, name(), "has no experts"); }
+  virtual void expert_matmul(const ExpertMatmulArgs&) { throw Error(ErrorKind::run, name(), "has no experts"); }
+  virtual void combine(const CombineArgs&) { throw Error(ErrorKind::run, name(), "has no experts"); }
 
   /// Whether sample() can draw with these settings; where it cannot, the host draws from downloaded logits.
   virtual bool samples(const SampleRow&) const { return false; }
@@ -107,6 +118,7 @@ class Backend {
   virtual void attn_in(const AttnInArgs&);
   virtual void attn_out(const AttnOutArgs&);
   virtual void ffn(const FfnArgs&);
+  virtual void moe_ffn(const MoeFfnArgs&);
   virtual void logits(const LogitsArgs&);
 
   /// Runs one step. `key` names its shape (everything that changes which kernels run, and the addresses they get); a

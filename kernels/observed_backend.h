@@ -14,11 +14,14 @@ namespace infer {
 
 /// Called before each product, in the order of the step and on its thread. The tensors lie in the backend's memory:
 /// Backend::download() brings them here.
-using MatmulObserver = std::function<void(Backend& backend, const MatmulArgs& args)>;
+struct ProductObserver {
+  std::function<void(Backend& backend, const MatmulArgs& args)> matmul;
+  std::function<void(Backend& backend, const ExpertMatmulArgs& args)> expert_matmul;
+};
 
 class ObservedBackend final : public Backend {
  public:
-  ObservedBackend(std::unique_ptr<Backend> backend, MatmulObserver observer)
+  ObservedBackend(std::unique_ptr<Backend> backend, ProductObserver observer)
       : inner_(std::move(backend)), observer_(std::move(observer)) {}
 
   const char* name() const override { return inner_->name(); }
@@ -41,9 +44,15 @@ class ObservedBackend final : public Backend {
   void embed(const EmbedArgs& args) override { inner_->embed(args); }
   void norm(const NormArgs& args) override { inner_->norm(args); }
   void matmul(const MatmulArgs& args) override {
-    observer_(*inner_, args);
+    observer_.matmul(*inner_, args);
     inner_->matmul(args);
   }
+  void route(const RouteArgs& args) override { inner_->route(args); }
+  void expert_matmul(const ExpertMatmulArgs& args) override {
+    observer_.expert_matmul(*inner_, args);
+    inner_->expert_matmul(args);
+  }
+  void combine(const CombineArgs& args) override { inner_->combine(args); }
   void activate(const ActivateArgs& args) override { inner_->activate(args); }
   void add(const AddArgs& args) override { inner_->add(args); }
   void rope_store(const RopeStoreArgs& args) override { inner_->rope_store(args); }
@@ -56,7 +65,7 @@ class ObservedBackend final : public Backend {
 
  private:
   std::unique_ptr<Backend> inner_;
-  MatmulObserver observer_;
+  ProductObserver observer_;
 };
 
 }  // namespace infer

@@ -2,6 +2,8 @@
 // and formats, never values: the same functions serve the profiler of every backend.
 #include "kernels/ops.h"
 
+#include <cmath>
+
 #include "quant/formats.h"
 
 namespace infer {
@@ -53,6 +55,22 @@ FfnSteps steps(const FfnArgs& a) {
           .add = a.add};
 }
 
+MoeFfnSteps steps(const MoeFfnArgs& a) {
+  return {.norm = {a.add.x, a.norm, a.eps, a.normed},
+          .router = {a.normed, a.w_router, a.b_router, a.router},
+          .route = {a.router, a.sum_to_one, a.weight_scale, a.ids, a.weights},
+          .gate = {a.normed, a.w_gate, a.b_gate, a.ids, a.gate},
+          .up = {a.normed, a.w_up, a.b_up, a.ids, a.up},
+          .activate = {flat(a.gate), flat(a.up), a.activation, flat(a.gate)},
+          .down = {a.gate, a.w_down, a.b_down, a.ids, a.down},
+          .shared_gate = {a.normed, a.w_shared_gate, {}, a.shared_gate},
+          .shared_up = {a.normed, a.w_shared_up, {}, a.shared_up},
+          .shared_activate = {a.shared_gate, a.shared_up, a.activation, a.shared_gate},
+          .shared_down = {a.shared_gate, a.w_shared_down, {}, a.shared_down},
+          .combine = {a.down, a.weights, a.shared_down, a.shared_mix ? a.normed : Tensor(), a.shared_mix, a.add.branch},
+          .add = a.add};
+}
+
 LogitsSteps steps(const LogitsArgs& a) {
   return {.norm = {a.normed, a.norm, a.eps, a.normed}, .head = {a.normed, a.head, a.bias, a.out}};
 }
@@ -88,6 +106,23 @@ OpCost cost(const AddArgs& a) {
   return {bytes(a.norm), 2 * bytes(a.x) + bytes(a.branch), (a.norm ? 6 : 2) * count(a.x)};
 }
 
+OpCost cost(const RouteArgs& a) {
+  return {0, bytes(a.logits) + bytes(a.ids) + bytes(a.weights),
+          count(a.logits) * (2 + static_cast<double>(a.ids.cols()))};
+}
+
+OpCost cost(const ExpertMatmulArgs& a) {
+  const double chosen = static_cast<double>(a.ids.cols()) / static_cast<double>(a.w.dims[0]);
+  const double reached = 1 - std::pow(1 - chosen, static_cast<double>(a.ids.rows()));
+  return {reached * (bytes(a.w) + bytes(a.bias)), bytes(a.x) + bytes(a.ids) + bytes(a.out),
+          2 * count(a.out) * static_cast<double>(a.w.cols())};
+}
+
+OpCost cost(const CombineArgs& a) {
+  return {bytes(a.shared_mix), bytes(a.experts) + bytes(a.weights) + bytes(a.shared) + bytes(a.x) + bytes(a.out),
+          2 * (count(a.experts) + count(a.shared) + count(a.x))};
+}
+
 OpCost cost(const RopeStoreArgs& a) {
   const double rows = static_cast<double>(a.q.rows());
   const double table = a.rope.cos_sin ? 4.0 * 2 * static_cast<double>(a.rope.cos_sin.dims[1]) : 0;
@@ -119,6 +154,21 @@ OpCost cost(const FfnArgs& a) {
   OpCost sum = cost(s.norm);
   for (const MatmulArgs* m : {&s.gate, &s.up, &s.down}) sum += cost(*m);
   sum += cost(s.activate);
+  return sum += cost(s.add);
+}
+
+OpCost cost(const MoeFfnArgs& a) {
+  const MoeFfnSteps s = steps(a);
+  OpCost sum = cost(s.norm);
+  sum += cost(s.router);
+  sum += cost(s.route);
+  for (const ExpertMatmulArgs* m : {&s.gate, &s.up, &s.down}) sum += cost(*m);
+  sum += cost(s.activate);
+  if (a.w_shared_gate) {
+    for (const MatmulArgs* m : {&s.shared_gate, &s.shared_up, &s.shared_down}) sum += cost(*m);
+    sum += cost(s.shared_activate);
+  }
+  sum += cost(s.combine);
   return sum += cost(s.add);
 }
 

@@ -14,7 +14,13 @@ namespace infer {
 /// Tokens per page of the KV cache. One page of one layer holds [n_kv_heads, kPageTokens, head_dim] of K and of V.
 inline constexpr int64_t kPageTokens = 32;
 
-enum class Activation { silu, gelu_tanh };
+/// What the product of gate and up is: act(gate) * up, or, clamped as gpt-oss has it,
+/// g * sigmoid(kClampedSlope * g) * (u + 1) with g = min(gate, kClampedLimit) and u = up between -kClampedLimit and it.
+enum class Activation { silu, gelu_tanh, silu_clamped };
+inline constexpr float kClampedLimit = 7, kClampedSlope = 1.702f;
+
+/// Most experts that a layer may have: what backends sort by.
+inline constexpr int64_t kMaxExperts = 4096;
 
 /// Memory traffic and arithmetic of one call, for the profiler and bench.
 struct OpCost {
@@ -50,7 +56,7 @@ struct MatmulArgs {
   Tensor out;   ///< f32 [m, n]
 };
 
-/// out = activation(gate) * up, element by element; out may be gate.
+/// out = activation(gate) * up (see Activation), element by element; out may be gate.
 struct ActivateArgs {
   Tensor gate, up;  ///< f32 [n_tokens, ffn_dim]
   Activation activation = Activation::silu;
@@ -72,17 +78,23 @@ struct RopeArgs {
   bool adjacent = false;  ///< pairs (2i, 2i+1); else (i, i + rope_dim/2). Elements from rope_dim on stay as they are.
 };
 
-/// Norms q and k per head (optional), rotates both, writes k and v into the pages. Where kv_format.h says that a cache
+/// Norms q and k (optional), rotates both, writes k and v into the pages. Where kv_format.h says that a cache
 /// holds its heads rotated once more, by the Walsh-Hadamard transform, so are q and k, or v, before the write.
 struct RopeStoreArgs {
-  Tensor q;               ///< f32 [n_tokens, n_heads, head_dim], in and out
-  Tensor k, v;            ///< f32 [n_tokens, n_kv_heads, head_dim]; overwritten
-  Tensor q_norm, k_norm;  ///< f32 [head_dim] or null
+  Tensor q;     ///< f32 [n_tokens, n_heads, head_dim], in and out
+  Tensor k, v;  ///< f32 [n_tokens, n_kv_heads, head_dim]; overwritten
+  /// f32 [head_dim]: each head by itself; [n_heads * head_dim] and [n_kv_heads * head_dim]: all heads of a token as one
+  /// row (olmoe; the same for one head); or null.
+  Tensor q_norm, k_norm;
   float eps = 1e-5f;
   RopeArgs rope;
   Tensor positions;         ///< i32 [n_tokens]
   Tensor slots;             ///< i32 [n_tokens]: page * kPageTokens + offset within the page
   Tensor k_cache, v_cache;  ///< one of KvFormats [n_pages, n_kv_heads, kPageTokens, head_dim]
+
+  /// Whether q_norm or k_norm spans all heads of a token.
+  bool norms_span_heads() const { return spans_heads(q_norm) || spans_heads(k_norm); }
+  bool spans_heads(const Tensor& norm) const { return norm && norm.n_elements() != q.dims[2]; }
 };
 
 /// Causal attention of the new tokens of every sequence over its pages (flash form, arXiv:2205.14135). Token i of
@@ -99,6 +111,35 @@ struct AttentionArgs {
   float softcap = 0;        ///< 0: off; else scores become c * tanh(score / c)
   Tensor sinks;             ///< f32 [n_heads] or null: one extra logit per head in the softmax (gpt-oss)
   Tensor out;               ///< f32 [n_tokens, n_heads, head_dim], of values as they were before the write
+};
+
+/// Chooses each token's experts: the n_active largest logits, largest first, of equal ones the lower id first. Their
+/// weights are the softmax of all logits, or of the chosen ones alone, times `scale`. A NaN counts as the smallest
+/// logit, and makes all weights of its token NaN; ids are valid and distinct whatever the logits are.
+struct RouteArgs {
+  Tensor logits;            ///< f32 [n_tokens, n_experts], n_experts up to kMaxExperts
+  bool sum_to_one = false;  ///< softmax of the chosen ones: the same as all weights divided by the sum of the chosen
+  float scale = 1;
+  Tensor ids;      ///< i32 [n_tokens, n_active]
+  Tensor weights;  ///< f32 [n_tokens, n_active]
+};
+
+/// out[t, s] = x[t, s] * w[ids[t, s]]^T + bias[ids[t, s]]: the products of each token with its own experts.
+struct ExpertMatmulArgs {
+  Tensor x;     ///< f32 [n_tokens, k], the same for all experts of a token; or [n_tokens, n_active, k]
+  Tensor w;     ///< any format [n_experts, n, k], as packed by the same kind of backend
+  Tensor bias;  ///< f32 [n_experts, n] or null
+  Tensor ids;   ///< i32 [n_tokens, n_active], as RouteArgs left them
+  Tensor out;   ///< f32 [n_tokens, n_active, n]
+};
+
+/// out[t] = sum_s weights[t, s] * experts[t, s], in this order, + shared[t] * sigmoid(x[t] . shared_mix)
+struct CombineArgs {
+  Tensor experts;        ///< f32 [n_tokens, n_active, dim]
+  Tensor weights;        ///< f32 [n_tokens, n_active]
+  Tensor shared;         ///< f32 [n_tokens, dim] or null
+  Tensor x, shared_mix;  ///< f32 [n_tokens, dim], [dim]; null: the shared expert counts whole
+  Tensor out;            ///< f32 [n_tokens, dim]
 };
 
 /// Tokens of a sequence that the penalties can look back on when a device draws.
@@ -176,6 +217,35 @@ struct FfnArgs {
   Tensor gate, up;  ///< scratch f32 [n_tokens, ffn_dim]
 };
 
+/// norm, router, choice of experts, their gate and up, activation and down, a shared expert beside them (optional), the
+/// weighted sum, optional norm of the branch, residual. Nothing of the choice need ever reach the host.
+struct MoeFfnArgs {
+  Tensor norm;  ///< f32 [dim]
+  float eps = 1e-5f;
+  Tensor w_router;          ///< [n_experts, dim]
+  Tensor b_router;          ///< f32 [n_experts] or null
+  bool sum_to_one = false;  ///< as in RouteArgs
+  float weight_scale = 1;
+  Tensor w_gate, w_up;                ///< [n_experts, expert_dim, dim]
+  Tensor w_down;                      ///< [n_experts, dim, expert_dim]
+  Tensor b_gate, b_up, b_down;        ///< f32 [n_experts, expert_dim] twice, [n_experts, dim]; or null
+  Tensor w_shared_gate, w_shared_up;  ///< [shared_dim, dim], or null: no shared expert
+  Tensor w_shared_down;               ///< [dim, shared_dim]
+  Tensor shared_mix;                  ///< f32 [dim] or null, as in CombineArgs
+  Activation activation = Activation::silu;
+  AddArgs add;     ///< add.x is the input too, add.branch is scratch
+  Tensor normed;   ///< scratch f32 [n_tokens, dim]
+  Tensor router;   ///< scratch f32 [n_tokens, n_experts]
+  Tensor ids;      ///< scratch i32 [n_tokens, n_active]
+  Tensor weights;  ///< scratch f32 [n_tokens, n_active]
+  /// Scratch of a device that sorts rows by expert: i32 [n_tokens, 2 * n_active] and [n_experts + 1].
+  Tensor order, starts;
+  Tensor gate, up;                ///< scratch f32 [n_tokens, n_active, expert_dim]
+  Tensor down;                    ///< scratch f32 [n_tokens, n_active, dim]
+  Tensor shared_gate, shared_up;  ///< scratch f32 [n_tokens, shared_dim], or null
+  Tensor shared_down;             ///< scratch f32 [n_tokens, dim], or null
+};
+
 /// gather of the wanted rows, final norm, head, scale, softcap.
 struct LogitsArgs {
   Tensor x;     ///< f32 [n_tokens, dim]
@@ -209,6 +279,20 @@ struct FfnSteps {
   MatmulArgs down;
   AddArgs add;
 };
+/// The four of the shared expert count where MoeFfnArgs::w_shared_gate is not null.
+struct MoeFfnSteps {
+  NormArgs norm;
+  MatmulArgs router;
+  RouteArgs route;
+  ExpertMatmulArgs gate, up;
+  ActivateArgs activate;
+  ExpertMatmulArgs down;
+  MatmulArgs shared_gate, shared_up;
+  ActivateArgs shared_activate;
+  MatmulArgs shared_down;
+  CombineArgs combine;
+  AddArgs add;
+};
 /// After the gather of LogitsArgs::rows into LogitsArgs::normed, and before scale_softcap on LogitsArgs::out.
 struct LogitsSteps {
   NormArgs norm;
@@ -218,6 +302,7 @@ struct LogitsSteps {
 AttnInSteps steps(const AttnInArgs&);
 AttnOutSteps steps(const AttnOutArgs&);
 FfnSteps steps(const FfnArgs&);
+MoeFfnSteps steps(const MoeFfnArgs&);
 LogitsSteps steps(const LogitsArgs&);
 
 /// Bytes of a tensor as its format stores it in a file; 0 for a null tensor. A packed form has at least as many.
@@ -228,6 +313,10 @@ OpCost cost(const NormArgs&);
 OpCost cost(const MatmulArgs&);
 OpCost cost(const ActivateArgs&);
 OpCost cost(const AddArgs&);
+OpCost cost(const RouteArgs&);
+/// Weights of the experts that tokens choosing at random would reach: all n_active of one token's.
+OpCost cost(const ExpertMatmulArgs&);
+OpCost cost(const CombineArgs&);
 OpCost cost(const RopeStoreArgs&);
 /// `kv_tokens`: sum over query tokens of the positions they see (host knowledge; the args hold device integers). The
 /// cache counts as read once per query token and KV head: exact for decoding, an upper bound for prompts.
@@ -235,6 +324,7 @@ OpCost cost(const AttentionArgs&, double kv_tokens);
 OpCost cost(const AttnInArgs&);
 OpCost cost(const AttnOutArgs&);
 OpCost cost(const FfnArgs&);
+OpCost cost(const MoeFfnArgs&);
 OpCost cost(const LogitsArgs&);
 
 }  // namespace infer

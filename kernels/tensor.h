@@ -34,6 +34,13 @@ struct Tensor {
   }
 };
 
+/// Matrix `i` [rows, cols] of a stack [n, rows, cols] whose matrices lie `stride_bytes` apart.
+inline Tensor matrix_of(const Tensor& stack, int64_t i, int64_t stride_bytes) {
+  Tensor out(stack.as<char>() + i * stride_bytes, stack.dtype, {stack.dims[1], stack.dims[2]});
+  out.layout = stack.layout;
+  return out;
+}
+
 /// "Q4_K", or "type 77" for a number without a name; for messages.
 std::string format_name(DType dtype);
 

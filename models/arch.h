@@ -30,6 +30,10 @@ Config gemma3_config(const Checkpoint&);
 Config phi3_config(const Checkpoint&);
 Config smollm3_config(const Checkpoint&);
 Config granite_config(const Checkpoint&);
+Config qwen2moe_config(const Checkpoint&);
+Config qwen3moe_config(const Checkpoint&);
+Config olmoe_config(const Checkpoint&);
+Config gpt_oss_config(const Checkpoint&);
 
 /// Keys that most architectures share, read under the prefix "<arch>.": sizes, eps, context, one rope with its scaling.
 Config base_config(const Checkpoint& checkpoint);
@@ -38,5 +42,9 @@ Config base_config(const Checkpoint& checkpoint);
 /// ".attention.sliding_window_pattern" names, see Keys::layer_flags(). A file without these keys counts as if it had
 /// the values given here.
 void read_windows(const Checkpoint& checkpoint, int64_t absent_window, int64_t absent_pattern, Config& config);
+
+/// Config::experts and which layers have them, for an architecture that may. What the file leaves open stays as
+/// `config` has it.
+void read_experts(const Checkpoint& checkpoint, Config& config);
 
 }  // namespace infer

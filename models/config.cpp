@@ -16,11 +16,6 @@ namespace {
 
 /// Features that change the result and have no code: refused whenever a file asks for them.
 void refuse_unsupported(const Checkpoint& c, const Keys& keys) {
-  for (const char* key : {"expert_count", "expert_used_count"}) {
-    const int64_t count = keys.integer(key, 0, INT64_MAX, 0);
-    if (count > 0)
-      c.refuse(keys.name(key), "mixture of experts is not supported", std::to_string(count), "absent or 0");
-  }
   if (!c.find_bool(keys.name("attention.causal")).value_or(true)) {
     c.refuse(keys.name("attention.causal"), "attention that sees the future is not supported", "false", "true");
   }
@@ -124,6 +119,16 @@ void validate_rope(const RopeConfig& rope, const std::string& name, int64_t head
   }
 }
 
+void validate_experts(const ExpertsConfig& experts, const std::vector<LayerConfig>& layers, const Checker& check) {
+  const auto sparse = std::count_if(layers.begin(), layers.end(), [](const LayerConfig& l) { return l.experts; });
+  check.integer("n_experts", experts.n_experts, sparse > 0 ? 1 : 0, sparse > 0 ? kMaxExperts : 0);
+  if (sparse == 0) return;
+  check.integer("n_active", experts.n_active, 1, experts.n_experts);
+  check.integer("expert_dim", experts.expert_dim, 1, kMaxWidth);
+  check.integer("shared_dim", experts.shared_dim, 0, kMaxWidth);
+  check.number("experts.scale", experts.scale, 1e-6, kMaxExpertScale);
+}
+
 }  // namespace
 
 Config base_config(const Checkpoint& c) {
@@ -180,6 +185,7 @@ void validate(const Config& config, const std::string& path) {
     check.integer("window", layer.window, 0, INT32_MAX);
     check.integer("rope", layer.rope, -1, static_cast<int64_t>(config.ropes.size()) - 1);
   }
+  validate_experts(config.experts, config.layers, check);
 }
 
 void read_windows(const Checkpoint& c, int64_t absent_window, int64_t absent_pattern, Config& config) {

@@ -34,8 +34,18 @@ struct RopeConfig {
 };
 
 struct LayerConfig {
-  int64_t window = 0;  ///< 0: full attention; W: sliding window of W positions, the own one included
-  int rope = 0;        ///< index into Config::ropes; -1: this layer does not rotate
+  int64_t window = 0;    ///< 0: full attention; W: sliding window of W positions, the own one included
+  int rope = 0;          ///< index into Config::ropes; -1: this layer does not rotate
+  bool experts = false;  ///< a mixture of experts in place of the dense hidden layer
+};
+
+/// The mixture of experts that a model's layers have, see MoeFfnArgs.
+struct ExpertsConfig {
+  int64_t n_experts = 0, n_active = 0;  ///< 0: the model is dense
+  int64_t expert_dim = 0;               ///< hidden width of one expert
+  int64_t shared_dim = 0;               ///< of the shared expert; 0: there is none
+  bool sum_to_one = false;              ///< weights of the chosen experts
+  float scale = 1;                      ///< on these weights
 };
 
 struct Config {
@@ -46,8 +56,13 @@ struct Config {
   Activation activation = Activation::silu;
   float embed_scale = 1, attn_scale = 0 /* set to head_dim^-0.5 unless the arch says otherwise */, attn_softcap = 0;
   float residual_scale = 1, logit_scale = 1, logit_softcap = 0;
-  bool qk_norm = false;     ///< RMS norm of q and k per head before the rotation
+  bool qk_norm = false;        ///< RMS norm of q and k per head before the rotation
+  bool qk_norm_whole = false;  ///< that norm runs over all heads at once (olmoe)
+  bool attn_sinks = false;     ///< one more logit per head in the softmax (gpt-oss)
+  /// The file's post_attention_norm is the norm before the hidden layer (gpt-oss).
+  bool ffn_norm_is_post_attention_norm = false;
   bool post_norms = false;  ///< RMS norm of each branch before it is added (gemma)
+  ExpertsConfig experts;
   std::vector<RopeConfig> ropes;
   std::vector<LayerConfig> layers;  ///< [n_layers]
 };
@@ -56,7 +71,7 @@ struct Config {
 inline constexpr int64_t kMaxLayers = 1024, kMaxHeads = 1024, kMaxWidth = 1 << 20, kMaxVocab = 1 << 24,
                          kMaxContext = 1 << 24, kMaxHeadDim = 1024;
 inline constexpr double kMinNormEps = 1e-20, kMaxNormEps = 1, kMinSoftcap = 1e-3, kMaxSoftcap = 1e6, kMinRopeBase = 1,
-                        kMaxRopeBase = 1e12, kMinRopeFactor = 1e-6, kMaxRopeFactor = 1e6;
+                        kMaxRopeBase = 1e12, kMinRopeFactor = 1e-6, kMaxRopeFactor = 1e6, kMaxExpertScale = 1e6;
 
 /// Frequency divisors of Llama 3.x [dim / 2]: waves longer than original_context / low are stretched by `factor`, those
 /// shorter than original_context / high stay, between them the two are blended.

@@ -11,33 +11,62 @@ namespace {
 constexpr size_t kAlignment = 64;
 size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
+enum class Rows { tokens, outputs, one };
+
 struct Field {
   Tensor Activations::*member;
-  bool per_output;  ///< rows are wanted outputs, else tokens
+  Rows rows;
   int64_t dims[2];  ///< after the rows; the second is 0 where there is none
+  DType dtype = DType::F32;
 };
+
+void add_expert_fields(const Config& c, std::vector<Field>& out) {
+  using A = Activations;
+  const ExpertsConfig& e = c.experts;
+  out.insert(out.end(), {{&A::router, Rows::tokens, {e.n_experts, 0}},
+                         {&A::expert_ids, Rows::tokens, {e.n_active, 0}, DType::I32},
+                         {&A::expert_weights, Rows::tokens, {e.n_active, 0}},
+                         {&A::expert_order, Rows::tokens, {2 * e.n_active, 0}, DType::I32},
+                         {&A::expert_starts, Rows::one, {e.n_experts + 1, 0}, DType::I32},
+                         {&A::expert_gate, Rows::tokens, {e.n_active, e.expert_dim}},
+                         {&A::expert_up, Rows::tokens, {e.n_active, e.expert_dim}},
+                         {&A::expert_down, Rows::tokens, {e.n_active, c.dim}}});
+  if (e.shared_dim == 0) return;
+  out.insert(out.end(), {{&A::shared_gate, Rows::tokens, {e.shared_dim, 0}},
+                         {&A::shared_up, Rows::tokens, {e.shared_dim, 0}},
+                         {&A::shared_down, Rows::tokens, {c.dim, 0}}});
+}
 
 std::vector<Field> fields(const Config& c) {
   using A = Activations;
-  return {{&A::x, false, {c.dim, 0}},
-          {&A::normed, false, {c.dim, 0}},
-          {&A::q, false, {c.n_heads, c.head_dim}},
-          {&A::k, false, {c.n_kv_heads, c.head_dim}},
-          {&A::v, false, {c.n_kv_heads, c.head_dim}},
-          {&A::attn, false, {c.n_heads, c.head_dim}},
-          {&A::branch, false, {c.dim, 0}},
-          {&A::gate, false, {c.ffn_dim, 0}},
-          {&A::up, false, {c.ffn_dim, 0}},
-          {&A::out_x, true, {c.dim, 0}},
-          {&A::out_attn, true, {c.n_heads, c.head_dim}},
-          {&A::out_normed, true, {c.dim, 0}},
-          {&A::logits, true, {c.vocab, 0}}};
+  std::vector<Field> out = {{&A::x, Rows::tokens, {c.dim, 0}},
+                            {&A::normed, Rows::tokens, {c.dim, 0}},
+                            {&A::q, Rows::tokens, {c.n_heads, c.head_dim}},
+                            {&A::k, Rows::tokens, {c.n_kv_heads, c.head_dim}},
+                            {&A::v, Rows::tokens, {c.n_kv_heads, c.head_dim}},
+                            {&A::attn, Rows::tokens, {c.n_heads, c.head_dim}},
+                            {&A::branch, Rows::tokens, {c.dim, 0}},
+                            {&A::out_x, Rows::outputs, {c.dim, 0}},
+                            {&A::out_attn, Rows::outputs, {c.n_heads, c.head_dim}},
+                            {&A::out_normed, Rows::outputs, {c.dim, 0}},
+                            {&A::logits, Rows::outputs, {c.vocab, 0}}};
+  const auto has = [&](bool experts) {
+    return std::any_of(c.layers.begin(), c.layers.end(), [=](const LayerConfig& l) { return l.experts == experts; });
+  };
+  if (has(false)) {
+    out.insert(out.end(), {{&A::gate, Rows::tokens, {c.ffn_dim, 0}}, {&A::up, Rows::tokens, {c.ffn_dim, 0}}});
+  }
+  if (has(true)) add_expert_fields(c, out);
+  return out;
+}
+
+int64_t rows_of(const Field& field, int64_t max_tokens, int64_t max_outputs) {
+  return field.rows == Rows::tokens ? max_tokens : field.rows == Rows::outputs ? max_outputs : 1;
 }
 
 size_t field_bytes(const Field& field, int64_t max_tokens, int64_t max_outputs) {
-  const int64_t rows = field.per_output ? max_outputs : max_tokens;
-  const size_t bytes = static_cast<size_t>(rows * field.dims[0] * std::max<int64_t>(1, field.dims[1])) * sizeof(float);
-  return aligned(bytes);
+  const int64_t numbers = rows_of(field, max_tokens, max_outputs) * field.dims[0] * std::max<int64_t>(1, field.dims[1]);
+  return aligned(static_cast<size_t>(numbers) * sizeof(float));  // int32_t is as large
 }
 
 /// The first `n` rows.
@@ -95,6 +124,7 @@ struct Stages {
     args.scale = config.attn_scale;
     args.window = config.layers[layer].window;
     args.softcap = config.attn_softcap;
+    args.sinks = weights.layers[layer].attn_sinks;
     args.out = attn();
     return args;
   }
@@ -122,6 +152,25 @@ struct Stages {
     return args;
   }
 
+  /// The first rows of a buffer that not all models have.
+  Tensor some(Tensor Activations::*member) const { return buffers.*member ? rows(member) : Tensor(); }
+
+  MoeFfnArgs moe_ffn(size_t layer) const {
+    const ExpertsConfig& e = config.experts;
+    MoeFfnArgs args = moe_weights(config, weights.layers[layer]);
+    args.add = add(weights.layers[layer].ffn_post_norm);
+    args.normed = rows(&Activations::normed);
+    args.router = rows(&Activations::router);
+    args.ids = rows(&Activations::expert_ids), args.weights = rows(&Activations::expert_weights);
+    args.order = rows(&Activations::expert_order);
+    args.starts = Tensor(buffers.expert_starts.data, DType::I32, {e.n_experts + 1});
+    args.gate = rows(&Activations::expert_gate), args.up = rows(&Activations::expert_up);
+    args.down = rows(&Activations::expert_down);
+    args.shared_gate = some(&Activations::shared_gate), args.shared_up = some(&Activations::shared_up);
+    args.shared_down = some(&Activations::shared_down);
+    return args;
+  }
+
   LogitsArgs logits() const {
     LogitsArgs args;
     args.x = x();
@@ -145,6 +194,20 @@ struct Stages {
 
 }  // namespace
 
+MoeFfnArgs moe_weights(const Config& config, const LayerWeights& w) {
+  MoeFfnArgs args;
+  args.norm = w.ffn_norm;
+  args.eps = config.norm_eps;
+  args.w_router = w.w_router, args.b_router = w.b_router;
+  args.sum_to_one = config.experts.sum_to_one, args.weight_scale = config.experts.scale;
+  args.w_gate = w.w_gate, args.w_up = w.w_up, args.w_down = w.w_down;
+  args.b_gate = w.b_gate, args.b_up = w.b_up, args.b_down = w.b_down;
+  args.w_shared_gate = w.w_shared_gate, args.w_shared_up = w.w_shared_up, args.w_shared_down = w.w_shared_down;
+  args.shared_mix = w.shared_mix;
+  args.activation = config.activation;
+  return args;
+}
+
 size_t Activations::bytes(const Config& config, int64_t max_tokens, int64_t max_outputs) {
   size_t total = aligned(static_cast<size_t>(max_outputs) * sizeof(int32_t));
   for (const Field& field : fields(config)) total += field_bytes(field, max_tokens, max_outputs);
@@ -155,10 +218,10 @@ Activations::Activations(Backend& backend, const Config& config, int64_t max_tok
     : buffer_(backend.allocate(bytes(config, max_tokens, max_outputs))) {
   char* next = static_cast<char*>(buffer_.get());
   for (const Field& field : fields(config)) {
-    const int64_t rows = field.per_output ? max_outputs : max_tokens;
+    const int64_t rows = rows_of(field, max_tokens, max_outputs);
     Tensor& t = this->*field.member;
-    t = field.dims[1] > 0 ? Tensor(next, DType::F32, {rows, field.dims[0], field.dims[1]})
-                          : Tensor(next, DType::F32, {rows, field.dims[0]});
+    t = field.dims[1] > 0 ? Tensor(next, field.dtype, {rows, field.dims[0], field.dims[1]})
+                          : Tensor(next, field.dtype, {rows, field.dims[0]});
     next += field_bytes(field, max_tokens, max_outputs);
   }
   std::vector<int32_t> rows(static_cast<size_t>(max_outputs));
@@ -187,7 +250,11 @@ void forward(Backend& backend, const Config& config, const Weights& weights, con
     if (narrow) stages.narrow_to_outputs(backend);
     backend.attn_out(stages.attn_out(layer));
     seen(i, "attn_out", stages.x());
-    backend.ffn(stages.ffn(layer));
+    if (config.layers[layer].experts) {
+      backend.moe_ffn(stages.moe_ffn(layer));
+    } else {
+      backend.ffn(stages.ffn(layer));
+    }
     seen(i, "ffn", stages.x());
   }
   if (batch.n_outputs == 0) return;

@@ -1,5 +1,6 @@
-// The forward pass of every architecture in the table: embed, then per layer attn_in, attention, attn_out, ffn, then
-// logits. What differs between families is in Config and Weights; there is no branch on an architecture's name here.
+// The forward pass of every architecture in the table: embed, then per layer attn_in, attention, attn_out, ffn (or
+// moe_ffn in a layer with experts), then logits. What differs between families is in Config and Weights; there is no
+// branch on an architecture's name here.
 #pragma once
 
 #include <functional>
@@ -32,6 +33,9 @@ class Activations {
   Activations(Backend& backend, const Config& config, int64_t max_tokens, int64_t max_outputs);
   static size_t bytes(const Config& config, int64_t max_tokens, int64_t max_outputs);
   Tensor x, normed, q, k, v, attn, branch, gate, up, out_normed, logits;  ///< f32, first dimension = the maximum
+  // Of layers with experts, see MoeFfnArgs; null where a model has none.
+  Tensor router, expert_ids, expert_weights, expert_order, expert_starts, expert_gate, expert_up, expert_down;
+  Tensor shared_gate, shared_up, shared_down;
   Tensor out_x, out_attn;  ///< x and attn of the wanted outputs alone, for the end of the last layer
   Tensor out_rows;         ///< i32 [max_outputs]: 0, 1, 2 ...
 
@@ -48,6 +52,9 @@ using StageObserver = std::function<void(int layer, const char* stage, const Ten
 void forward(Backend& backend, const Config& config, const Weights& weights, const std::vector<Tensor>& ropes,
              const KvTensors& kv, const Batch& batch, const Activations& activations,
              const StageObserver& observer = nullptr);
+
+/// The arguments of a layer with experts as far as they are the model's: weights and settings, no activations.
+MoeFfnArgs moe_weights(const Config& config, const LayerWeights& weights);
 
 /// Rotation table rows of the positions [from, to): fills `rows` f32 [to - from, dim / 2, 2] in host memory; angles are
 /// made in double. `n_ctx`: positions of the context that the table is for, which some scalings depend on.

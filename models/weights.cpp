@@ -15,7 +15,20 @@ namespace infer {
 namespace {
 
 /// Sizes that shapes are made of.
-enum class Size { one, dim, q_width, kv_width, head_dim, ffn_dim, vocab };
+enum class Size {
+  one,
+  dim,
+  q_width,
+  kv_width,
+  q_norm,
+  k_norm,
+  n_heads,
+  ffn_dim,
+  vocab,
+  n_experts,
+  expert_dim,
+  shared_dim
+};
 
 int64_t size_of(const Config& c, Size size) {
   switch (size) {
@@ -27,24 +40,42 @@ int64_t size_of(const Config& c, Size size) {
       return c.n_heads * c.head_dim;
     case Size::kv_width:
       return c.n_kv_heads * c.head_dim;
-    case Size::head_dim:
-      return c.head_dim;
+    case Size::q_norm:
+      return c.qk_norm_whole ? c.n_heads * c.head_dim : c.head_dim;
+    case Size::k_norm:
+      return c.qk_norm_whole ? c.n_kv_heads * c.head_dim : c.head_dim;
+    case Size::n_heads:
+      return c.n_heads;
     case Size::ffn_dim:
       return c.ffn_dim;
     case Size::vocab:
       return c.vocab;
+    case Size::n_experts:
+      return c.experts.n_experts;
+    case Size::expert_dim:
+      return c.experts.expert_dim;
+    case Size::shared_dim:
+      return c.experts.shared_dim;
   }
   return 0;
 }
 
 enum class When {
   always,
-  present,     ///< optional: used when the file has it
-  qk_norm,     ///< exactly when Config::qk_norm
-  post_norms,  ///< exactly when Config::post_norms
+  present,          ///< optional: used when the file has it
+  qk_norm,          ///< exactly when Config::qk_norm
+  post_norms,       ///< exactly when Config::post_norms
+  sinks,            ///< exactly when Config::attn_sinks
+  own_name,         ///< unless Config::ffn_norm_is_post_attention_norm
+  other_name,       ///< exactly then
+  dense,            ///< in layers without experts
+  dense_present,    ///< there, when the file has it
+  experts,          ///< in layers with experts
+  experts_present,  ///< there, when the file has it
+  shared,           ///< there, when Config::experts has a shared one
 };
 
-/// Matrices are [rows, cols]; vectors have rows only.
+/// Matrices are [rows, cols]; vectors have rows only; stacks of either have a number of experts before that.
 template <class Owner>
 struct TensorRule {
   const char* name;  ///< in GGUF; for layers after "blk.<i>."
@@ -52,6 +83,7 @@ struct TensorRule {
   Size rows, cols;
   WeightRole role;
   When when;
+  Size stack = Size::one;
 };
 
 constexpr WeightRole kMatrix = WeightRole::matrix, kVector = WeightRole::vector;
@@ -74,18 +106,32 @@ constexpr TensorRule<LayerWeights> kLayerRules[] = {
     {"attn_q.bias", &L::bq, Size::q_width, Size::one, kVector, When::present},
     {"attn_k.bias", &L::bk, Size::kv_width, Size::one, kVector, When::present},
     {"attn_v.bias", &L::bv, Size::kv_width, Size::one, kVector, When::present},
-    {"attn_q_norm.weight", &L::q_norm, Size::head_dim, Size::one, kVector, When::qk_norm},
-    {"attn_k_norm.weight", &L::k_norm, Size::head_dim, Size::one, kVector, When::qk_norm},
+    {"attn_q_norm.weight", &L::q_norm, Size::q_norm, Size::one, kVector, When::qk_norm},
+    {"attn_k_norm.weight", &L::k_norm, Size::k_norm, Size::one, kVector, When::qk_norm},
+    {"attn_sinks.weight", &L::attn_sinks, Size::n_heads, Size::one, kVector, When::sinks},
     {"attn_output.weight", &L::wo, Size::dim, Size::q_width, kMatrix, When::always},
     {"attn_output.bias", &L::bo, Size::dim, Size::one, kVector, When::present},
     {"post_attention_norm.weight", &L::attn_post_norm, Size::dim, Size::one, kVector, When::post_norms},
-    {"ffn_norm.weight", &L::ffn_norm, Size::dim, Size::one, kVector, When::always},
-    {"ffn_gate.weight", &L::w_gate, Size::ffn_dim, Size::dim, kMatrix, When::always},
-    {"ffn_up.weight", &L::w_up, Size::ffn_dim, Size::dim, kMatrix, When::always},
-    {"ffn_down.weight", &L::w_down, Size::dim, Size::ffn_dim, kMatrix, When::always},
-    {"ffn_gate.bias", &L::b_gate, Size::ffn_dim, Size::one, kVector, When::present},
-    {"ffn_up.bias", &L::b_up, Size::ffn_dim, Size::one, kVector, When::present},
-    {"ffn_down.bias", &L::b_down, Size::dim, Size::one, kVector, When::present},
+    {"ffn_norm.weight", &L::ffn_norm, Size::dim, Size::one, kVector, When::own_name},
+    {"post_attention_norm.weight", &L::ffn_norm, Size::dim, Size::one, kVector, When::other_name},
+    {"ffn_gate.weight", &L::w_gate, Size::ffn_dim, Size::dim, kMatrix, When::dense},
+    {"ffn_up.weight", &L::w_up, Size::ffn_dim, Size::dim, kMatrix, When::dense},
+    {"ffn_down.weight", &L::w_down, Size::dim, Size::ffn_dim, kMatrix, When::dense},
+    {"ffn_gate.bias", &L::b_gate, Size::ffn_dim, Size::one, kVector, When::dense_present},
+    {"ffn_up.bias", &L::b_up, Size::ffn_dim, Size::one, kVector, When::dense_present},
+    {"ffn_down.bias", &L::b_down, Size::dim, Size::one, kVector, When::dense_present},
+    {"ffn_gate_inp.weight", &L::w_router, Size::n_experts, Size::dim, kMatrix, When::experts},
+    {"ffn_gate_inp.bias", &L::b_router, Size::n_experts, Size::one, kVector, When::experts_present},
+    {"ffn_gate_exps.weight", &L::w_gate, Size::expert_dim, Size::dim, kMatrix, When::experts, Size::n_experts},
+    {"ffn_up_exps.weight", &L::w_up, Size::expert_dim, Size::dim, kMatrix, When::experts, Size::n_experts},
+    {"ffn_down_exps.weight", &L::w_down, Size::dim, Size::expert_dim, kMatrix, When::experts, Size::n_experts},
+    {"ffn_gate_exps.bias", &L::b_gate, Size::expert_dim, Size::one, kVector, When::experts_present, Size::n_experts},
+    {"ffn_up_exps.bias", &L::b_up, Size::expert_dim, Size::one, kVector, When::experts_present, Size::n_experts},
+    {"ffn_down_exps.bias", &L::b_down, Size::dim, Size::one, kVector, When::experts_present, Size::n_experts},
+    {"ffn_gate_inp_shexp.weight", &L::shared_mix, Size::dim, Size::one, kVector, When::shared},
+    {"ffn_gate_shexp.weight", &L::w_shared_gate, Size::shared_dim, Size::dim, kMatrix, When::shared},
+    {"ffn_up_shexp.weight", &L::w_shared_up, Size::shared_dim, Size::dim, kMatrix, When::shared},
+    {"ffn_down_shexp.weight", &L::w_shared_down, Size::dim, Size::shared_dim, kMatrix, When::shared},
     {"post_ffw_norm.weight", &L::ffn_post_norm, Size::dim, Size::one, kVector, When::post_norms},
 };
 
@@ -137,25 +183,28 @@ class Binder {
  public:
   Binder(const Checkpoint& checkpoint, const Config& config) : checkpoint_(checkpoint), config_(config) {}
 
+  /// `experts`: the layer has them.
   template <class Owner>
-  void apply(const TensorRule<Owner>& rule, const std::string& prefix, Owner& owner) {
+  void apply(const TensorRule<Owner>& rule, const std::string& prefix, Owner& owner, bool experts) {
     const std::string name = prefix + rule.name;
-    if (rule.when == When::qk_norm && !config_.qk_norm) return;
-    if (rule.when == When::post_norms && !config_.post_norms) return;
+    if (!called_for(rule.when, experts)) return;
     if constexpr (std::is_same_v<Owner, LayerWeights>) {
       if (apply_fused(rule, prefix, owner)) return;
     }
     const HostTensor* source = checkpoint_.find_tensor(name);
     if (!source) {
-      if (rule.when == When::present) return;
-      checkpoint_.refuse(name, "required tensor is missing", reason(prefix), dims_text(shape_of(rule.rows, rule.cols)));
+      if (optional(rule.when)) return;
+      checkpoint_.refuse(name, "required tensor is missing", reason(prefix),
+                         dims_text(shape_of(rule.rows, rule.cols, rule.stack)));
     }
-    bind(*source, rule.rows, rule.cols, rule.role, &(owner.*rule.member));
+    const bool one_row = rule.when == When::shared;  // converters keep the matrix of one row that the original has
+    bind(*source, shape_of(rule.rows, rule.cols, rule.stack), rule.role, &(owner.*rule.member), one_row);
   }
 
-  void bind(const HostTensor& source, Size rows, Size cols, WeightRole role, Tensor* target) {
-    const std::vector<int64_t> shape = shape_of(rows, cols);
-    check(source, shape, role);
+  /// `one_row`: a vector may come as a matrix of one row.
+  void bind(const HostTensor& source, const std::vector<int64_t>& shape, WeightRole role, Tensor* target,
+            bool one_row = false) {
+    check(source, shape, role, one_row);
     bind_rows(source, shape, 0, role, target);
   }
 
@@ -195,8 +244,9 @@ class Binder {
     return false;
   }
 
-  void check(const HostTensor& source, const std::vector<int64_t>& shape, WeightRole role) const {
-    if (source.dims != shape) {
+  void check(const HostTensor& source, const std::vector<int64_t>& shape, WeightRole role, bool one_row = false) const {
+    const bool as_matrix = one_row && shape.size() == 1 && source.dims == std::vector{int64_t{1}, shape[0]};
+    if (source.dims != shape && !as_matrix) {
       checkpoint_.refuse(source.name, "wrong shape", dims_text(source.dims), dims_text(shape));
     }
     if (!allowed_format(source.dtype, role)) {
@@ -224,13 +274,47 @@ class Binder {
   }
 
   static int64_t bytes_of(DType dtype, const std::vector<int64_t>& shape) {
-    return tensor_bytes(dtype, shape.size() == 2 ? shape[0] : 1, shape.back());
+    int64_t rows = 1;
+    for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+    return tensor_bytes(dtype, rows, shape.back());
   }
 
-  std::vector<int64_t> shape_of(Size rows, Size cols) const {
-    std::vector<int64_t> shape = {size_of(config_, rows)};
+  std::vector<int64_t> shape_of(Size rows, Size cols, Size stack = Size::one) const {
+    std::vector<int64_t> shape;
+    if (stack != Size::one) shape.push_back(size_of(config_, stack));
+    shape.push_back(size_of(config_, rows));
     if (cols != Size::one) shape.push_back(size_of(config_, cols));
     return shape;
+  }
+
+  static bool optional(When when) {
+    return when == When::present || when == When::dense_present || when == When::experts_present;
+  }
+  bool called_for(When when, bool experts) const {
+    switch (when) {
+      case When::always:
+      case When::present:
+        return true;
+      case When::qk_norm:
+        return config_.qk_norm;
+      case When::post_norms:
+        return config_.post_norms;
+      case When::sinks:
+        return config_.attn_sinks;
+      case When::own_name:
+        return !config_.ffn_norm_is_post_attention_norm;
+      case When::other_name:
+        return config_.ffn_norm_is_post_attention_norm;
+      case When::dense:
+      case When::dense_present:
+        return !experts;
+      case When::experts:
+      case When::experts_present:
+        return experts;
+      case When::shared:
+        return experts && config_.experts.shared_dim > 0;
+    }
+    return false;
   }
   /// Why a tensor was expected: layers exist because the file says how many there are.
   std::string reason(const std::string& prefix) const {
@@ -272,15 +356,22 @@ void add_names(const std::vector<BoundTensor>& bound, Weights& weights) {
       weights.matrices.push_back({t.source->name, *t.target});
 }
 
-void add_sizes(const std::vector<BoundTensor>& bound, const std::vector<size_t>& packed, Weights& weights) {
+/// A weight that only the chosen experts read.
+bool is_stack(const BoundTensor& t) { return t.role == WeightRole::matrix && t.host.n_dims == 3; }
+
+void add_sizes(const std::vector<BoundTensor>& bound, const std::vector<size_t>& packed, const ExpertsConfig& experts,
+               Weights& weights) {
   std::set<const HostTensor*> counted, in_place;
   for (size_t i = 0; i < bound.size(); ++i) {
     const BoundTensor& t = bound[i];
+    const auto active = [&](size_t all) {
+      return is_stack(t) ? all / static_cast<size_t>(experts.n_experts) * static_cast<size_t>(experts.n_active) : all;
+    };
     if (counted.insert(t.source).second) weights.n_params += static_cast<size_t>(t.source->n_elements());
     weights.packed_bytes += packed[i];
     if (packed[i] == 0 && in_place.insert(t.source).second) weights.file_bytes += t.source->bytes;
     const size_t held = packed[i] != 0 ? packed[i] : static_cast<size_t>(tensor_file_bytes(t.host));
-    weights.stream_bytes += t.role == WeightRole::embedding ? held / static_cast<size_t>(t.host.rows()) : held;
+    weights.stream_bytes += t.role == WeightRole::embedding ? held / static_cast<size_t>(t.host.rows()) : active(held);
   }
 }
 
@@ -290,13 +381,15 @@ std::vector<BoundTensor> bind_weights(const Checkpoint& checkpoint, const Config
   validate(config, checkpoint.path);
   weights.layers.assign(static_cast<size_t>(config.n_layers), {});
   Binder binder(checkpoint, config);
-  for (const auto& rule : kModelRules) binder.apply(rule, "", weights);
+  for (const auto& rule : kModelRules) binder.apply(rule, "", weights, false);
   if (!checkpoint.find_tensor("output.weight")) {
-    binder.bind(*checkpoint.find_tensor("token_embd.weight"), Size::vocab, Size::dim, kMatrix, &weights.head);
+    binder.bind(*checkpoint.find_tensor("token_embd.weight"), binder.shape_of(Size::vocab, Size::dim), kMatrix,
+                &weights.head);
   }
   for (int64_t i = 0; i < config.n_layers; ++i) {
     const std::string prefix = "blk." + std::to_string(i) + ".";
-    for (const auto& rule : kLayerRules) binder.apply(rule, prefix, weights.layers[static_cast<size_t>(i)]);
+    const bool experts = config.layers[static_cast<size_t>(i)].experts;
+    for (const auto& rule : kLayerRules) binder.apply(rule, prefix, weights.layers[static_cast<size_t>(i)], experts);
   }
   binder.refuse_extras();
   return binder.take();
@@ -310,10 +403,16 @@ Needs model_needs(const Config& config, const std::vector<BoundTensor>& bound) {
   for (const BoundTensor& t : bound) {
     if (t.role == WeightRole::matrix) note(needs.matrix_formats, t.host.dtype);
     if (t.role == WeightRole::embedding) note(needs.embedding_formats, t.host.dtype);
+    if (is_stack(t)) note(needs.expert_formats, t.host.dtype);
   }
   needs.head_dim = config.head_dim;
   needs.n_heads = config.n_heads;
-  needs.max_width = std::max({config.dim, config.ffn_dim, config.n_heads * config.head_dim});
+  const ExpertsConfig& experts = config.experts;
+  needs.max_width = std::max({config.dim, config.ffn_dim, config.n_heads * config.head_dim, experts.shared_dim});
+  needs.n_experts = experts.n_experts, needs.n_active = experts.n_active;
+  needs.expert_width = experts.n_experts > 0 ? std::max(config.dim, experts.expert_dim) : 0;
+  needs.whole_qk_norm = config.qk_norm_whole;
+  needs.silu_clamped = config.activation == Activation::silu_clamped;
   return needs;
 }
 
@@ -350,7 +449,7 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
     throw Error(ErrorKind::run, escaped(checkpoint.path, 8192), "loading was cancelled");
   }
   backend.wait();
-  add_sizes(bound, packed, weights);
+  add_sizes(bound, packed, config.experts, weights);
   add_names(bound, weights);
   return weights;
 }

@@ -14,8 +14,10 @@
 namespace infer {
 
 struct LayerWeights {
-  Tensor attn_norm, wq, wk, wv, bq, bk, bv, q_norm, k_norm, wo, bo, attn_post_norm;
+  Tensor attn_norm, wq, wk, wv, bq, bk, bv, q_norm, k_norm, attn_sinks, wo, bo, attn_post_norm;
   Tensor ffn_norm, w_gate, w_up, w_down, b_gate, b_up, b_down, ffn_post_norm;
+  // Of a layer with experts, whose w_gate .. b_down are stacks with the experts' first: see MoeFfnArgs.
+  Tensor w_router, b_router, w_shared_gate, w_shared_up, w_shared_down, shared_mix;
 };
 
 struct NamedMatrix {

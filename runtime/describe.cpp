@@ -94,6 +94,15 @@ void describe_config(const Config& config, ModelInfo& info) {
   info.ffn_dim = config.ffn_dim;
   info.vocab = config.vocab;
   info.context_length = config.n_ctx_train;
+  info.n_experts = config.experts.n_experts;
+  info.n_active = config.experts.n_active;
+  info.n_active_params = 0;
+  for (const TensorInfo& tensor : info.tensors) {
+    int64_t n = 1;
+    for (const int64_t dim : tensor.dims) n *= dim;
+    const bool stack = tensor.dims.size() == 3 && info.n_experts > 0;
+    info.n_active_params += stack ? n / info.n_experts * info.n_active : n;
+  }
 }
 
 }  // namespace infer

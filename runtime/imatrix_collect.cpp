@@ -40,6 +40,27 @@ class SquareSums {
     entry.counts[0] += static_cast<double>(rows);
   }
 
+  /// Each expert has sums and a count of its own, as llama.cpp's files have it.
+  void see_experts(Backend& backend, const ExpertMatmulArgs& args) {
+    const auto found = entries_.find(args.w.data);
+    if (found == entries_.end()) return;
+    ImatrixFile::Entry& entry = found->second.entry;
+    const auto n = static_cast<size_t>(args.ids.n_elements()), columns = static_cast<size_t>(args.x.cols());
+    const auto n_active = static_cast<size_t>(args.ids.cols()), n_experts = static_cast<size_t>(args.w.dims[0]);
+    x_.resize(static_cast<size_t>(args.x.n_elements()));
+    ids_.resize(n);
+    backend.download(x_.data(), args.x.data, x_.size() * sizeof(float));
+    backend.download(ids_.data(), args.ids.data, n * sizeof(int32_t));
+    entry.sums.resize(n_experts * columns);
+    entry.counts.resize(n_experts);
+    for (size_t r = 0; r < n; ++r) {
+      const float* row = x_.data() + (args.x.n_dims == 3 ? r : r / n_active) * columns;
+      double* sums = entry.sums.data() + static_cast<size_t>(ids_[r]) * columns;
+      for (size_t i = 0; i < columns; ++i) sums[i] += static_cast<double>(row[i]) * row[i];
+      entry.counts[static_cast<size_t>(ids_[r])] += 1;
+    }
+  }
+
   /// What has been seen. Error(run) naming the matrix when its inputs were no numbers that a file can hold.
   ImatrixFile file(const std::string& dataset, int64_t n_chunks) const {
     ImatrixFile out;
@@ -62,6 +83,7 @@ class SquareSums {
   };
   std::map<const void*, Named> entries_;
   std::vector<float> x_;
+  std::vector<int32_t> ids_;
 };
 
 /// Refuses sums of other widths than the model's.
@@ -70,10 +92,12 @@ void require_same_model(const ImatrixFile& file, const Weights& weights, const s
     const auto found = file.entries.find(m.name);
     if (found == file.entries.end()) continue;
     const ImatrixFile::Entry& entry = found->second;
-    if (entry.counts.size() == 1 && entry.sums.size() == static_cast<size_t>(m.w.cols())) continue;
+    const auto n_experts = static_cast<size_t>(m.w.n_dims == 3 ? m.w.dims[0] : 1);
+    const size_t wanted = n_experts * static_cast<size_t>(m.w.cols());
+    if (entry.counts.size() == n_experts && entry.sums.size() == wanted) continue;
     throw Error(ErrorKind::bad_file, escaped(path, 4096) + ": " + escaped(m.name),
                 "the importance matrix is of another model", std::to_string(entry.sums.size()) + " numbers",
-                std::to_string(m.w.cols()));
+                std::to_string(wanted));
   }
 }
 
@@ -145,7 +169,8 @@ class Collector {
         sums_(model.weights, options.process_output),
         prepared_(Engine::Impl::prepare(model, engine_options(options), nullptr)),
         backend_(std::move(prepared_.backend),
-                 [this](Backend& backend, const MatmulArgs& args) { sums_.see(backend, args); }),
+                 {[this](Backend& backend, const MatmulArgs& args) { sums_.see(backend, args); },
+                  [this](Backend& backend, const ExpertMatmulArgs& args) { sums_.see_experts(backend, args); }}),
         runner_(model.config, model.weights, backend_, prepared_.plan.limits, model.config.vocab),
         pages_(static_cast<size_t>(prepared_.plan.limits.n_pages)) {
     std::iota(pages_.begin(), pages_.end(), PageId{0});

@@ -64,6 +64,7 @@ void add_weights(const std::vector<BoundTensor>& bound, const Target& target, Me
                   : t.role == WeightRole::embedding ? out.embedding_bytes
                                                     : out.vector_bytes;
     sum += bytes;
+    if (t.role == WeightRole::matrix && t.host.n_dims == 3) out.expert_bytes += bytes;
     if (bytes == 0 && in_place.insert(t.source).second) out.mapped_bytes += t.source->bytes;
   }
 }

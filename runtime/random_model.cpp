@@ -20,6 +20,8 @@ struct Shape {
   int64_t n_layers, dim, ffn_dim, n_heads, n_kv_heads, head_dim, vocab;
   bool tied;  ///< the head is the embedding
   double rope_base;
+  const char* arch = "llama";
+  int64_t n_experts = 0, n_active = 0;  ///< ffn_dim wide each
 };
 
 // From the models' config.json.
@@ -32,6 +34,7 @@ constexpr Shape kShapes[] = {
     {"7b", "Mistral-7B-v0.3", 32, 4096, 14336, 32, 8, 128, 32768, false, 1000000},
     {"8b", "Llama-3.1-8B", 32, 4096, 14336, 32, 8, 128, 128256, false, 500000},
     {"13b", "Llama-2-13B", 40, 5120, 13824, 40, 40, 128, 32000, false, 10000},
+    {"olmoe", "OLMoE-1B-7B", 16, 2048, 1024, 16, 16, 128, 50304, false, 10000, "olmoe", 64, 8},
     {"70b", "Llama-3.1-70B", 80, 8192, 28672, 64, 8, 128, 128256, false, 500000},
 };
 
@@ -48,33 +51,58 @@ const Shape& find_shape(const std::string& name) {
 }
 
 void add_metadata(const Shape& s, const Mix& mix, Checkpoint& checkpoint) {
-  const auto number = [&](const char* key, int64_t value) {
-    checkpoint.metadata.insert_or_assign(key, Value{value, "u32"});
+  const auto put = [&](const std::string& key, Value value) {
+    checkpoint.metadata.insert_or_assign(key.starts_with('.') ? s.arch + key : key, std::move(value));
   };
-  checkpoint.metadata.insert_or_assign("general.architecture", Value{std::string("llama"), "string"});
-  checkpoint.metadata.insert_or_assign("general.name",
-                                       Value{"random weights, shape of " + std::string(s.of), "string"});
+  const auto number = [&](const char* key, int64_t value) { put(key, {value, "u32"}); };
+  put("general.architecture", {std::string(s.arch), "string"});
+  put("general.name", {"random weights, shape of " + std::string(s.of), "string"});
   number("general.file_type", mix.file_type);
-  number("llama.block_count", s.n_layers);
-  number("llama.context_length", 131072);
-  number("llama.embedding_length", s.dim);
-  number("llama.feed_forward_length", s.ffn_dim);
-  number("llama.attention.head_count", s.n_heads);
-  number("llama.attention.head_count_kv", s.n_kv_heads);
-  number("llama.attention.key_length", s.head_dim);
-  number("llama.attention.value_length", s.head_dim);
-  number("llama.rope.dimension_count", s.head_dim);
-  number("llama.vocab_size", s.vocab);
-  checkpoint.metadata.insert_or_assign("llama.rope.freq_base", Value{s.rope_base, "f32"});
-  checkpoint.metadata.insert_or_assign("llama.attention.layer_norm_rms_epsilon", Value{1e-5, "f32"});
+  number(".block_count", s.n_layers);
+  number(".context_length", 131072);
+  number(".embedding_length", s.dim);
+  number(".feed_forward_length", s.ffn_dim);
+  number(".attention.head_count", s.n_heads);
+  number(".attention.head_count_kv", s.n_kv_heads);
+  number(".attention.key_length", s.head_dim);
+  number(".attention.value_length", s.head_dim);
+  number(".rope.dimension_count", s.head_dim);
+  number(".vocab_size", s.vocab);
+  put(".rope.freq_base", {s.rope_base, "f32"});
+  put(".attention.layer_norm_rms_epsilon", {1e-5, "f32"});
+  if (s.n_experts == 0) return;
+  number(".expert_count", s.n_experts);
+  number(".expert_used_count", s.n_active);
 }
 
-// In F16, as a published file before it is quantised; norms in F32.
+// In F16, as a published file before it is quantised; norms and routers in F32.
+class Tensors {
+ public:
+  explicit Tensors(Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
+  void operator()(std::string name, std::vector<int64_t> dims) const {
+    const DType dtype = dims.size() == 1 || name.ends_with("ffn_gate_inp.weight") ? DType::F32 : DType::F16;
+    checkpoint_.tensors.push_back({std::move(name), dtype, std::move(dims), nullptr, 0});
+  }
+
+ private:
+  Checkpoint& checkpoint_;
+};
+
+void add_hidden_layer(const Shape& s, const std::string& blk, const Tensors& add) {
+  if (s.n_experts == 0) {
+    add(blk + "ffn_gate.weight", {s.ffn_dim, s.dim});
+    add(blk + "ffn_up.weight", {s.ffn_dim, s.dim});
+    add(blk + "ffn_down.weight", {s.dim, s.ffn_dim});
+    return;
+  }
+  add(blk + "ffn_gate_inp.weight", {s.n_experts, s.dim});
+  add(blk + "ffn_gate_exps.weight", {s.n_experts, s.ffn_dim, s.dim});
+  add(blk + "ffn_up_exps.weight", {s.n_experts, s.ffn_dim, s.dim});
+  add(blk + "ffn_down_exps.weight", {s.n_experts, s.dim, s.ffn_dim});
+}
+
 void add_tensors(const Shape& s, Checkpoint& checkpoint) {
-  const auto add = [&](std::string name, std::vector<int64_t> dims) {
-    const DType dtype = dims.size() == 1 ? DType::F32 : DType::F16;
-    checkpoint.tensors.push_back({std::move(name), dtype, std::move(dims), nullptr, 0});
-  };
+  const Tensors add(checkpoint);
   const int64_t q = s.n_heads * s.head_dim, kv = s.n_kv_heads * s.head_dim;
   add("token_embd.weight", {s.vocab, s.dim});
   for (int64_t i = 0; i < s.n_layers; ++i) {
@@ -85,9 +113,10 @@ void add_tensors(const Shape& s, Checkpoint& checkpoint) {
     add(blk + "attn_v.weight", {kv, s.dim});
     add(blk + "attn_output.weight", {s.dim, q});
     add(blk + "ffn_norm.weight", {s.dim});
-    add(blk + "ffn_gate.weight", {s.ffn_dim, s.dim});
-    add(blk + "ffn_up.weight", {s.ffn_dim, s.dim});
-    add(blk + "ffn_down.weight", {s.dim, s.ffn_dim});
+    add_hidden_layer(s, blk, add);
+    if (std::string_view(s.arch) != "olmoe") continue;
+    add(blk + "attn_q_norm.weight", {q});
+    add(blk + "attn_k_norm.weight", {kv});
   }
   add("output_norm.weight", {s.dim});
   if (!s.tied) add("output.weight", {s.vocab, s.dim});

@@ -117,6 +117,7 @@ class Tester {
   }
   Op& add(const char* op, const std::vector<DType>& formats, std::string shape, double macs);
   void list_layer(size_t layer, const LayerWeights& w);
+  void list_experts(size_t layer, const LayerWeights& w, const std::string& at);
   bool has_steps() const { return !steps_[0].empty(); }
   void compare_mode(const std::vector<Floats>& alone, const std::vector<Floats>& together, SelfTestRow row,
                     SelfTest& out) const;
@@ -164,8 +165,20 @@ void Tester::list_layer(size_t layer, const LayerWeights& w) {
   }
   add("attn_out", {w.wo.dtype}, sizes({q, c.dim}) + at, of(c.dim * q));
   ops_.back().device = ops_.back().reference = [layer](const Subject& s, Tokens t) { return s.attn_out(layer, t); };
+  if (c.layers[layer].experts) return list_experts(layer, w, at);
   add("ffn", {w.w_gate.dtype, w.w_up.dtype, w.w_down.dtype}, sizes({c.dim, c.ffn_dim}) + at, of(3 * c.dim * c.ffn_dim));
   ops_.back().device = ops_.back().reference = [layer](const Subject& s, Tokens t) { return s.ffn(layer, t); };
+}
+
+void Tester::list_experts(size_t layer, const LayerWeights& w, const std::string& at) {
+  const Config& c = extract_.config;
+  const ExpertsConfig& e = c.experts;
+  const std::string shape = sizes({e.n_experts, c.dim, e.expert_dim}) + ", " + std::to_string(e.n_active) + " active" +
+                            (e.shared_dim > 0 ? ", shared " + std::to_string(e.shared_dim) : "") + at;
+  // The reference decodes the weights of every expert that any of its tokens chose.
+  add("moe_ffn", {w.w_gate.dtype, w.w_up.dtype, w.w_down.dtype}, shape,
+      static_cast<double>(3 * c.dim * (e.n_active * e.expert_dim + e.shared_dim)));
+  ops_.back().device = ops_.back().reference = [layer](const Subject& s, Tokens t) { return s.moe_ffn(layer, t); };
 }
 
 /// `weights`: of the reference, whose tensors still have the file's formats.
@@ -288,6 +301,9 @@ void Tester::compare_steps(const Subject& subject, const DeviceName& device, Sel
     limit(row, std::max(relative_limit(formats) < 3e-2 ? 5 * relative_limit(formats) : 2 * relative_limit(formats),
                         std::max(cache_limit(extract_.k_type), cache_limit(extract_.v_type))));
     row.max_limit = std::max(row.max_limit, 2.0);
+    // A token that stands between two experts goes to the other one where activations were rounded.
+    if (extract_.config.experts.n_experts > 0 && relative_limit(extract_.needs.expert_formats) > 3e-2)
+      row.rms_limit *= 4;
     if (has_steps()) compare_mode(alone, together, row, out);
     all[mode] = alone;
     all[mode].insert(all[mode].end(), together.begin(), together.end());

@@ -60,6 +60,7 @@ class Subject {
   Parts attention(size_t layer, std::span<const int> tokens, bool prompt, bool lengths) const;
   Parts attn_out(size_t layer, std::span<const int> tokens) const;
   Parts ffn(size_t layer, std::span<const int> tokens) const;
+  Parts moe_ffn(size_t layer, std::span<const int> tokens) const;
   Parts logits(std::span<const int> tokens) const;
 
  private:

@@ -216,6 +216,7 @@ Parts Subject::attention(size_t layer, std::span<const int> tokens, bool prompt,
   a.page_table = desk.put(table, {n_seqs, n_pages});
   a.q_start = desk.put(q_start, {n_seqs + 1}), a.kv_len = desk.put(kv_len, {n_seqs});
   a.scale = c.attn_scale, a.window = c.layers[layer].window, a.softcap = c.attn_softcap;
+  a.sinks = weights_.layers[layer].attn_sinks;
   a.out = desk.room({n, c.n_heads, c.head_dim});
   backend_.attention(a);
   return {desk.result(a.out)};
@@ -252,6 +253,32 @@ Parts Subject::ffn(size_t layer, std::span<const int> tokens) const {
   a.normed = desk.room({n, c.dim});
   a.gate = desk.room({n, c.ffn_dim}), a.up = desk.room({n, c.ffn_dim});
   backend_.ffn(a);
+  Part out = desk.result(a.add.x);
+  for (size_t i = 0; i < before.size(); ++i) out.values[i] -= before[i];
+  return {out};
+}
+
+Parts Subject::moe_ffn(size_t layer, std::span<const int> tokens) const {
+  const Config& c = config();
+  const ExpertsConfig& e = c.experts;
+  const LayerWeights& w = weights_.layers[layer];
+  const int64_t n = rows_of(tokens);
+  Desk desk(backend_);
+  const Floats before = input(tokens, c.dim, 7, kResidual);
+  MoeFfnArgs a = moe_weights(c, w);
+  a.add = add_args(desk, desk.put(before, {n, c.dim}), w.ffn_post_norm);
+  a.normed = desk.room({n, c.dim});
+  a.router = desk.room({n, e.n_experts}), a.weights = desk.room({n, e.n_active});
+  a.ids = desk.put(std::vector<int32_t>(static_cast<size_t>(n * e.n_active), -1), {n, e.n_active});
+  a.order = desk.put(std::vector<int32_t>(static_cast<size_t>(2 * n * e.n_active), -1), {n, 2 * e.n_active});
+  a.starts = desk.put(std::vector<int32_t>(static_cast<size_t>(e.n_experts + 1), -1), {e.n_experts + 1});
+  a.gate = desk.room({n, e.n_active, e.expert_dim}), a.up = desk.room({n, e.n_active, e.expert_dim});
+  a.down = desk.room({n, e.n_active, c.dim});
+  if (w.w_shared_gate) {
+    a.shared_gate = desk.room({n, e.shared_dim}), a.shared_up = desk.room({n, e.shared_dim});
+    a.shared_down = desk.room({n, c.dim});
+  }
+  backend_.moe_ffn(a);
   Part out = desk.result(a.add.x);
   for (size_t i = 0; i < before.size(); ++i) out.values[i] -= before[i];
   return {out};

@@ -67,8 +67,10 @@ Extract extract(const Checkpoint& checkpoint, const std::string& device, const s
   out.needs.max_context = 8192;
   const Config& c = whole;
   const int64_t q = c.n_heads * c.head_dim, kv = c.n_kv_heads * c.head_dim;
-  out.layer_params =
-      static_cast<double>(out.config.n_layers) * static_cast<double>(c.dim * (2 * q + 2 * kv + 3 * c.ffn_dim));
+  for (const LayerConfig& layer : out.config.layers) {
+    const int64_t hidden = layer.experts ? c.experts.n_active * c.experts.expert_dim + c.experts.shared_dim : c.ffn_dim;
+    out.layer_params += static_cast<double>(c.dim * (2 * q + 2 * kv + 3 * hidden));
+  }
   out.head_params = static_cast<double>(c.vocab * c.dim);
   return out;
 }

@@ -1,6 +1,7 @@
 // The tiny model's keys, vocabularies and weights.
 #include "tests/tiny_model.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <stdexcept>
@@ -121,9 +122,10 @@ class WeightMaker {
  public:
   WeightMaker(DType type, uint32_t seed) : type_(type), state_(seed * 2654435761u + 12345u) {}
 
-  void add(GgufWriter& file, const std::string& name, int64_t rows, int64_t columns, int exponent) {
+  /// `n`: 0, or how many matrices a stack of them holds.
+  void add(GgufWriter& file, const std::string& name, int64_t rows, int64_t columns, int exponent, int64_t n = 0) {
     std::string data;
-    for (int64_t i = 0; i < rows * columns; ++i) {
+    for (int64_t i = 0; i < std::max<int64_t>(n, 1) * rows * columns; ++i) {
       const int code = next();
       const float value = std::ldexp(static_cast<float>(code), -exponent);
       if (type_ == DType::F32) data += le(value);
@@ -134,7 +136,7 @@ class WeightMaker {
       data += le(static_cast<int8_t>(code));
     }
     if (data.empty()) throw std::logic_error("no weights of this type");
-    file.tensor(name, type_, {rows, columns}, data);
+    file.tensor(name, type_, n > 0 ? std::vector{n, rows, columns} : std::vector{rows, columns}, data);
   }
 
   void add_norm(GgufWriter& file, const std::string& name, int64_t n) {
@@ -154,7 +156,7 @@ class WeightMaker {
 };
 
 void add_weights(GgufWriter& file, const TinyModel& m, int64_t vocab) {
-  WeightMaker make(m.weights, m.seed);
+  WeightMaker make(m.weights, m.seed), router(DType::F32, m.seed + 1);
   const int64_t head_dim = m.dim / m.n_heads, kv_dim = head_dim * m.n_kv_heads;
   make.add(file, "token_embd.weight", vocab, m.dim, 7);
   for (int64_t i = 0; i < m.n_layers; ++i) {
@@ -165,9 +167,11 @@ void add_weights(GgufWriter& file, const TinyModel& m, int64_t vocab) {
     make.add(file, blk + "attn_v.weight", kv_dim, m.dim, 9);
     make.add(file, blk + "attn_output.weight", m.dim, m.dim, 9);
     make.add_norm(file, blk + "ffn_norm.weight", m.dim);
-    make.add(file, blk + "ffn_gate.weight", m.ffn_dim, m.dim, 9);
-    make.add(file, blk + "ffn_up.weight", m.ffn_dim, m.dim, 9);
-    make.add(file, blk + "ffn_down.weight", m.dim, m.ffn_dim, 9);
+    const std::string end = m.n_experts > 0 ? "_exps.weight" : ".weight";
+    if (m.n_experts > 0) router.add(file, blk + "ffn_gate_inp.weight", m.n_experts, m.dim, 7);
+    make.add(file, blk + "ffn_gate" + end, m.ffn_dim, m.dim, 9, m.n_experts);
+    make.add(file, blk + "ffn_up" + end, m.ffn_dim, m.dim, 9, m.n_experts);
+    make.add(file, blk + "ffn_down" + end, m.dim, m.ffn_dim, 9, m.n_experts);
   }
   make.add_norm(file, "output_norm.weight", m.dim);
   make.add(file, "output.weight", vocab, m.dim, 8);
@@ -190,6 +194,10 @@ GgufWriter tiny_model(const TinyModel& model) {
   file.real("llama.attention.layer_norm_rms_epsilon", 1e-5f);
   file.number("llama.rope.dimension_count", n(model.dim / model.n_heads));
   file.real("llama.rope.freq_base", 10000.0f);
+  if (model.n_experts > 0) {
+    file.number("llama.expert_count", n(model.n_experts));
+    file.number("llama.expert_used_count", n(model.n_active));
+  }
   file.number("llama.vocab_size", n(static_cast<int64_t>(vocabulary.tokens.size())));
   add_vocabulary(file, model, vocabulary);
   add_weights(file, model, static_cast<int64_t>(vocabulary.tokens.size()));

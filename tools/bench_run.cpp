@@ -112,7 +112,9 @@ BenchRow describe(const BenchCase& c, const Model& model) {
     if (t.dims.size() < 2 || t.name == "token_embd.weight" || t.name == "output.weight") continue;
     int64_t elements = 1;
     for (int64_t d : t.dims) elements *= d;
-    row.matrix_params += elements;
+    // Of a stack of experts, those that a token meets.
+    row.matrix_params +=
+        t.dims.size() == 3 && info.n_experts > 0 ? elements / info.n_experts * info.n_active : elements;
   }
   return row;
 }

@@ -38,6 +38,9 @@ ordered_json to_json(const Inspection& i) {
           {"n_kv_heads", m.n_kv_heads},
           {"head_dim", m.head_dim},
           {"ffn_dim", m.ffn_dim},
+          {"n_experts", m.n_experts},
+          {"n_active", m.n_active},
+          {"n_active_params", m.n_active_params},
           {"vocab", m.vocab},
           {"context_length", m.context_length},
           {"has_tokenizer", m.has_tokenizer},
@@ -84,6 +87,10 @@ void print(const Inspection& i, bool all_tensors) {
   }
   fmt::print("\n\nwill run on {}: {}, {} layers, width {}, {} heads of {} ({} for keys and values), vocabulary {}\n",
              m.device, escaped(m.arch), m.n_layers, m.dim, m.n_heads, m.head_dim, m.n_kv_heads, m.vocab);
+  if (m.n_experts > 0) {
+    fmt::print("  {} of {} experts at a time: {:.3g} of {:.3g} billion weights for a token\n", m.n_active, m.n_experts,
+               static_cast<double>(m.n_active_params) / 1e9, static_cast<double>(m.n_params) / 1e9);
+  }
   fmt::print("  tokenizer {}, chat template {}, trained context {}\n", m.has_tokenizer ? "yes" : "no",
              m.has_chat_template ? "yes" : "no", m.context_length);
   fmt::print(

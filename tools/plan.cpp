@@ -26,6 +26,7 @@ ordered_json to_json(const MemoryPlan& p) {
           {"available_bytes", p.available_bytes},
           {"mapped_bytes", p.mapped_bytes},
           {"matrix_bytes", p.matrix_bytes},
+          {"expert_bytes", p.expert_bytes},
           {"embedding_bytes", p.embedding_bytes},
           {"vector_bytes", p.vector_bytes},
           {"kv_bytes_per_token", p.kv_bytes_per_token},
@@ -45,7 +46,7 @@ void print(const MemoryPlan& p) {
     if (bytes > 0) fmt::print("  {:24} {:>16}{}{}\n", what, mebibytes(bytes), more.empty() ? "" : "   ", more);
   };
   line("weights, mapped", p.mapped_bytes, "in the file's pages");
-  line("weights, packed", p.matrix_bytes);
+  line("weights, packed", p.matrix_bytes, p.expert_bytes > 0 ? "experts " + mebibytes(p.expert_bytes) : "");
   line("embedding", p.embedding_bytes);
   line("norms and biases", p.vector_bytes);
   line("KV cache", p.kv_bytes,

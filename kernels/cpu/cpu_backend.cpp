@@ -85,7 +85,10 @@ void CpuBackend::prepare(const Needs& needs) {
              "f32, f16, bf16; q8_0 and q4_0 where the head size is a multiple of 32");
     }
   }
+  for (DType dtype : needs.expert_formats) size.expert_forms[static_cast<int>(activation_form(dtype))] = true;
   size.n_tokens = std::max<int64_t>(1, needs.max_tokens);
+  size.expert_rows = size.n_tokens * needs.n_active;
+  size.expert_width = needs.expert_width;
   size.width = std::max<int64_t>(1, needs.max_width);
   size.head_dim = needs.head_dim;
   size.n_seqs = std::max<int64_t>(1, needs.max_seqs);
@@ -117,7 +120,10 @@ void CpuBackend::download(void* dst, const void* src, size_t bytes) {
 }
 
 size_t CpuBackend::packed_bytes(const Tensor& host, WeightRole role) const {
-  if (role == WeightRole::matrix) return cpu::packed_bytes(host.dtype, host.rows(), host.cols());
+  if (role == WeightRole::matrix) {
+    const int64_t n = host.n_dims == 3 ? host.dims[0] : 1;
+    return static_cast<size_t>(n) * cpu::packed_bytes(host.dtype, host.dims[host.n_dims - 2], host.cols());
+  }
   const bool view = role == WeightRole::embedding ||
                     (host.dtype == DType::F32 && reinterpret_cast<uintptr_t>(host.data) % alignof(float) == 0);
   return view ? 0 : static_cast<size_t>(host.n_elements()) * sizeof(float);
@@ -128,7 +134,13 @@ Tensor CpuBackend::pack(const Tensor& host, WeightRole role, void* dst) const {
   if (packed_bytes(host, role) == 0) return out;
   out.data = dst;
   if (role == WeightRole::matrix) {
-    cpu::pack(host.dtype, host.data, host.rows(), host.cols(), 0, tile_count(host.rows()), dst);
+    const int64_t n = host.n_dims == 3 ? host.dims[0] : 1, rows = host.dims[host.n_dims - 2], cols = host.cols();
+    const size_t from = host.n_dims == 3 ? static_cast<size_t>(tensor_bytes(host.dtype, rows, cols)) : 0;
+    const size_t to = cpu::packed_bytes(host.dtype, rows, cols);
+    for (size_t i = 0; i < static_cast<size_t>(n); ++i) {
+      cpu::pack(host.dtype, host.as<char>() + i * from, rows, cols, 0, tile_count(rows),
+                static_cast<char*>(dst) + i * to);
+    }
     out.layout = 1;
     return out;
   }
@@ -152,17 +164,6 @@ BackendStats CpuBackend::stats() const {
 }
 
 // ---- primitives ----------------------------------------------------------------------------------------------------
-
-/// A few rows to a chunk, so that threads share the work evenly and chunks cost more than their claim.
-int64_t CpuBackend::row_chunks(int64_t rows) const { return std::min<int64_t>(rows, 8 * n_threads()); }
-
-template <class Fn>
-void CpuBackend::for_rows(int64_t rows, Fn fn) {
-  const int64_t chunks = row_chunks(rows);
-  pool_.parallel(chunks, [&](int64_t chunk, int) {
-    for (int64_t r = rows * chunk / chunks; r < rows * (chunk + 1) / chunks; ++r) fn(r);
-  });
-}
 
 void CpuBackend::embed(const EmbedArgs& args) {
   const int64_t n = args.ids.rows(), dim = args.table.cols(), vocab = args.table.rows();
@@ -228,7 +229,7 @@ void CpuBackend::rope_store_head(const RopeStoreArgs& a, int64_t token, int64_t 
       pairs > 0 ? a.rope.cos_sin.as<float>() + a.positions.as<int32_t>()[token] * pairs * 2 : nullptr;
   const int64_t k_rotation = kv_rotation(a.k_cache.dtype, head_dim);
   auto turn = [&](float* head, const Tensor& norm) {
-    if (norm) pointwise_.rms_norm(head, norm.as<float>(), a.eps, head, head_dim);
+    if (norm && !a.spans_heads(norm)) pointwise_.rms_norm(head, norm.as<float>(), a.eps, head, head_dim);
     if (pairs > 0) pointwise_.rotate(head, cos_sin, pairs, a.rope.adjacent);
     pointwise_.hadamard(head, head_dim, k_rotation);
   };
@@ -247,8 +248,17 @@ void CpuBackend::rope_store_head(const RopeStoreArgs& a, int64_t token, int64_t 
   store(a.v_cache, v);
 }
 
+void CpuBackend::norm_heads(const RopeStoreArgs& a, int64_t token) {
+  for (const auto& [heads, norm] : {std::pair(a.q, a.q_norm), {a.k, a.k_norm}}) {
+    const int64_t width = heads.dims[1] * heads.dims[2];
+    float* row = heads.as<float>() + token * width;
+    if (a.spans_heads(norm)) pointwise_.rms_norm(row, norm.as<float>(), a.eps, row, width);
+  }
+}
+
 void CpuBackend::rope_store(const RopeStoreArgs& args) {
   const int64_t n_kv_heads = args.k.dims[1];
+  if (args.norms_span_heads()) for_rows(args.q.rows(), [&](int64_t t) { norm_heads(args, t); });
   for_rows(args.q.rows() * n_kv_heads, [&](int64_t i) { rope_store_head(args, i / n_kv_heads, i % n_kv_heads); });
 }
 

@@ -205,13 +205,14 @@ void CpuBackend::attn_in(const AttnInArgs& args) {
     multiply(plan.products[chunk.product], chunk, prepared(source, plan, thread), thread);
   };
   const int64_t n_kv_heads = heads.k.dims[1], n = source.n_tokens * n_kv_heads, chunks = row_chunks(n);
+  auto norm = [&](int64_t token, int) { norm_heads(heads, token); };
   auto store = [&](int64_t chunk, int) {
     for (int64_t i = n * chunk / chunks; i < n * (chunk + 1) / chunks; ++i) {
       rope_store_head(heads, i / n_kv_heads, i % n_kv_heads);
     }
   };
   pool_.run(ThreadPool::phase(prepare_chunks(source), prepare), ThreadPool::phase(plan.n_chunks, compute),
-            ThreadPool::phase(chunks, store));
+            ThreadPool::phase(heads.norms_span_heads() ? source.n_tokens : 0, norm), ThreadPool::phase(chunks, store));
 }
 
 void CpuBackend::attn_out(const AttnOutArgs& args) {

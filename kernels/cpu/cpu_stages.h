@@ -3,6 +3,7 @@
 // the step, results never do: a row of the residual stream gets the same bits whatever stands beside it in the step.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -10,6 +11,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/expert_plan.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/pointwise.h"
 #include "kernels/cpu/thread_pool.h"
@@ -27,12 +29,12 @@ struct Product {
   int64_t tiles = 0;
 };
 
-/// Up to three products of the same activations, cut into chunks for the threads to claim.
+/// A few products of the same activations, cut into chunks for the threads to claim.
 /// Few tokens: the weights are a stream, which a thread reads fastest in long runs, so that chunks are long at first
 /// and shrink towards the end, where they even out who is done when. Many tokens: equal chunks of the four tiles that a
 /// kernel unpacks together, and where a matrix has few of those, of some of the tokens.
 struct ProductPlan {
-  static constexpr int kMost = 3;
+  static constexpr int kMost = 5;
   static constexpr int64_t kMostRuns = 256;
   Product products[kMost];
   int n_products = 0;
@@ -82,6 +84,12 @@ class CpuBackend final : public Backend {
   void gather(const Tensor& x, const Tensor& rows, const Tensor& out) override;
   void scale_softcap(const Tensor& x, float scale, float softcap) override;
 
+  // cpu_experts.cpp
+  void route(const RouteArgs& args) override;
+  void expert_matmul(const ExpertMatmulArgs& args) override;
+  void combine(const CombineArgs& args) override;
+  void moe_ffn(const MoeFfnArgs& args) override;
+
   void attn_in(const AttnInArgs& args) override;
   void attn_out(const AttnOutArgs& args) override;
   void ffn(const FfnArgs& args) override;
@@ -116,9 +124,29 @@ class CpuBackend final : public Backend {
   void add_chunk(const AddArgs& add, const ProductPlan::Chunk& chunk);
   void close_branch(const AddArgs& add, int64_t token);
   void rope_store_head(const RopeStoreArgs& args, int64_t token, int64_t kv_head);
-  int64_t row_chunks(int64_t rows) const;
+  /// The norms that span all heads of a token; rope_store_head() does those of single heads.
+  void norm_heads(const RopeStoreArgs& args, int64_t token);
+
+  // cpu_experts.cpp
+  static int form_index(const Tensor& w) { return static_cast<int>(activation_form(w.dtype)); }
+  static Product expert_product(const Tensor& w, const Tensor& bias, const Tensor& out, int64_t expert);
+  static void route_row(const RouteArgs& args, int64_t token);
+  void combine_row(const CombineArgs& args, const int32_t* places, const float* x, int64_t token);
+  WorkspaceSize moe_size(const MoeFfnArgs& args, const Source& source) const;
+  ProductPlan choose_experts(const MoeFfnArgs& args, const Source& source);
+  void cut_experts(const MoeFfnArgs& args, int64_t n_tokens);
+  void expert_up(const MoeFfnArgs& args, const ExpertPlan::Chunk& chunk, const Prepared& input, int thread);
+  void expert_down(const MoeFfnArgs& args, const ExpertPlan::Chunk& chunk, int thread);
+  /// A few rows to a chunk, so that threads share the work evenly and chunks cost more than their claim.
+  int64_t row_chunks(int64_t rows) const { return std::min<int64_t>(rows, 8 * n_threads()); }
+  /// fn(row) for every row, on all threads.
   template <class Fn>
-  void for_rows(int64_t rows, Fn fn);
+  void for_rows(int64_t rows, Fn fn) {
+    const int64_t chunks = row_chunks(rows);
+    pool_.parallel(chunks, [&](int64_t chunk, int) {
+      for (int64_t r = rows * chunk / chunks; r < rows * (chunk + 1) / chunks; ++r) fn(r);
+    });
+  }
 
   Isa isa_;
   bool fusion_;
@@ -128,6 +156,7 @@ class CpuBackend final : public Backend {
   std::shared_ptr<std::atomic<int64_t>> live_ = std::make_shared<std::atomic<int64_t>>(0);
   Workspace workspace_;
   AttentionPlan attention_plan_;
+  ExpertPlan experts_;
   uint64_t stage_ = 0;  ///< counts stages, for Workspace::Thread::own_stage
   BackendStats stats_;
 };

@@ -64,11 +64,22 @@ INFER_HD Vec gelu_tanh(Vec x) {
   return Simd::div(x, Simd::add(Simd::set(1.0f), exp(exponent)));
 }
 
+/// What is no number stays so: min and max give their second operand then.
+INFER_HD Vec silu_clamped(Vec gate, Vec up) {
+  const Vec limit = Simd::set(kClampedLimit), one = Simd::set(1.0f);
+  const Vec g = Simd::min(limit, gate), u = Simd::max(Simd::set(-kClampedLimit), Simd::min(limit, up));
+  const Vec sigmoid = Simd::div(one, Simd::add(one, exp(Simd::mul(Simd::set(-kClampedSlope), g))));
+  return Simd::mul(Simd::mul(g, sigmoid), Simd::add(u, one));
+}
+
 void activate(Activation activation, const float* gate, const float* up, float* out, int64_t n) {
-  if (activation == Activation::silu) {
-    for_vectors(gate, up, out, n, [](Vec g, Vec u) { return Simd::mul(silu(g), u); });
-  } else {
-    for_vectors(gate, up, out, n, [](Vec g, Vec u) { return Simd::mul(gelu_tanh(g), u); });
+  switch (activation) {
+    case Activation::silu:
+      return for_vectors(gate, up, out, n, [](Vec g, Vec u) { return Simd::mul(silu(g), u); });
+    case Activation::gelu_tanh:
+      return for_vectors(gate, up, out, n, [](Vec g, Vec u) { return Simd::mul(gelu_tanh(g), u); });
+    case Activation::silu_clamped:
+      return for_vectors(gate, up, out, n, silu_clamped);
   }
 }
 

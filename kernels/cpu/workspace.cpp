@@ -26,12 +26,11 @@ class Carver {
   size_t used_ = 0;
 };
 
-Prepared take_prepared(Carver& carver, const WorkspaceSize& size, int64_t n_tokens) {
+Prepared take_prepared(Carver& carver, const bool (&forms)[kForms], int64_t n_tokens, int64_t width) {
   Prepared p;
   for (int f = 0; f < kForms; ++f) {
-    if (!size.forms[f]) continue;
-    const int64_t width = (size.width + 63) / 64 * 64;
-    p.of[f] = carver.take(activation_bytes(static_cast<ActivationForm>(f), n_tokens, width));
+    if (!forms[f]) continue;
+    p.of[f] = carver.take(activation_bytes(static_cast<ActivationForm>(f), n_tokens, (width + 63) / 64 * 64));
   }
   return p;
 }
@@ -40,10 +39,11 @@ Prepared take_prepared(Carver& carver, const WorkspaceSize& size, int64_t n_toke
 
 bool WorkspaceSize::covers(const WorkspaceSize& other) const {
   for (int f = 0; f < kForms; ++f) {
-    if (other.forms[f] && !forms[f]) return false;
+    if ((other.forms[f] && !forms[f]) || (other.expert_forms[f] && !expert_forms[f])) return false;
   }
   return n_tokens >= other.n_tokens && width >= other.width && head_dim >= other.head_dim && n_seqs >= other.n_seqs &&
-         partial_floats >= other.partial_floats;
+         partial_floats >= other.partial_floats && expert_rows >= other.expert_rows &&
+         expert_width >= other.expert_width;
 }
 
 void WorkspaceSize::include(const WorkspaceSize& other) {
@@ -52,7 +52,12 @@ void WorkspaceSize::include(const WorkspaceSize& other) {
   head_dim = std::max(head_dim, other.head_dim);
   n_seqs = std::max(n_seqs, other.n_seqs);
   partial_floats = std::max(partial_floats, other.partial_floats);
-  for (int f = 0; f < kForms; ++f) forms[f] = forms[f] || other.forms[f];
+  expert_rows = std::max(expert_rows, other.expert_rows);
+  expert_width = std::max(expert_width, other.expert_width);
+  for (int f = 0; f < kForms; ++f) {
+    forms[f] = forms[f] || other.forms[f];
+    expert_forms[f] = expert_forms[f] || other.expert_forms[f];
+  }
 }
 
 void WorkspaceSize::include_form(ActivationForm form) {
@@ -66,12 +71,14 @@ bool Workspace::ensure(const WorkspaceSize& size) {
   grown.include(size);
   auto carve = [&](void* base) {
     Carver carver(base);
-    input = take_prepared(carver, grown, grown.n_tokens);
-    inner = take_prepared(carver, grown, grown.n_tokens);
+    input = take_prepared(carver, grown.forms, grown.n_tokens, grown.width);
+    inner = take_prepared(carver, grown.forms, grown.n_tokens, grown.width);
+    expert_input = take_prepared(carver, grown.expert_forms, grown.expert_rows, grown.expert_width);
+    expert_inner = take_prepared(carver, grown.expert_forms, grown.expert_rows, grown.expert_width);
     partials = carver.take_floats(grown.partial_floats);
     for (Thread& t : threads_) {
       t.row = carver.take_floats(grown.width);
-      t.own = take_prepared(carver, grown, kOwnTokens);
+      t.own = take_prepared(carver, grown.forms, kOwnTokens, grown.width);
       t.own_stage = 0;
       t.matmul = carver.take(matmul_scratch_bytes());
       t.attention = carver.take_floats(attention_scratch_floats(grown.head_dim));

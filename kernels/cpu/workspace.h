@@ -22,6 +22,8 @@ struct WorkspaceSize {
   int64_t n_seqs = 0;
   int64_t partial_floats = 0;
   bool forms[kForms] = {};
+  int64_t expert_rows = 0, expert_width = 0;  ///< of the experts of all tokens together
+  bool expert_forms[kForms] = {};
   bool covers(const WorkspaceSize& other) const;
   void include(const WorkspaceSize& other);
   /// int8 brings int8_rest with it.
@@ -50,7 +52,8 @@ class Workspace {
   /// Makes room; contents are lost when it grows. True if it had to.
   bool ensure(const WorkspaceSize& size);
 
-  Prepared input, inner;  ///< of a stage's first product, and of what lies between its two
+  Prepared input, inner;                ///< of a stage's first product, and of what lies between its two
+  Prepared expert_input, expert_inner;  ///< the same for experts, [expert_rows]
   float* partials = nullptr;
   Thread& thread(int i) { return threads_[static_cast<size_t>(i)]; }
   const WorkspaceSize& size() const { return size_; }

@@ -30,9 +30,12 @@ inline std::string refusal(const Needs& needs) {
     if (!decodable(dtype)) return "no CUDA kernel for weights of the format " + format_name(dtype);
   for (const DType dtype : needs.embedding_formats)
     if (!decodable(dtype)) return "no CUDA kernel to look up rows of the format " + format_name(dtype);
+  if (needs.n_experts > 0) return "no CUDA kernels for a mixture of experts";
   if (needs.head_dim > 0 && !has_head_size(needs.head_dim))
     return "no CUDA kernel for attention with heads of " + std::to_string(needs.head_dim) + " (only for " +
            listed(HeadSizes{}) + ")";
+  if (needs.whole_qk_norm) return "no CUDA kernel for a norm of q and k over all heads at once";
+  if (needs.silu_clamped) return "no CUDA kernel for the clamped activation";
   for (const DType dtype : {needs.k_type, needs.v_type})
     if (!is_kv_format(dtype)) return "no CUDA kernel for a KV cache of " + format_name(dtype);
   return {};

@@ -34,9 +34,12 @@ void finish_heads(float* x, int64_t n_heads, int64_t head_dim, const Tensor& nor
   const int64_t pairs = rope.cos_sin ? rope.cos_sin.dims[1] : 0;
   require(2 * pairs <= head_dim, "rope_store", "rotation wider than a head");
   require(!rope.cos_sin || (position >= 0 && position < rope.cos_sin.dims[0]), "rope_store", "position out of range");
+  const bool whole = norm && norm.n_elements() != head_dim;  // see RopeStoreArgs::q_norm
+  require(!whole || norm.n_elements() == n_heads * head_dim, "rope_store", "norm of another length");
+  if (whole) norm_row(x, norm.as<float>(), eps, x, n_heads * head_dim);
   for (int64_t h = 0; h < n_heads; ++h) {
     float* head = x + h * head_dim;
-    if (norm) norm_row(head, norm.as<float>(), eps, head, head_dim);
+    if (norm && !whole) norm_row(head, norm.as<float>(), eps, head, head_dim);
     if (pairs > 0) rotate(head, rope.cos_sin.as<float>() + position * pairs * 2, pairs, rope.adjacent);
   }
 }

@@ -21,19 +21,32 @@ void norm(const NormArgs& args) {
   }
 }
 
+namespace {
+
+double activated(Activation activation, double gate, double up) {
+  const double root = std::sqrt(2 / 3.14159265358979323846), limit = kClampedLimit;
+  switch (activation) {
+    case Activation::silu:
+      return gate / (1 + std::exp(-gate)) * up;
+    case Activation::gelu_tanh:
+      return 0.5 * gate * (1 + std::tanh(root * (gate + 0.044715 * gate * gate * gate))) * up;
+    case Activation::silu_clamped:
+      if (gate > limit) gate = limit;
+      if (up > limit) up = limit;
+      if (up < -limit) up = -limit;
+      return gate / (1 + std::exp(-kClampedSlope * gate)) * (up + 1);
+  }
+  return NAN;
+}
+
+}  // namespace
+
 void activate(const ActivateArgs& args) {
   const int64_t n = args.gate.n_elements();
   require(args.up.n_elements() == n && args.out.n_elements() == n, "activate", "shapes differ");
   const float *gate = args.gate.as<float>(), *up = args.up.as<float>();
   float* out = args.out.as<float>();
-  const double root = std::sqrt(2 / 3.14159265358979323846);
-  for (int64_t i = 0; i < n; ++i) {
-    const double x = gate[i];
-    const double y = args.activation == Activation::silu
-                         ? x / (1 + std::exp(-x))
-                         : 0.5 * x * (1 + std::tanh(root * (x + 0.044715 * x * x * x)));  // GELU, tanh form
-    out[i] = static_cast<float>(y * up[i]);
-  }
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(activated(args.activation, gate[i], up[i]));
 }
 
 void add(const AddArgs& args) {

@@ -17,6 +17,9 @@ void rope_store(const RopeStoreArgs& args);
 void attention(const AttentionArgs& args);
 void gather(const Tensor& x, const Tensor& rows, const Tensor& out);
 void scale_softcap(const Tensor& x, float scale, float softcap);
+void route(const RouteArgs& args);
+void expert_matmul(const ExpertMatmulArgs& args);
+void combine(const CombineArgs& args);
 
 /// For the arguments of ops: a caller's mistake becomes an Error(run) that names the op instead of a wild access.
 inline void require(bool ok, const char* op, const char* what) {

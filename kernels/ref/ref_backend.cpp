@@ -86,6 +86,10 @@ class RefBackend final : public Backend {
     count(), ref::scale_softcap(x, scale, softcap);
   }
 
+  void route(const RouteArgs& args) override { count(), ref::route(args); }
+  void expert_matmul(const ExpertMatmulArgs& args) override { count(), ref::expert_matmul(args); }
+  void combine(const CombineArgs& args) override { count(), ref::combine(args); }
+
   void run(uint64_t, const std::function<void()>& fn) override {
     ++stats_.runs;
     fn();

@@ -79,6 +79,8 @@ struct ModelInfo {
   std::string device_note;                          ///< why "auto" left a GPU alone that is there
   size_t file_bytes = 0;
   int64_t n_params = 0, n_layers = 0, dim = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0, ffn_dim = 0, vocab = 0;
+  int64_t n_experts = 0, n_active = 0;  ///< of a layer with experts, and those that a token meets; 0: dense
+  int64_t n_active_params = 0;          ///< weights that a token meets: n_params less the experts it does not choose
   int64_t context_length = 0;      ///< the file's ceiling
   size_t mapped_bytes = 0;         ///< weights used where they lie in the file
   size_t packed_bytes = 0;         ///< weights repacked for the device
@@ -114,6 +116,7 @@ struct MemoryPlan {
   size_t available_bytes = 0;
   size_t mapped_bytes = 0;  ///< weights used where they lie in the file
   size_t matrix_bytes = 0, embedding_bytes = 0, vector_bytes = 0;  ///< packed weights
+  size_t expert_bytes = 0;                                         ///< of the matrices, those of experts
   size_t kv_bytes_per_token = 0, kv_bytes = 0;
   size_t rope_bytes = 0, activation_bytes = 0, scratch_bytes = 0;
   size_t program_bytes = 0;  ///< the program itself, or the driver's context on a device

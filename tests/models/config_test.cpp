@@ -222,7 +222,7 @@ TEST_CASE("an extreme or unsupported value is refused by its key, quickly") {
       {"rope.scaling.type", i(1), "type"},
       {"rope.scaling.original_context_length", i(0), "range"},
       {"rope.scaling.attn_factor", kNan, "range"},
-      {"expert_count", i(8), "mixture of experts"},
+      {"expert_count", i(8), "no layer has experts"},
       {"expert_count", uint64_t{1} << 63, "range"},
       {"expert_used_count", i(2), "mixture of experts"},
       {"attention.causal", false, "future"},
@@ -258,6 +258,85 @@ TEST_CASE("values that contradict each other are refused") {
   TinyCheckpoint yarn;
   yarn.set("rope.scaling.type", std::string("yarn"));
   check_refused(yarn.build(), "llama.rope.scaling.factor", "missing");
+}
+
+TEST_CASE("configs with experts are what their keys and tensors say") {
+  TinyShape shape;
+  shape.n_experts = 5, shape.n_active = 3, shape.expert_dim = 24;
+  const auto read = [&](const char* arch) { return read_config(TinyCheckpoint(arch, shape).build()); };
+  const Config mixtral = read("llama");
+  CHECK(mixtral.experts.n_experts == 5);
+  CHECK(mixtral.experts.n_active == 3);
+  CHECK(mixtral.experts.expert_dim == 24);
+  CHECK(mixtral.experts.sum_to_one);
+  CHECK(mixtral.ropes[0].adjacent);
+  CHECK(mixtral.layers[1].experts);
+  const Config qwen3 = read("qwen3moe");
+  CHECK(qwen3.experts.sum_to_one);
+  CHECK((qwen3.qk_norm && !qwen3.qk_norm_whole && !qwen3.ropes[0].adjacent));
+  const Config olmoe = read("olmoe");
+  CHECK_FALSE(olmoe.experts.sum_to_one);
+  CHECK((olmoe.qk_norm && olmoe.qk_norm_whole));
+  shape.n_layers = 5;
+  const Config oss = read("gpt-oss");
+  CHECK(oss.experts.sum_to_one);
+  CHECK((oss.attn_sinks && oss.activation == Activation::silu_clamped));
+  for (size_t l = 0; l < 5; ++l) CHECK(oss.layers[l].window == (l % 2 == 0 ? 16 : 0));
+  shape.shared_dim = 40;
+  const Config qwen2 = read("qwen2moe");
+  CHECK_FALSE(qwen2.experts.sum_to_one);
+  CHECK(qwen2.experts.shared_dim == 40);
+}
+
+TEST_CASE("widths of experts that a file has no key for are those of its tensors") {
+  TinyShape shape;
+  shape.n_experts = 3, shape.expert_dim = 24, shape.shared_dim = 40;
+  TinyCheckpoint tiny("qwen2moe", shape);
+  tiny.erase("expert_feed_forward_length").erase("expert_shared_feed_forward_length");
+  const Config config = read_config(tiny.build());
+  CHECK(config.experts.expert_dim == 24);
+  CHECK(config.experts.shared_dim == 40);
+}
+
+TEST_CASE("each layer has experts or not, as its tensors say") {
+  TinyShape shape;
+  shape.n_experts = 3;
+  TinyCheckpoint tiny("qwen3moe", shape);
+  for (const char* name : {"gate_inp", "gate_exps", "up_exps", "down_exps"})
+    tiny.drop("blk.0.ffn_" + std::string(name) + ".weight");
+  const Config config = read_config(tiny.build());
+  CHECK_FALSE(config.layers[0].experts);
+  CHECK(config.layers[1].experts);
+}
+
+TEST_CASE("ways of choosing experts that nothing computes are refused by their keys") {
+  TinyShape shape;
+  shape.n_experts = 4;
+  const std::vector<MetadataFault> faults = {
+      {"expert_used_count", i(0), "range"},
+      {"expert_used_count", i(5), "range"},
+      {"expert_count", i(-1), "range"},
+      {"expert_count", i(kMaxExperts + 1), "range"},
+      {"expert_gating_func", i(2), "sigmoid"},
+      {"expert_gating_func", i(9), "unsupported"},
+      {"expert_group_count", i(2), "groups"},
+      {"expert_weights_scale", kNan, "range"},
+      {"expert_feed_forward_length", i(0), "range"},
+  };
+  for (const MetadataFault& fault : faults) {
+    check_refused(TinyCheckpoint("qwen3moe", shape).set(fault.key, fault.data).build(),
+                  "qwen3moe." + std::string(fault.key), fault.says);
+  }
+  TinyCheckpoint other("qwen3moe", shape);
+  other.set("expert_weights_norm", false).set("expert_weights_scale", 2.5).set("expert_gating_func", i(1));
+  CHECK_FALSE(read_config(other.build()).experts.sum_to_one);
+  CHECK(read_config(other.build()).experts.scale == 2.5f);
+  check_refused(TinyCheckpoint("olmoe", shape).set("attention.clamp_kqv", 8.0).build(), "olmoe.attention.clamp_kqv",
+                "not supported");
+  check_refused(TinyCheckpoint("gpt-oss", shape).set("attention.sliding_window_pattern", i(6)).build(),
+                "gpt-oss.attention.sliding_window_pattern", "range");
+  TinyCheckpoint gemma("gemma3");
+  check_refused(gemma.set("expert_count", i(4)).build(), "gemma3.expert_count", "mixture of experts");
 }
 
 TEST_CASE("rope divisors must be as many as there are pairs, positive and finite") {

@@ -57,8 +57,9 @@ Golden local(const std::string& name) { return Golden(std::string(TEST_DATA) + "
 std::vector<Golden> all_golden() {
   std::vector<Golden> out = {local("llama3_rope"), local("gemma3"), local("gguf_q4_k_m")};
   const std::string shared = std::string(SHARED_DATA) + "/golden/models/";
-  for (const char* name : {"llama", "mistral", "qwen2", "qwen3", "qwen3_tied", "gemma2", "phi3", "phi3_longrope",
-                           "smollm3", "granite", "gguf_q3_k_s", "gguf_q4_0", "gguf_q8_0"}) {
+  for (const char* name :
+       {"llama", "mistral", "qwen2", "qwen3", "qwen3_tied", "gemma2", "phi3", "phi3_longrope", "smollm3", "granite",
+        "gguf_q3_k_s", "gguf_q4_0", "gguf_q8_0", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss"}) {
     if (std::filesystem::exists(shared + name)) out.emplace_back(shared + name);
   }
   if (out.size() == 3) WARN("no shared golden models: only those in tests/data are checked");
@@ -102,7 +103,7 @@ TEST_CASE("ref follows the recorded greedy path") {
     INFO(golden.folder);
     Runner runner(golden.checkpoint());
     std::vector<int32_t> ids = golden.ids("short"), path;
-    while (path.size() < golden.ids("greedy").size()) {
+    while (path.size() < golden.greedy().size()) {
       const std::vector<float> logits = runner.step({{0, ids}});
       const int64_t vocab = runner.config().vocab;
       path.push_back(argmax(logits.data() + static_cast<int64_t>(logits.size()) - vocab, vocab));

@@ -12,6 +12,7 @@ namespace infer {
 
 struct TinyShape {
   int64_t n_layers = 2, dim = 32, n_heads = 4, n_kv_heads = 2, head_dim = 8, ffn_dim = 64, vocab = 40;
+  int64_t n_experts = 0, n_active = 2, expert_dim = 32, shared_dim = 0;  ///< n_experts 0: dense
 };
 
 class TinyCheckpoint {
@@ -34,6 +35,7 @@ class TinyCheckpoint {
 
  private:
   std::string full(const std::string& key) const;
+  void add_experts(const std::string& blk, const TinyShape& shape);
 
   std::string arch_;
   Checkpoint checkpoint_;

@@ -147,6 +147,54 @@ TEST_CASE("every required tensor is missed by name") {
   check_refused(TinyCheckpoint().set("block_count", int64_t{3}), "blk.2.attn_norm.weight", "block_count 3");
 }
 
+namespace {
+
+TinyShape with_experts() {
+  TinyShape shape;
+  shape.n_experts = 5, shape.n_active = 2, shape.expert_dim = 24;
+  return shape;
+}
+
+}  // namespace
+
+TEST_CASE("stacks of experts are bound whole, and a token reads its own experts of them") {
+  TinyShape shape = with_experts();
+  shape.shared_dim = 40;
+  TinyCheckpoint tiny("qwen2moe", shape);
+  tiny.tensor("blk.1.ffn_gate_inp_shexp.weight", {1, 32}).tensor("blk.0.ffn_gate_exps.bias", {5, 24});
+  const Weights w = load(tiny);
+  CHECK(w.layers[0].w_gate.n_dims == 3);
+  CHECK(w.layers[0].w_down.dims[1] == 32);
+  CHECK(w.layers[0].b_gate.n_elements() == 5 * 24);
+  CHECK(w.layers[1].shared_mix.n_elements() == 32);
+  CHECK(w.layers[1].w_shared_down.dims[1] == 40);
+  const size_t stacks = 2 * 3 * 5 * 24 * 32;
+  size_t all = 0;
+  for (const HostTensor& tensor : tiny.build().tensors) all += static_cast<size_t>(tensor.n_elements());
+  CHECK(w.n_params == all);
+  CHECK(w.stream_bytes == 4 * (all - stacks + stacks / 5 * 2 + 32));
+}
+
+TEST_CASE("every tensor that experts need is missed by name, and others than theirs are refused") {
+  for (const char* arch : {"llama", "qwen2moe", "qwen3moe", "olmoe", "gpt-oss"}) {
+    TinyShape shape = with_experts();
+    if (std::string(arch) == "qwen2moe") shape.shared_dim = 40;
+    const TinyCheckpoint whole(arch, shape);
+    CHECK_NOTHROW(load(whole));
+    for (const HostTensor& tensor : whole.build().tensors) {
+      TinyCheckpoint tiny(arch, shape);
+      check_refused(tiny.drop(tensor.name), tensor.name, "missing");
+    }
+    check_refused(TinyCheckpoint(arch, shape).tensor("blk.0.ffn_gate.weight", {64, 32}), "blk.0.ffn_gate.weight",
+                  "unexpected");
+    check_refused(TinyCheckpoint(arch, shape).tensor("blk.1.ffn_up_exps.weight", {5, 32, 24}), "ffn_up_exps",
+                  "[5, 24, 32]");
+    check_refused(TinyCheckpoint(arch, shape).tensor("blk.1.ffn_down_exps.weight", {4, 32, 24}), "ffn_down_exps",
+                  "[5, 32, 24]");
+    check_refused(TinyCheckpoint(arch, shape).tensor("blk.0.ffn_gate_inp.weight", {4, 32}), "ffn_gate_inp", "[5, 32]");
+  }
+}
+
 TEST_CASE("claims of many layers are compared with the tensors before anything is allocated") {
   const Checkpoint checkpoint = TinyCheckpoint().set("block_count", int64_t{1024}).build();
   const Config config = read_config(checkpoint);
@@ -231,6 +279,25 @@ TEST_CASE("what a model asks of a backend follows from its tensors") {
   CHECK(needs.max_width == 64);
   const auto backend = make_backend("ref");
   CHECK(planned_packed_bytes(bound, *backend) >= 5 * 32 * sizeof(float));
+}
+
+TEST_CASE("what experts ask of a backend is told, and the GPU refuses them by name") {
+  TinyShape shape = with_experts();
+  shape.head_dim = 32;
+  TinyCheckpoint tiny("olmoe", shape);
+  tiny.tensor("blk.0.ffn_up_exps.weight", {5, 24, 32}, DType::Q8_0);
+  const Checkpoint checkpoint = tiny.build();
+  Weights weights;
+  const Config config = read_config(checkpoint);
+  const Needs needs = model_needs(config, bind_weights(checkpoint, config, weights));
+  CHECK(needs.n_experts == 5);
+  CHECK(needs.n_active == 2);
+  CHECK(needs.expert_width == 32);
+  CHECK(needs.expert_formats == std::vector<DType>{DType::F32, DType::Q8_0});
+  CHECK(needs.whole_qk_norm);
+  const DeviceRow* cuda = find_backend("cuda").devices;
+  REQUIRE(cuda);
+  CHECK_THAT(cuda->refusal(needs), Catch::Contains("mixture of experts"));
 }
 
 TEST_CASE("checking finds a NaN or infinity wherever it is, and says where") {

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/catch.h"
+#include "tests/tiny_model.h"
 #include "tests/tools/program.h"
 
 using namespace infer::test;
@@ -167,6 +168,22 @@ TEST_CASE("inspect says what the file holds and that it will run") {
   const Outcome all = run({"inspect", tiny_bpe(), "--all"});
   CHECK(contains(all.out, "output.weight"));
   CHECK_FALSE(contains(all.out, "(--all)"));
+}
+
+TEST_CASE("inspect and plan say that a model has experts") {
+  const std::string path = path_in_folder("experts.gguf");
+  TinyModel model;
+  model.n_experts = 5;
+  write_tiny_model(path, model);
+  CHECK(contains(run({"inspect", path, "--device", "cpu"}).out, "2 of 5 experts at a time"));
+  const json j = json::parse(run({"inspect", path, "--device", "cpu", "--json"}).out);
+  CHECK(j["n_experts"] == 5);
+  CHECK(j["n_active"] == 2);
+  CHECK(j["n_active_params"] < j["n_params"]);
+  CHECK(contains(run({"plan", "-m", path, "--device", "cpu"}).out, "experts"));
+  const Outcome gpu = run({"plan", "-m", path, "--vram", "24G"});
+  CHECK(gpu.status == 3);
+  CHECK(contains(gpu.err, "mixture of experts"));
 }
 
 TEST_CASE("inspect --json is JSON with sizes that add up") {
