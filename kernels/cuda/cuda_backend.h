@@ -5,10 +5,9 @@
 //   graph    other steps of at most kMaxGraphRows tokens: the launches are captured once per key and replayed.
 //   eager    prompts, and everything in --mode eager: the launches are made call by call.
 //
-// Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives, cuda_stages.cpp and cuda_few.cpp
-// stages of the
-// graph and eager ways; cuda_run.cpp records and replays; cuda_sample.cpp draws tokens; watched_backend.h names what
-// fails. Nothing here knows models, files or text.
+// Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives, cuda_stages.cpp, cuda_few.cpp
+// and cuda_experts.cpp stages of the graph and eager ways; cuda_run.cpp records and replays; cuda_sample.cpp draws
+// tokens; watched_backend.h names what fails. Nothing here knows models, files or text.
 #pragma once
 
 #include <array>
@@ -67,6 +66,12 @@ class CudaBackend : public Backend {
   void attention(const AttentionArgs&) override;
   void gather(const Tensor& x, const Tensor& rows, const Tensor& out) override;
   void scale_softcap(const Tensor& x, float scale, float softcap) override;
+
+  // cuda_experts.cpp
+  void route(const RouteArgs&) override;
+  void expert_matmul(const ExpertMatmulArgs&) override;
+  void combine(const CombineArgs&) override;
+  void moe_ffn(const MoeFfnArgs&) override;
 
   // cuda_sample.cpp
   bool samples(const SampleRow&) const override;

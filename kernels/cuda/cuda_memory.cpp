@@ -231,7 +231,14 @@ Tensor CudaBackend::pack(const Tensor& host, WeightRole role, void* dst) const {
   switch (role) {
     case WeightRole::matrix:
       packed.layout = packed_layout(host.dtype);
-      pack_matrix(*lane, host, packed);
+      if (host.n_dims == 3) {
+        const int64_t from = tensor_bytes(host.dtype, host.dims[1], host.dims[2]),
+                      to = packed_matrix_bytes(host.dtype, host.dims[1], host.dims[2]);
+        for (int64_t i = 0; i < host.dims[0]; ++i)
+          pack_matrix(*lane, matrix_of(host, i, from), matrix_of(packed, i, to));
+      } else {
+        pack_matrix(*lane, host, packed);
+      }
       break;
     case WeightRole::embedding:
       send(*lane, host.as<char>(), cuda::packed_bytes(host, role), Lane::kPartBytes,

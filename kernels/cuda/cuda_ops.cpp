@@ -133,7 +133,15 @@ void CudaBackend::add(const AddArgs& a) {
 void CudaBackend::rope_store(const RopeStoreArgs& a) {
   if (recorder_) return recorder_->unsupported("rope_store");
   ++counters_.launches;
-  cuda::rope_store(a, stream_.get());
+  RopeStoreArgs rest = a;
+  const auto norm_whole = [&](const Tensor& x, Tensor& weight) {  // all heads of a token as one row
+    if (!a.spans_heads(weight)) return;
+    const Tensor row = memory_as(x, DType::F32, x.rows(), weight.n_elements());
+    norm({row, weight, a.eps, row});
+    weight = Tensor();
+  };
+  norm_whole(a.q, rest.q_norm), norm_whole(a.k, rest.k_norm);
+  cuda::rope_store(rest, stream_.get());
 }
 
 void CudaBackend::attention(const AttentionArgs& a) {

@@ -31,7 +31,7 @@ void CudaBackend::attn_in(const AttnInArgs& a) {
   const RopeStoreArgs& r = a.rope_store;
   const int64_t rows = a.wq.rows() + a.wk.rows() + a.wv.rows();
   const bool fits = m * rows * 2 <= narrow_b_.n_elements();
-  if (fits && wide.takes_merged(rows, {&a.wq, &a.wk, &a.wv})) {
+  if (fits && !r.norms_span_heads() && wide.takes_merged(rows, {&a.wq, &a.wk, &a.wv})) {
     const Tensor merged = memory_as(narrow_b_, DType::F32, m, rows);
     wide.product_merged(normed, {&a.wq, &a.wk, &a.wv}, merged);
     counters_.launches += 2;
@@ -53,7 +53,7 @@ void CudaBackend::attn_out(const AttnOutArgs& a) {
 
 void CudaBackend::ffn(const FfnArgs& a) {
   if (recorder_) return recorder_->ffn(a);
-  if (!fusion_) return Backend::ffn(a);
+  if (!fusion_ || a.activation == Activation::silu_clamped) return Backend::ffn(a);
   const Wide wide = this->wide();
   const FfnSteps s = steps(a);
   const int64_t m = a.add.x.rows();

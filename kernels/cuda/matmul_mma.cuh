@@ -38,22 +38,19 @@ __device__ __forceinline__ void load_pairs(const uint8_t* from, bool inside, uin
   }
 }
 
-/// Loads and rounds what this warp's columns of `chunk` meet; zeros for tokens and columns that there are not.
-template <class F, int kTiles, bool kBf16>
-__device__ __forceinline__ void load_tokens(const MmaLaunch& p, int first_token, int chunk,
-                                            MmaTokenRegisters<F, kTiles>& b) {
-  constexpr int kBytes = kBf16 ? 2 : 4;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, token = first_token + lane / 4;
-  const int group = chunk * Packed<F>::chunk_groups + mma_group<F>(warp, 0, lane);
-  const int row_bytes = p.cols * kBytes, group_bytes = kGroup * kBytes;
-  const uint8_t* from =
-      static_cast<const uint8_t*>(p.x) + static_cast<int64_t>(token) * row_bytes + group * group_bytes;
+/// Loads and rounds what the groups first_group, first_group + 4, ... of a row of `cols` columns meet; zeros for tokens
+/// and columns that there are not. row_of(tile): the row of this lane's token of the eight, or null.
+template <class F, int kTiles, bool kBf16, class RowOf>
+__device__ __forceinline__ void load_token_registers(const RowOf& row_of, int cols, int first_group,
+                                                     MmaTokenRegisters<F, kTiles>& b) {
+  constexpr int kGroupBytes = kGroup * (kBf16 ? 2 : 4);
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
+    const uint8_t* row = row_of(tile);
 #pragma unroll
     for (int step = 0; step < kMmaSteps<F>; ++step) {
-      const bool inside = token + tile * kMmaTokens < p.n_rows && (group + 4 * step) * kGroup < p.cols;
-      load_pairs<kBf16>(from + step * 4 * group_bytes, inside, b.x[step][tile]);
+      const int group = first_group + 4 * step;
+      load_pairs<kBf16>(row + group * kGroupBytes, row && group * kGroup < cols, b.x[step][tile]);
       if constexpr (kHasSums<F>) {
 #pragma unroll
         for (int half = 0; half < kHalves<F>; ++half) {
@@ -68,8 +65,20 @@ __device__ __forceinline__ void load_tokens(const MmaLaunch& p, int first_token,
         }
       }
     }
-    from += kMmaTokens * row_bytes;
   }
+}
+
+/// The same for the tokens and the columns of `chunk` that this warp has.
+template <class F, int kTiles, bool kBf16>
+__device__ __forceinline__ void load_tokens(const MmaLaunch& p, int first_token, int chunk,
+                                            MmaTokenRegisters<F, kTiles>& b) {
+  const int lane = threadIdx.x % 32, token = first_token + lane / 4, row_bytes = p.cols * (kBf16 ? 2 : 4);
+  const uint8_t* from = static_cast<const uint8_t*>(p.x) + static_cast<int64_t>(token) * row_bytes;
+  const auto row_of = [&](int tile) {
+    return token + tile * kMmaTokens < p.n_rows ? from + tile * kMmaTokens * row_bytes : nullptr;
+  };
+  load_token_registers<F, kTiles, kBf16>(row_of, p.cols,
+                                         chunk * Packed<F>::chunk_groups + mma_group<F>(threadIdx.x / 32, 0, lane), b);
 }
 
 /// acc += this warp's columns of a tile's chunk of `groups` groups. Columns that there are not repeat the last group,

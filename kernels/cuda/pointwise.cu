@@ -149,9 +149,19 @@ __device__ __forceinline__ float logistic(float x) {
 
 __device__ __forceinline__ float activated(float x, Activation activation) {
   if (activation == Activation::silu) return x * logistic(x);
+  if (activation == Activation::silu_clamped) {
+    const float limited = x > kClampedLimit ? kClampedLimit : x;
+    return limited * logistic(kClampedSlope * limited);
+  }
   // (1 + tanh(y)) / 2 is the logistic function of 2 y.
   constexpr float kTwoRoots = 1.5957691216057308f;  // 2 sqrt(2 / pi)
   return x * logistic(kTwoRoots * (x + 0.044715f * x * x * x));
+}
+
+/// What the activated gate is multiplied with.
+__device__ __forceinline__ float factor_of(float up, Activation activation) {
+  if (activation != Activation::silu_clamped) return up;
+  return 1 + (up > kClampedLimit ? kClampedLimit : up < -kClampedLimit ? -kClampedLimit : up);
 }
 
 /// Grid: threads over runs of kWide numbers.
@@ -163,7 +173,7 @@ __global__ void activate_kernel(const float* gate, const float* up, Activation a
     read<kWide>(gate + i, g);
     read<kWide>(up + i, u);
 #pragma unroll
-    for (int e = 0; e < kWide; ++e) g[e] = activated(g[e], activation) * u[e];
+    for (int e = 0; e < kWide; ++e) g[e] = activated(g[e], activation) * factor_of(u[e], activation);
     write<kWide>(out + i, g);
   }
 }

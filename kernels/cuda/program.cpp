@@ -252,6 +252,7 @@ void Recorder::attention(const AttentionArgs& a) {
   if (a.kv_len.rows() != n_tokens_) return unsupported("several new tokens of one sequence");
   if (a.k_cache.dtype != a.v_cache.dtype) return unsupported("keys and values of different types");
   const RopeStoreArgs& r = rope_store_;
+  if (r.norms_span_heads()) return unsupported("a norm of q and k over all heads at once");
   DecodeStage& s = add_stage();
   s.kind = StageKind::attention;
   s.input = StageInput::vector;
@@ -303,6 +304,7 @@ void Recorder::attn_out(const AttnOutArgs& a) {
 
 void Recorder::ffn(const FfnArgs& a) {
   if (!reason_.empty()) return;
+  if (a.activation == Activation::silu_clamped) return unsupported("the clamped activation");
   const ActForm hidden_form = act_form(a.w_down.dtype);
   const int64_t ffn_dim = a.w_gate.rows();
   if (ffn_dim % 16 != 0) return unsupported("a hidden width that is no multiple of 16");

@@ -20,7 +20,9 @@ inline size_t packed_bytes(const Tensor& host, WeightRole role) {
   const int64_t rows = host.n_elements() / host.cols();
   if (role == WeightRole::vector) return static_cast<size_t>(host.n_elements()) * sizeof(float);
   if (role == WeightRole::embedding) return static_cast<size_t>(tensor_bytes(host.dtype, rows, host.cols()));
-  return static_cast<size_t>(packed_matrix_bytes(host.dtype, rows, host.cols()));
+  // A stack is packed matrix by matrix: an expert begins with a tile of its own.
+  const int64_t n = host.n_dims == 3 ? host.dims[0] : 1;
+  return static_cast<size_t>(n * packed_matrix_bytes(host.dtype, rows / std::max<int64_t>(n, 1), host.cols()));
 }
 
 /// Names the first thing that has no kernel; empty when all is well. Types of the cache count once an engine has
@@ -30,12 +32,9 @@ inline std::string refusal(const Needs& needs) {
     if (!decodable(dtype)) return "no CUDA kernel for weights of the format " + format_name(dtype);
   for (const DType dtype : needs.embedding_formats)
     if (!decodable(dtype)) return "no CUDA kernel to look up rows of the format " + format_name(dtype);
-  if (needs.n_experts > 0) return "no CUDA kernels for a mixture of experts";
   if (needs.head_dim > 0 && !has_head_size(needs.head_dim))
     return "no CUDA kernel for attention with heads of " + std::to_string(needs.head_dim) + " (only for " +
            listed(HeadSizes{}) + ")";
-  if (needs.whole_qk_norm) return "no CUDA kernel for a norm of q and k over all heads at once";
-  if (needs.silu_clamped) return "no CUDA kernel for the clamped activation";
   for (const DType dtype : {needs.k_type, needs.v_type})
     if (!is_kv_format(dtype)) return "no CUDA kernel for a KV cache of " + format_name(dtype);
   return {};

@@ -37,6 +37,18 @@ class WatchedBackend final : public CudaBackend {
   void scale_softcap(const Tensor& x, float scale, float softcap) override {
     op("scale_softcap", [&] { CudaBackend::scale_softcap(x, scale, softcap); });
   }
+  void route(const RouteArgs& a) override {
+    op("route", [&] { CudaBackend::route(a); });
+  }
+  void expert_matmul(const ExpertMatmulArgs& a) override {
+    op("expert_matmul", [&] { CudaBackend::expert_matmul(a); });
+  }
+  void combine(const CombineArgs& a) override {
+    op("combine", [&] { CudaBackend::combine(a); });
+  }
+  void moe_ffn(const MoeFfnArgs& a) override {
+    op("moe_ffn", [&] { CudaBackend::moe_ffn(a); });
+  }
   void sample(const SampleArgs& a) override {
     op("sample", [&] { CudaBackend::sample(a); });
   }
