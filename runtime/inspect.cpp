@@ -14,7 +14,7 @@ namespace {
 // Goes the way of load() and of an engine with default options, but packs and allocates no more than scratch, which is
 // never touched.
 void plan_run(const Checkpoint& checkpoint, int64_t n_ctx, const LoadOptions& options, Inspection& out) {
-  std::optional<Vocabulary> vocabulary = vocabulary_from(checkpoint);
+  std::optional<Vocabulary> vocabulary = open_vocabulary(checkpoint);
   std::optional<Tokenizer> tokenizer;  // making it is what finds faults of merges and byte tokens
   if (vocabulary) tokenizer.emplace(std::move(*vocabulary));
   out.info.has_tokenizer = tokenizer.has_value();
