@@ -52,7 +52,7 @@ std::string printable_of_bytes(std::string_view bytes) {
 }
 
 Bpe::Bpe(const Vocabulary& v, const PretokenizerSpec& spec)
-    : pretokenizer_(spec.rules),
+    : pretokenizer_(spec.rules, escaped(v.source)),
       ignore_merges_(spec.ignore_merges),
       index_(v.tokens.size(), v.n_bytes()),
       whole_(v.tokens.size()),

@@ -13,7 +13,7 @@
 namespace infer {
 namespace {
 
-constexpr size_t kMaxGrowth = 64;  // times its own length that text may grow to, plus the same in KiB
+constexpr size_t kMaxGrowth = 64;  // times its own length, plus the same in KiB, that all steps may make of a text
 
 bool is_ascii(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return (c & 0x80) == 0; });
@@ -60,29 +60,30 @@ std::string stripped(const std::string& text, bool left, bool right) {
   return text.substr(begin, std::max(begin, end) - begin);
 }
 
-void require_length(size_t before, size_t after) {
-  if (after > kMaxGrowth * (before + 1024))
-    throw Error(ErrorKind::run, "tokenizer", "normalising makes the text too long", std::to_string(after) + " bytes");
+void require_length(size_t found, size_t limit) {
+  if (found > limit)
+    throw Error(ErrorKind::run, "tokenizer", "normalising makes the text too long", std::to_string(found) + " bytes",
+                "up to " + std::to_string(limit));
 }
 
-std::string replaced(const std::string& text, const std::string& pattern, const std::string& content) {
+std::string replaced(const std::string& text, const std::string& pattern, const std::string& content, size_t limit) {
   std::string out;
   size_t from = 0;
   for (size_t at = text.find(pattern); at != std::string::npos; at = text.find(pattern, from)) {
     out.append(text, from, at - from).append(content);
-    require_length(text.size(), out.size());
+    require_length(out.size(), limit);
     from = at + pattern.size();
   }
   return from == 0 ? text : out.append(text, from);
 }
 
-std::string replaced(const std::string& text, const Regex& pattern, const std::string& content) {
+std::string replaced(const std::string& text, const Regex& pattern, const std::string& content, size_t limit) {
   std::string out;
   size_t done = 0;
   Regex::Run run(pattern);
   for_each_match(pattern, text, run, [&](size_t begin, size_t end) {
     out.append(text, done, begin - done).append(content);
-    require_length(text.size(), out.size());
+    require_length(out.size(), limit);
     done = end;
   });
   return out.append(text, done);
@@ -90,20 +91,25 @@ std::string replaced(const std::string& text, const Regex& pattern, const std::s
 
 }  // namespace
 
-Normalizer::Normalizer(std::vector<TextStep> steps) : steps_(std::move(steps)) {
+Normalizer::Normalizer(std::vector<TextStep> steps, const std::string& where) : steps_(std::move(steps)) {
   for (const TextStep& step : steps_) {
     patterns_.emplace_back();
-    if (step.kind == TextStep::replace_regex) patterns_.back().emplace_back(step.pattern, "tokenizer: normalizer");
+    if (step.kind == TextStep::replace_regex) patterns_.back().emplace_back(step.pattern, where + ": normalizer");
   }
 }
 
-std::string Normalizer::apply(std::string_view text, bool is_first) const {
+std::string Normalizer::apply(std::string_view text, Place place) const {
+  const size_t limit = kMaxGrowth * (text.size() + 1024);
   std::string out(text);
-  for (size_t i = 0; i < steps_.size(); ++i) out = step(steps_[i], i, std::move(out), is_first);
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    if ((steps_[i].only_first && !place.first) || (steps_[i].only_last && !place.last)) continue;
+    out = step(steps_[i], i, std::move(out), limit);
+    require_length(out.size(), limit);
+  }
   return out;
 }
 
-std::string Normalizer::step(const TextStep& step, size_t number, std::string text, bool is_first) const {
+std::string Normalizer::step(const TextStep& step, size_t number, std::string text, size_t limit) const {
   switch (step.kind) {
     case TextStep::nfc:
     case TextStep::nfd:
@@ -117,12 +123,11 @@ std::string Normalizer::step(const TextStep& step, size_t number, std::string te
     case TextStep::prepend:
       return text.empty() ? text : step.content + text;
     case TextStep::replace:
-      return replaced(text, step.pattern, step.content);
+      return replaced(text, step.pattern, step.content, limit);
     case TextStep::replace_regex:
-      return replaced(text, patterns_[number][0], step.content);
+      return replaced(text, patterns_[number][0], step.content, limit);
     case TextStep::begin_with:
-      if (text.empty() || (step.only_first && !is_first) || text.starts_with(step.content)) return text;
-      return step.content + text;
+      return text.empty() || text.starts_with(step.content) ? text : step.content + text;
   }
   return text;
 }

@@ -84,9 +84,9 @@ class Cutter {
 
 }  // namespace
 
-Pretokenizer::Pretokenizer(const std::vector<CutRule>& rules) {
+Pretokenizer::Pretokenizer(const std::vector<CutRule>& rules, const std::string& where) {
   for (const CutRule& rule : rules)
-    rules_.push_back({Regex(rule.pattern, "tokenizer: pre-tokenizer"), rule.cut, rule.invert});
+    rules_.push_back({Regex(rule.pattern, where + ": pre-tokenizer"), rule.cut, rule.invert});
 }
 
 std::vector<Span> Pretokenizer::split(std::string_view text) const {

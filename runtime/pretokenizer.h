@@ -49,8 +49,8 @@ std::vector<std::string> pretokenizer_names();
 
 class Pretokenizer {
  public:
-  /// Compiles the patterns. Throws Error(bad_file) when one is not a valid pattern.
-  explicit Pretokenizer(const std::vector<CutRule>& rules);
+  /// Compiles the patterns. Throws Error(bad_file), which begins with `where`, when one is not valid.
+  explicit Pretokenizer(const std::vector<CutRule>& rules, const std::string& where = "tokenizer");
   /// The words of `text` (valid UTF-8, below 4 GiB) in order. None is empty.
   std::vector<Span> split(std::string_view text) const;
 

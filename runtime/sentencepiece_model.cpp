@@ -10,6 +10,7 @@
 #include "models/config.h"
 #include "runtime/json_file.h"
 #include "runtime/mapped_file.h"
+#include "runtime/normalizer.h"
 #include "runtime/spm.h"
 
 namespace infer {
@@ -18,9 +19,9 @@ namespace {
 /// One field of a message.
 struct Field {
   uint64_t number = 0;
-  uint64_t value = 0;      ///< of varints and fixed-width numbers
+  uint64_t value = 0;           ///< of varints and fixed-width numbers
   std::string_view bytes = {};  ///< of length-delimited fields
-  int wire = 0;            ///< 0: varint, 1: 64 bits, 2: length-delimited, 5: 32 bits
+  int wire = 0;                 ///< 0: varint, 1: 64 bits, 2: length-delimited, 5: 32 bits
 };
 
 /// Walks over the fields of one message.
@@ -186,11 +187,20 @@ class Reader {
   TextRules unigram_rules() const {
     const std::string mark(kSpaceMark);
     TextRules rules;
+    const auto replace_spaces = [&](const char* pattern, const char* content, Place only) {
+      rules.pretokenizer.push_back({.kind = TextStep::replace_regex,
+                                    .pattern = pattern,
+                                    .content = content,
+                                    .only_first = only.first,
+                                    .only_last = only.last});
+    };
     if (settings_.strips_spaces) {
-      rules.pretokenizer.push_back({.kind = TextStep::strip, .left = true, .right = true});
-      rules.pretokenizer.push_back({.kind = TextStep::replace_regex, .pattern = " +", .content = " "});
+      replace_spaces("\\A +", "", {true, false});
+      replace_spaces(" +\\z", "", {false, true});
+      replace_spaces(" +", " ", {false, false});
     }
-    if (settings_.dummy_prefix) rules.pretokenizer.push_back({.kind = TextStep::prepend, .content = mark});
+    if (settings_.dummy_prefix)
+      rules.pretokenizer.push_back({.kind = TextStep::prepend, .content = mark, .only_first = true});
     rules.pretokenizer.push_back({.kind = TextStep::replace, .pattern = " ", .content = mark});
     rules.byte_fallback = settings_.byte_fallback;
     rules.fuse_unknown = true;

@@ -28,7 +28,8 @@ struct TextStep {
   Kind kind = nfc;
   std::string pattern = {}, content = {};
   bool left = false, right = false;
-  bool only_first = false;  ///< begin_with: only where the text to encode begins, not behind special tokens
+  bool only_first = false;  ///< only where the text to encode begins, not behind special tokens
+  bool only_last = false;   ///< only where it ends
 };
 
 struct TextRules {

@@ -71,7 +71,7 @@ void Tokenizer::add_special(int32_t id) {
   const bool user_defined = t == TokenType::user_defined;
   if (!is_special(t) && !user_defined) return;
   if (user_defined && has(id, kNormalized) && !normalizer_.empty()) {
-    normalized_.add(normalizer_.apply(text_of(id), true), id, true);
+    normalized_.add(normalizer_.apply(text_of(id), {}), id, true);
   } else {
     special_.add(text_of(id), id, user_defined);
   }
@@ -81,8 +81,8 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 
 void Tokenizer::apply_rules(const TextRules& rules) {
-  normalizer_ = Normalizer(rules.normalizer);
-  pretokenizer_ = Normalizer(rules.pretokenizer);
+  normalizer_ = Normalizer(rules.normalizer, escaped(vocabulary_.source));
+  pretokenizer_ = Normalizer(rules.pretokenizer, escaped(vocabulary_.source));
   before_ = rules.before;
   after_ = rules.after;
   space_prefix_ = rules.strips_space;
@@ -197,14 +197,14 @@ void Tokenizer::encode_fragments(std::string_view text, std::span<const Region> 
     size_t end = at;
     if (has(hit.id, kStripsLeft))
       while (end > begin && blank_length_before(text, end) > 0) end -= blank_length_before(text, end);
-    encode_between(text.substr(begin, std::max(end, begin) - begin), begin == 0, ids);
+    encode_between(text.substr(begin, end - begin), {begin == 0, false}, ids);
     ids.push_back(hit.id);
     at = hit.end;
     if (has(hit.id, kStripsRight))
       while (blank_length(text, at) > 0) at += blank_length(text, at);
     begin = at;
   }
-  encode_between(text.substr(begin), begin == 0, ids);
+  encode_between(text.substr(begin), {begin == 0, true}, ids);
 }
 
 bool Tokenizer::stands_alone(const SpecialTokens::Hit& hit, std::string_view text) const {
@@ -212,17 +212,17 @@ bool Tokenizer::stands_alone(const SpecialTokens::Hit& hit, std::string_view tex
 }
 
 // What stands between special tokens, as the file says it is to be prepared.
-void Tokenizer::encode_between(std::string_view text, bool is_first, std::vector<int32_t>& ids) const {
+void Tokenizer::encode_between(std::string_view text, Place place, std::vector<int32_t>& ids) const {
   if (text.empty()) return;
   if (!vocabulary_.rules) return model_->encode(text, true, ids);
   std::string prepared = utf8_first_bad(text) == text.size() ? std::string(text) : utf8_repaired(text);
-  if (!normalizer_.empty()) prepared = normalizer_.apply(prepared, is_first);
+  if (!normalizer_.empty()) prepared = normalizer_.apply(prepared, place);
   const std::string_view all = prepared;
   const auto encode_piece = [&](size_t begin, size_t end) {
     const std::string_view piece = all.substr(begin, end - begin);
     if (piece.empty()) return;
     if (pretokenizer_.empty()) return model_->encode(piece, true, ids);
-    model_->encode(pretokenizer_.apply(piece, is_first && begin == 0), true, ids);
+    model_->encode(pretokenizer_.apply(piece, {place.first && begin == 0, place.last && end == all.size()}), true, ids);
   };
   size_t begin = 0;
   for (size_t at = 0; at < all.size();) {

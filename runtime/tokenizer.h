@@ -77,7 +77,7 @@ class Tokenizer {
   void apply_rules(const TextRules& rules);
   void add_special(int32_t id);
   bool stands_alone(const SpecialTokens::Hit& hit, std::string_view text) const;
-  void encode_between(std::string_view text, bool is_first, std::vector<int32_t>& ids) const;
+  void encode_between(std::string_view text, Place place, std::vector<int32_t>& ids) const;
   std::vector<int32_t> encode(std::string_view text, std::span<const Region> regions, bool add_special) const;
   void encode_fragments(std::string_view text, std::span<const Region> regions, std::vector<int32_t>& ids) const;
 

@@ -16,7 +16,7 @@ constexpr size_t kMaxTokenBytes = 1024;
 }  // namespace
 
 Unigram::Unigram(const Vocabulary& v)
-    : pretokenizer_(v.rules->cuts),
+    : pretokenizer_(v.rules->cuts, escaped(v.source)),
       index_(v.tokens.size(), v.n_bytes()),
       scores_(v.scores),
       byte_fallback_(v.rules->byte_fallback),
