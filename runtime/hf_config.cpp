@@ -232,7 +232,8 @@ int64_t put_sizes(const JsonObject& config, HfKeys& keys) {
   if (!head_dim && dim % n_heads != 0)
     config.refuse("num_attention_heads", "does not divide hidden_size, and there is no head_dim",
                   std::to_string(n_heads), "a divisor of " + std::to_string(dim));
-  keys.integer("attention.key_length", head_dim.value_or(dim / n_heads));
+  for (const char* key : {"attention.key_length", "attention.value_length"})
+    keys.integer(key, head_dim.value_or(dim / n_heads));
   keys.number("attention.layer_norm_rms_epsilon", config.get_number("rms_norm_eps"));
   return head_dim.value_or(dim / n_heads);
 }

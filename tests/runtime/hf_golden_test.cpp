@@ -38,7 +38,8 @@ void check_tensors(const Checkpoint& gguf, const Checkpoint& hf) {
     if (want.name == "rope_freqs.weight") continue;  // config.json has the parameters instead
     INFO(want.name);
     const HostTensor* got = hf.find_tensor(want.name);
-    REQUIRE(got != nullptr);
+    CHECK(got != nullptr);
+    if (!got) continue;
     left.erase(want.name);
     CHECK(got->dims == want.dims);
     if (got->dims != want.dims || is_permuted(gguf, want.name)) continue;
@@ -62,7 +63,8 @@ void check_metadata(const Checkpoint& gguf, const Checkpoint& hf) {
     // A window of 0, and an original context without scaling, say nothing; plain numbers must all be there.
     if (found == hf.metadata.end() && (number(want) == 0 || key.find("original_context") != key.npos)) continue;
     INFO(key);
-    REQUIRE(found != hf.metadata.end());
+    CHECK(found != hf.metadata.end());
+    if (found == hf.metadata.end()) continue;
     if (const auto* text = std::get_if<std::string>(&want.data)) {
       CHECK(std::get<std::string>(found->second.data) == *text);
     } else {
