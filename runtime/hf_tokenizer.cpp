@@ -26,7 +26,7 @@ void make_room(Vocabulary& v, int64_t id) {
 
 void read_vocab_object(const JsonObject& model, Vocabulary& v) {
   const auto vocab = model.find_object("vocab");
-  if (!vocab) model.refuse("vocab", "required key is missing");
+  if (!vocab || vocab->json().empty()) model.refuse("vocab", "required key is missing or empty");
   int64_t last = -1;
   for (const auto& [token, value] : vocab->json().items()) {
     if (!value.is_number_unsigned() || value.get<uint64_t>() >= uint64_t{kMaxVocab})

@@ -227,7 +227,7 @@ const std::vector<Spoiled>& tokenizer_faults() {
       {"/added_tokens/0", 3},
       {"/added_tokens/0/id", kGone},
       {"/added_tokens/0/id", -1},
-      {"/added_tokens/0/id", 0},
+      {"/added_tokens/0/id", 5},
       {"/added_tokens/0/id", 16000000},
       {"/added_tokens/0/content", kGone},
       {"/added_tokens/0/content", ""},
