@@ -1,8 +1,8 @@
 // Folders with something wrong in them: headers, configs and tokenizers, changed in every way that came to mind and in
 // many that did not. Always an Error that names the file, never a crash, and never a model that is silently another
 // one.
-#include <filesystem>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 
 #include "runtime/gguf.h"
