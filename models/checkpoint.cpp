@@ -62,6 +62,11 @@ int64_t HostTensor::n_elements() const {
   return n;
 }
 
+const std::byte* HostTensor::slice(int64_t i) const {
+  if (!parts.empty()) return parts[static_cast<size_t>(i)];
+  return data + static_cast<size_t>(i) * (bytes / static_cast<size_t>(dims[0]));
+}
+
 std::string Value::text(size_t max_items) const {
   return std::visit(ValuePrinter{type.ends_with("f32"), max_items}, data);
 }

@@ -1,6 +1,7 @@
-// What a model file said: metadata and named tensors, in no particular file format. Readers in runtime/ (gguf.cpp) fill
-// it and have checked every size against the file before they do; nothing here opens, maps or trusts a length again.
-// Typed getters are the only way to metadata, so that a wrong type or range is reported once, in one form.
+// What a model file said: metadata and named tensors, in no particular file format. Readers in runtime/ (gguf.cpp,
+// hf_folder.cpp) fill it and have checked every size against the file before they do; nothing here opens, maps or
+// trusts a length again. Typed getters are the only way to metadata, so that a wrong type or range is reported once, in
+// one form.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +26,13 @@ struct HostTensor {
   std::vector<int64_t> dims;
   const std::byte* data = nullptr;
   size_t bytes = 0;
+  /// Where each index of the first dimension lies, when they lie apart (experts of a safetensors file): then `data` is
+  /// null. All have the same size.
+  std::vector<const std::byte*> parts = {};
+  bool owned = false;  ///< a copy in memory, although the checkpoint is mapped
   int64_t n_elements() const;
+  /// Index i of the first dimension (an expert of a stack, a row of a matrix), contiguous.
+  const std::byte* slice(int64_t i) const;
 };
 
 /// One metadata value. Integers of any width become int64_t when they fit, else uint64_t.

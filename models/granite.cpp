@@ -8,7 +8,7 @@ namespace infer {
 Config granite_config(const Checkpoint& checkpoint) {
   Config config = base_config(checkpoint);
   const Keys keys(checkpoint, config.arch);
-  config.ropes[0].adjacent = true;
+  config.ropes[0].adjacent = checkpoint.find_bool(config.arch + ".rope.adjacent").value_or(true);
   config.embed_scale = static_cast<float>(keys.number("embedding_scale", 1e-6, 1e6, 1));
   config.residual_scale = static_cast<float>(keys.number("residual_scale", 1e-6, 1e6, 1));
   config.logit_scale = static_cast<float>(1 / checkpoint.get_float(keys.name("logit_scale"), 1e-6, 1e6));

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "models/parallel.h"
+#include "models/stack.h"
 #include "quant/formats.h"
 
 namespace infer {
@@ -254,7 +255,7 @@ class Binder {
                          role == WeightRole::vector ? "F32, F16, BF16" : names(Formats{}));
     }
     const int64_t bytes = bytes_of(source.dtype, shape);
-    if (bytes < 0 || static_cast<size_t>(bytes) != source.bytes || !source.data) {
+    if (bytes < 0 || static_cast<size_t>(bytes) != source.bytes || (!source.data && source.parts.empty())) {
       checkpoint_.refuse(source.name, "wrong size", std::to_string(source.bytes) + " bytes",
                          bytes < 0 ? "rows of whole blocks" : std::to_string(bytes) + " bytes");
     }
@@ -266,7 +267,9 @@ class Binder {
     std::vector<int64_t> skipped = shape;
     skipped[0] = before;
     Tensor host;
-    host.data = const_cast<std::byte*>(source.data) + bytes_of(source.dtype, skipped);  // nobody writes through it
+    // A view; nobody writes through it. Of a tensor in parts it is that of the first one, see stack.h.
+    const std::byte* data = source.parts.empty() ? source.data : source.parts[0];
+    host.data = const_cast<std::byte*>(data) + bytes_of(source.dtype, skipped);
     host.dtype = source.dtype;
     for (int64_t n : shape) host.dims[host.n_dims++] = n;
     used_.insert(&source);
@@ -336,10 +339,14 @@ size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kA
 void check_finite(const Checkpoint& checkpoint, const BoundTensor& tensor) {
   const Tensor& t = tensor.host;
   const int64_t cols = t.cols(), rows = t.n_elements() / cols, stride = row_bytes(t.dtype, cols);
-  const int64_t before = (t.as<std::byte>() - tensor.source->data) * cols / stride;  // numbers of a fused tensor
+  const std::vector<const std::byte*>& parts = tensor.source->parts;
+  const int64_t rows_to_part = parts.empty() ? rows : rows / static_cast<int64_t>(parts.size());
+  // Numbers of a fused tensor that come before these.
+  const int64_t before = parts.empty() ? (t.as<std::byte>() - tensor.source->data) * cols / stride : 0;
   std::vector<float> row(static_cast<size_t>(cols));
   for (int64_t r = 0; r < rows; ++r) {
-    decode_row(t.dtype, t.as<char>() + r * stride, row.data(), cols);
+    const std::byte* part = parts.empty() ? t.as<std::byte>() : parts[static_cast<size_t>(r / rows_to_part)];
+    decode_row(t.dtype, part + r % rows_to_part * stride, row.data(), cols);
     for (int64_t i = 0; i < cols; ++i) {
       // Exponent bits all set: NaN or infinity, whatever the floating-point flags of this build.
       if ((float_bits(row[static_cast<size_t>(i)]) & 0x7f800000) != 0x7f800000) continue;
@@ -418,7 +425,7 @@ Needs model_needs(const Config& config, const std::vector<BoundTensor>& bound) {
 
 size_t planned_packed_bytes(const std::vector<BoundTensor>& bound, const Backend& backend) {
   size_t total = 0;
-  for (const BoundTensor& t : bound) total += aligned(backend.packed_bytes(t.host, t.role));
+  for (const BoundTensor& t : bound) total += aligned(packed_bytes(t, backend));
   return total;
 }
 
@@ -430,7 +437,7 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
   std::vector<double> work;
   size_t total = 0;
   for (const BoundTensor& t : bound) {
-    packed.push_back(backend.packed_bytes(t.host, t.role));
+    packed.push_back(packed_bytes(t, backend));
     offsets.push_back(total);
     total += aligned(packed.back());
     work.push_back(static_cast<double>(tensor_file_bytes(t.host)));
@@ -443,7 +450,7 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
   const auto load = [&](size_t i) {
     const BoundTensor& t = bound[i];
     if (check_tensors) check_finite(checkpoint, t);
-    *t.target = backend.pack(t.host, t.role, packed[i] ? arena + offsets[i] : nullptr);
+    *t.target = pack_tensor(t, backend, packed[i] ? arena + offsets[i] : nullptr);
   };
   if (!run_parallel(work, n_threads, load, progress)) {
     throw Error(ErrorKind::run, escaped(checkpoint.path, 8192), "loading was cancelled");

@@ -51,6 +51,9 @@ enum class DType : uint32_t {
   NVFP4 = 40,
   Q1_0 = 41,
   kPrivate = 0x10000,
+  F8_E4M3 = kPrivate,  // from here on: of safetensors
+  F8_E5M2,
+  U8,
 };
 
 }  // namespace infer

@@ -41,6 +41,9 @@ constexpr FormatInfo kNamedOnly[] = {
     {DType::IQ4_NL_8_8, "IQ4_NL_8_8", 32, 18},
     {DType::NVFP4, "NVFP4", 64, 36},
     {DType::Q1_0, "Q1_0", 128, 18},
+    {DType::F8_E4M3, "F8_E4M3", 1, 1},
+    {DType::F8_E5M2, "F8_E5M2", 1, 1},
+    {DType::U8, "U8", 1, 1},
 };
 
 template <class Matches>

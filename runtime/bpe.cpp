@@ -52,34 +52,47 @@ std::string printable_of_bytes(std::string_view bytes) {
 }
 
 Bpe::Bpe(const Vocabulary& v, const PretokenizerSpec& spec)
-    : pretokenizer_(spec.rules),
+    : pretokenizer_(spec.rules, escaped(v.source)),
       ignore_merges_(spec.ignore_merges),
       index_(v.tokens.size(), v.n_bytes()),
       whole_(v.tokens.size()),
       seed_(fresh_hash_seed()) {
-  for (int32_t id = 0; id < v.size(); ++id) {
-    if (!v.reachable(id)) continue;
-    if (const auto bytes = bytes_of_printable(v.tokens[static_cast<size_t>(id)])) index_.insert(*bytes, id);
+  if (v.rules) {
+    byte_level_ = v.rules->byte_level;
+    byte_fallback_ = v.rules->byte_fallback;
+    fuse_unknown_ = v.rules->fuse_unknown;
+    unk_ = v.unk;
   }
-  for (size_t b = 0; b < byte_ids_.size(); ++b) {
+  byte_ids_.fill(-1);
+  for (int32_t id = 0; id < v.size(); ++id) {
+    const std::string& token = v.tokens[static_cast<size_t>(id)];
+    if (!byte_level_ && v.type(id) == TokenType::byte) byte_ids_[*byte_of(token)] = id;
+    if (!v.reachable(id)) continue;
+    if (const auto text = text_of(token)) index_.insert(*text, id);
+  }
+  for (size_t b = 0; byte_level_ && b < byte_ids_.size(); ++b) {
     const char byte = static_cast<char>(b);
     byte_ids_[b] = index_.find({&byte, 1});
   }
   read_merges(v);
 }
 
+std::optional<std::string> Bpe::text_of(const std::string& token) const {
+  return byte_level_ ? bytes_of_printable(token) : token;
+}
+
 void Bpe::read_merges(const Vocabulary& v) {
   pairs_.resize(std::bit_ceil(2 * v.merges.size() + 2));
   for (size_t rank = 0; rank < v.merges.size(); ++rank) {
     const std::string& merge = v.merges[rank];
-    const size_t space = merge.find(' ');
+    const size_t space = merge.find(v.merge_separator);
     if (space == std::string::npos || space == 0 || space + 1 == merge.size() ||
-        merge.find(' ', space + 1) != std::string::npos) {
+        merge.find(v.merge_separator, space + 1) != std::string::npos) {
       throw Error(ErrorKind::bad_file, escaped(v.source) + ": tokenizer.ggml.merges " + std::to_string(rank),
                   "malformed merge", '"' + escaped(merge) + '"', "two parts with one space between them");
     }
-    const auto left = bytes_of_printable(merge.substr(0, space));
-    const auto right = bytes_of_printable(merge.substr(space + 1));
+    const auto left = text_of(merge.substr(0, space));
+    const auto right = text_of(merge.substr(space + 1));
     const int32_t left_id = left ? index_.find(*left) : -1, right_id = right ? index_.find(*right) : -1;
     const int32_t id = left_id < 0 || right_id < 0 ? -1 : index_.find(*left + *right);
     if (id < 0) {
@@ -108,11 +121,20 @@ void Bpe::encode(std::string_view text, bool, std::vector<int32_t>& ids) const {
   std::string repaired;
   if (utf8_first_bad(text) != text.size()) text = repaired = utf8_repaired(text);
   MergeScratch scratch;
-  size_t begin = 0;
-  for (const uint32_t end : pretokenizer_.split(text)) {
-    encode_word(text.substr(begin, end - begin), scratch, ids);
-    begin = end;
-  }
+  for (const Span word : pretokenizer_.split(text))
+    encode_word(text.substr(word.begin, word.end - word.begin), scratch, ids);
+}
+
+// A character is one symbol, or one for each of its bytes where the vocabulary has no other way to write it.
+void Bpe::add_character(std::string_view word, size_t at, MergeScratch& scratch) const {
+  const size_t n = utf8_length(word, at);
+  const std::string_view character = word.substr(at, n);
+  const auto byte_id = [&](char c) { return byte_ids_[static_cast<uint8_t>(c)]; };
+  const int32_t id = index_.find(character);
+  const bool in_bytes = id < 0 && byte_fallback_ &&
+                        std::all_of(character.begin(), character.end(), [&](char c) { return byte_id(c) >= 0; });
+  if (!in_bytes) return scratch.add(static_cast<uint32_t>(at), static_cast<uint32_t>(n), id);
+  for (size_t i = 0; i < n; ++i) scratch.add(static_cast<uint32_t>(at + i), 1, byte_id(character[i]));
 }
 
 void Bpe::encode_word(std::string_view word, MergeScratch& scratch, std::vector<int32_t>& ids) const {
@@ -123,14 +145,20 @@ void Bpe::encode_word(std::string_view word, MergeScratch& scratch, std::vector<
   }
   scratch.symbols.clear();
   scratch.symbols.reserve(word.size());
-  for (size_t i = 0; i < word.size(); ++i) {
-    scratch.add(static_cast<uint32_t>(i), 1, byte_ids_[static_cast<uint8_t>(word[i])]);
+  for (size_t i = 0; i < word.size(); i += byte_level_ ? 1 : utf8_length(word, i)) {
+    if (byte_level_) {
+      scratch.add(static_cast<uint32_t>(i), 1, byte_ids_[static_cast<uint8_t>(word[i])]);
+    } else {
+      add_character(word, i, scratch);
+    }
   }
   merge_symbols(scratch, [this](const Symbol& left, const Symbol& right) { return merge_of(left.id, right.id); });
   if (token >= 0 && !whole_.is_known(token)) whole_.set(token, scratch.symbols[0].next < 0);
   for (int32_t at = 0; at >= 0; at = scratch.symbols[static_cast<size_t>(at)].next) {
-    const int32_t id = scratch.symbols[static_cast<size_t>(at)].id;
-    if (id >= 0) ids.push_back(id);
+    const Symbol& symbol = scratch.symbols[static_cast<size_t>(at)];
+    const bool fused = fuse_unknown_ && symbol.prev >= 0 && scratch.symbols[static_cast<size_t>(symbol.prev)].id < 0;
+    if (symbol.id >= 0) ids.push_back(symbol.id);
+    if (symbol.id < 0 && unk_ >= 0 && !fused) ids.push_back(unk_);
   }
 }
 

@@ -1,6 +1,7 @@
-// Byte-level BPE, the model of GPT-2 and its many heirs: text is cut into words, each word is a row of bytes, and pairs
-// merge in the order in which training found them. Tokens are compared as the bytes they stand for, not in the
-// printable alphabet in which files write them.
+// BPE by merges, the model of GPT-2 and its many heirs: text is cut into words, each word is a row of symbols, and
+// pairs merge in the order in which training found them. Symbols are bytes, or (tokenizer.json of SentencePiece models)
+// characters. Tokens are compared as the bytes they stand for, not in the printable alphabet in which files of the
+// first kind write them.
 #pragma once
 
 #include <array>
@@ -35,11 +36,15 @@ class Bpe final : public SubwordModel {
   void read_merges(const Vocabulary& vocabulary);
   size_t slot_of(uint64_t pair) const;
   Merge merge_of(int32_t left, int32_t right) const;
+  std::optional<std::string> text_of(const std::string& token) const;
+  void add_character(std::string_view word, size_t at, MergeScratch& scratch) const;
   void encode_word(std::string_view word, MergeScratch& scratch, std::vector<int32_t>& ids) const;
 
   Pretokenizer pretokenizer_;
   bool ignore_merges_;
-  TextIndex index_;  ///< bytes to id
+  bool byte_level_ = true, byte_fallback_ = false, fuse_unknown_ = false;
+  int32_t unk_ = -1;  ///< -1: what is no token vanishes
+  TextIndex index_;   ///< bytes to id
   WholeWords whole_;
   std::array<int32_t, 256> byte_ids_{};  ///< -1: this byte has no token, and vanishes
   uint64_t seed_;

@@ -1,13 +1,12 @@
 // The GGUF reader's outer half: the header, the parts of a split file, overrides, and the Checkpoint made of them.
 #include "runtime/gguf.h"
 
-#include <charconv>
-#include <cmath>
 #include <cstdio>
 #include <filesystem>
 
 #include "runtime/gguf_parts.h"
 #include "runtime/mapped_file.h"
+#include "runtime/overrides.h"
 
 namespace infer {
 namespace {
@@ -110,32 +109,6 @@ void read_siblings(Checkpoint& checkpoint, int64_t count, std::vector<std::share
   checkpoint.find_int("split.tensors.count", n_tensors, n_tensors);
 }
 
-[[noreturn]] void refuse_override(const MetadataOverride& o, const std::string& allowed) {
-  throw Error(ErrorKind::usage, "--override-kv " + escaped(o.key), "invalid value",
-              escaped(o.type) + ":" + escaped(o.value), allowed);
-}
-
-template <class T>
-T parse_number(const MetadataOverride& o, const char* allowed) {
-  T value{};
-  const char* end = o.value.data() + o.value.size();
-  const auto result = std::from_chars(o.value.data(), end, value);
-  if (result.ec != std::errc() || result.ptr != end) refuse_override(o, allowed);
-  return value;
-}
-
-Value override_value(const MetadataOverride& o) {
-  if (o.type == "int") return {parse_number<int64_t>(o, "an integer of 64 bits"), "i64"};
-  if (o.type == "str") return {o.value, "string"};
-  if (o.type == "float") {
-    const auto value = parse_number<double>(o, "a finite float");
-    if (!std::isfinite(value)) refuse_override(o, "a finite float");
-    return {value, "f64"};
-  }
-  if (o.type == "bool" && (o.value == "true" || o.value == "false")) return {o.value == "true", "bool"};
-  refuse_override(o, "int:N, float:X, bool:true, bool:false or str:TEXT");
-}
-
 }  // namespace
 
 Checkpoint read_gguf(const std::string& path, const GgufOptions& options) {
@@ -154,10 +127,7 @@ Checkpoint read_gguf(const std::string& path, const GgufOptions& options) {
   } else {
     checkpoint.storage = std::move(files);
   }
-  for (const MetadataOverride& o : options.overrides) {
-    if (o.key.empty()) refuse_override(o, "KEY=TYPE:VALUE");
-    checkpoint.metadata.insert_or_assign(o.key, override_value(o));
-  }
+  apply_overrides(checkpoint, options.overrides);
   return checkpoint;
 }
 

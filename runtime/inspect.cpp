@@ -3,6 +3,7 @@
 #include <set>
 
 #include "models/arch.h"
+#include "models/stack.h"
 #include "runtime/engine_plan.h"
 #include "runtime/loader.h"
 #include "runtime/model.h"
@@ -14,7 +15,7 @@ namespace {
 // Goes the way of load() and of an engine with default options, but packs and allocates no more than scratch, which is
 // never touched.
 void plan_run(const Checkpoint& checkpoint, int64_t n_ctx, const LoadOptions& options, Inspection& out) {
-  std::optional<Vocabulary> vocabulary = vocabulary_from(checkpoint);
+  std::optional<Vocabulary> vocabulary = open_vocabulary(checkpoint);
   std::optional<Tokenizer> tokenizer;  // making it is what finds faults of merges and byte tokens
   if (vocabulary) tokenizer.emplace(std::move(*vocabulary));
   out.info.has_tokenizer = tokenizer.has_value();
@@ -32,7 +33,7 @@ void plan_run(const Checkpoint& checkpoint, int64_t n_ctx, const LoadOptions& op
   out.packed_bytes = planned_packed_bytes(bound, *backend);
   std::set<const HostTensor*> used_in_place;
   for (const BoundTensor& tensor : bound)
-    if (backend->packed_bytes(tensor.host, tensor.role) == 0) used_in_place.insert(tensor.source);
+    if (packed_bytes(tensor, *backend) == 0) used_in_place.insert(tensor.source);
   size_t in_place = 0;
   for (const HostTensor* tensor : used_in_place) in_place += tensor->bytes;
   const size_t resident = options.mmap ? in_place : checkpoint.file_bytes;

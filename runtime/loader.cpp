@@ -9,6 +9,7 @@
 
 #include "models/rope_config.h"
 #include "runtime/gguf.h"
+#include "runtime/hf_folder.h"
 
 namespace infer {
 namespace {
@@ -17,16 +18,22 @@ namespace {
 void drop_mapped_pages(const Checkpoint& checkpoint) {
   if (!checkpoint.mapped) return;
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  for (const HostTensor& tensor : checkpoint.tensors) {
-    const auto begin = reinterpret_cast<uintptr_t>(tensor.data) / page * page;
-    const auto end = (reinterpret_cast<uintptr_t>(tensor.data) + tensor.bytes + page - 1) / page * page;
+  const auto drop = [page](const std::byte* data, size_t bytes) {
+    const auto begin = reinterpret_cast<uintptr_t>(data) / page * page;
+    const auto end = (reinterpret_cast<uintptr_t>(data) + bytes + page - 1) / page * page;
     madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  };
+  for (const HostTensor& tensor : checkpoint.tensors) {
+    if (tensor.owned) continue;
+    if (tensor.data) drop(tensor.data, tensor.bytes);
+    for (const std::byte* part : tensor.parts) drop(part, tensor.bytes / tensor.parts.size());
   }
 }
 
 }  // namespace
 
 Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options) {
+  if (is_folder(path)) return read_hf_folder(path, options);
   GgufOptions gguf;
   gguf.mmap = options.mmap;
   gguf.metadata_only = options.vocab_only;
@@ -63,6 +70,10 @@ void replace_rope(const RopeOptions& rope, Checkpoint& checkpoint) {
   put("yarn_attn_factor", kRopeAttnKey, rope.yarn_attn_factor, -1, 1e-3, 1e3);
   put("yarn_beta_fast", kRopeBetaFastKey, rope.yarn_beta_fast, -1, 1e-3, 1e6);
   put("yarn_beta_slow", kRopeBetaSlowKey, rope.yarn_beta_slow, -1, 1e-3, 1e6);
+}
+
+std::optional<Vocabulary> open_vocabulary(const Checkpoint& checkpoint) {
+  return is_folder(checkpoint.path) ? read_hf_vocabulary(checkpoint.path) : vocabulary_from(checkpoint);
 }
 
 Weights pack_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, const LoadOptions& options) {

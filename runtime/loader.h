@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,10 +12,14 @@
 #include "models/checkpoint.h"
 #include "models/config.h"
 #include "models/weights.h"
+#include "runtime/vocabulary.h"
 
 namespace infer {
 
+/// `path`: a GGUF file or a Hugging Face folder.
 Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options);
+/// The vocabulary that belongs to it; nothing when there is none.
+std::optional<Vocabulary> open_vocabulary(const Checkpoint& checkpoint);
 
 /// Puts these into the metadata, under the keys of models/rope_config.h. Throws Error(usage) for a value out of range.
 void replace_rope(const RopeOptions& options, Checkpoint& checkpoint);

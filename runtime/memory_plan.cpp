@@ -4,6 +4,7 @@
 #include <set>
 
 #include "models/arch.h"
+#include "models/stack.h"
 #include "quant/formats.h"
 #include "runtime/engine_plan.h"
 #include "runtime/loader.h"
@@ -20,7 +21,7 @@ struct Target {
   size_t available = 0;
 
   size_t packed_bytes(const BoundTensor& t) const {
-    return devices ? devices->packed_bytes(t.host, t.role) : backend->packed_bytes(t.host, t.role);
+    return devices ? devices->packed_bytes(t.host, t.role) : infer::packed_bytes(t, *backend);
   }
 };
 

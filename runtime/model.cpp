@@ -5,10 +5,11 @@
 #include <new>
 
 #include "models/arch.h"
+#include "runtime/hf_folder.h"
+#include "runtime/hf_tokenizer_config.h"
 #include "runtime/loader.h"
 #include "runtime/quantize_jobs.h"
 #include "runtime/random_model.h"
-#include "runtime/template_folder.h"
 
 #if defined(__GLIBC__)
 #include <malloc.h>
@@ -25,7 +26,7 @@ void return_free_memory() {
 }
 
 void load_tokenizer(const Checkpoint& checkpoint, Model::Impl& model) {
-  std::optional<Vocabulary> vocabulary = vocabulary_from(checkpoint);
+  std::optional<Vocabulary> vocabulary = open_vocabulary(checkpoint);
   if (!vocabulary) return;
   model.tokenizer.emplace(std::move(*vocabulary));
   model.info.has_tokenizer = true;
@@ -65,20 +66,11 @@ void load_weights_of(Checkpoint& checkpoint, const LoadOptions& options, Model::
   if (checkpoint.mapped) model.info.mapped_bytes = model.weights.file_bytes;
 }
 
-// A Hugging Face folder serves its chat template only.
-std::shared_ptr<const Model::Impl> load_folder(const std::string& path, const LoadOptions& options) {
-  if (!options.vocab_only)
-    throw Error(ErrorKind::bad_file, escaped(path), "not a model that this version runs", "a folder", "a GGUF file");
-  auto model = std::make_shared<Model::Impl>();
-  TemplateFolder folder = read_template_folder(path);
-  model->info.path = path;
-  model->info.format = "Hugging Face folder";
-  model->vocab_only = true;
-  model->chat_template = std::move(folder.chat_template);
-  model->info.has_chat_template = !model->chat_template.empty();
-  model->bos_text = std::move(folder.bos);
-  model->eos_text = std::move(folder.eos);
-  return model;
+// Templates of a folder see the texts that its author names, whether or not they are tokens.
+void take_template_texts(const std::string& folder, Model::Impl& model) {
+  const HfTokenizerConfig config = read_hf_tokenizer_config(folder);
+  model.bos_text = config.bos;
+  model.eos_text = config.eos;
 }
 
 using Clock = std::chrono::steady_clock;
@@ -89,6 +81,7 @@ std::shared_ptr<const Model::Impl> load_checkpoint(Checkpoint checkpoint, const 
   model->info = describe_file(checkpoint);
   model->vocab_only = options.vocab_only;
   load_tokenizer(checkpoint, *model);
+  if (is_folder(checkpoint.path)) take_template_texts(checkpoint.path, *model);
   model->chat_template = checkpoint.find_string("tokenizer.chat_template").value_or("");
   const std::string fault = chat_template_fault(model->chat_template);  // no reason not to use the model otherwise
   if (!fault.empty()) model->info.warnings.push_back(fault);
@@ -102,7 +95,6 @@ std::shared_ptr<const Model::Impl> load_checkpoint(Checkpoint checkpoint, const 
 
 std::shared_ptr<const Model::Impl> load_impl(const std::string& path, const LoadOptions& options) {
   const auto start = Clock::now();
-  if (is_folder(path)) return load_folder(path, options);
   Checkpoint checkpoint = open_checkpoint(path, options);
   if (!options.quant.empty() && !options.vocab_only) quantize_checkpoint(checkpoint, options);
   return load_checkpoint(std::move(checkpoint), options, start);

@@ -113,9 +113,14 @@ constexpr std::string_view kLines = R"([^\n]+|\n+)";
 // The brackets and the bar are members of this class; that is how the models were trained.
 constexpr std::string_view kBloom = R"( ?[^(\s|.,!?\x{2026}\x{3002}\x{FF0C}\x{3001}\x{964}\x{6D4}\x{60C})]+)";
 
+struct TableRule {
+  std::string_view pattern;
+  Cut cut = Cut::around;
+};
+
 struct Row {
   std::string_view names;  ///< separated by spaces
-  std::array<CutRule, 6> rules;
+  std::array<TableRule, 6> rules;
   bool ignore_merges = false, adds_bos = false;
 };
 
@@ -182,8 +187,8 @@ PretokenizerSpec pretokenizer_spec(const std::string& name, const std::string& w
   PretokenizerSpec spec;
   const bool found = for_each_name([&](std::string_view known, const Row& row) {
     if (known != name) return false;
-    for (const CutRule& rule : row.rules) {
-      if (!rule.pattern.empty()) spec.rules.push_back(rule);
+    for (const TableRule& rule : row.rules) {
+      if (!rule.pattern.empty()) spec.rules.push_back({std::string(rule.pattern), rule.cut});
     }
     spec.ignore_merges = row.ignore_merges;
     spec.adds_bos = row.adds_bos;

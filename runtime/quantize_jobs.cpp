@@ -45,9 +45,12 @@ void convert_rows(const QuantizeJob& job, int64_t begin, int64_t end, char* out)
   const int64_t cols = job.source->dims.back();
   const auto from_bytes = static_cast<size_t>(row_bytes(job.source->dtype, cols));
   const auto to_bytes = static_cast<size_t>(row_bytes(job.target.dtype, cols));
+  const bool apart = !job.source->parts.empty();
+  const int64_t rows_to_slice = apart ? job.rows / job.source->dims[0] : job.rows;
   std::vector<float> row(static_cast<size_t>(cols));
   for (int64_t r = begin; r < end; ++r, out += to_bytes) {
-    decode_row(job.source->dtype, job.source->data + static_cast<size_t>(r) * from_bytes, row.data(), cols);
+    const std::byte* from = apart ? job.source->parts[static_cast<size_t>(r / rows_to_slice)] : job.source->data;
+    decode_row(job.source->dtype, from + static_cast<size_t>(r % rows_to_slice) * from_bytes, row.data(), cols);
     const float* importance = job.importance ? job.importance->data() + r / job.rows_to_expert * cols : nullptr;
     const Encoded done = encode_weights(job.target.dtype, row.data(), importance, out, cols);
     if (done.fault == Encoded::none) continue;

@@ -40,10 +40,13 @@ void quantize_checkpoint(Checkpoint& checkpoint, const LoadOptions& options) {
   for (const QuantizeJob& job : jobs) {
     tensors.push_back(job.target);
     tensors.back().data = job.source->data;
+    tensors.back().parts = job.source->parts;
+    tensors.back().owned = job.source->owned;
     if (!job.changes()) continue;
     storage->buffers.push_back(std::make_unique_for_overwrite<char[]>(job.target.bytes));
     char* const out = storage->buffers.back().get();
     tensors.back().data = reinterpret_cast<const std::byte*>(out);
+    tensors.back().parts.clear();
     const size_t row_bytes = job.target.bytes / static_cast<size_t>(job.rows);
     const int64_t step = std::max<int64_t>(1, kChunkWeights / job.source->dims.back());
     for (int64_t begin = 0; begin < job.rows; begin += step) {

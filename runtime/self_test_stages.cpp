@@ -6,6 +6,7 @@
 
 #include "models/arch.h"
 #include "models/decoder.h"
+#include "models/stack.h"
 #include "quant/formats.h"
 #include "runtime/self_test.h"
 
@@ -89,9 +90,9 @@ void Subject::pack(const Checkpoint& checkpoint) {
       const auto layer = static_cast<int64_t>((at - begin) / sizeof(LayerWeights));
       if (std::find(extract_.layers.begin(), extract_.layers.end(), layer) == extract_.layers.end()) continue;
     }
-    const size_t bytes = backend_.packed_bytes(t.host, t.role);
+    const size_t bytes = packed_bytes(t, backend_);
     packed.push_back(bytes > 0 ? backend_.allocate(bytes) : nullptr);
-    *t.target = backend_.pack(t.host, t.role, packed.back().get());
+    *t.target = pack_tensor(t, backend_, packed.back().get());
   }
   backend_.wait();
   weights_ = all;

@@ -82,7 +82,9 @@ class Assigner {
     }
     for (const int32_t id : {v_.eos, v_.eot, v_.eom, v_.fim_pad, v_.fim_rep, v_.fim_sep}) add(id, kEndsAnswer);
     spare_channel_ends();
-    assign_stripping();
+    for (const int32_t id : v_.ends) add(id, kEndsAnswer);
+    for (const auto& [id, role] : v_.roles) add(id, role);
+    if (!v_.types_are_final) assign_stripping();
     return std::move(roles_);
   }
 

@@ -13,6 +13,9 @@ namespace infer {
 enum TokenRole : uint8_t {
   kEndsAnswer = 1,
   kStripsRight = 2,  ///< white space behind it is dropped
+  kStripsLeft = 4,   ///< and before it
+  kSingleWord = 8,   ///< not found inside a word
+  kNormalized = 16,  ///< searched for in normalised text
 };
 
 /// Roles by id. Completes the special ids of `vocabulary` and turns well-known special tokens into control tokens.

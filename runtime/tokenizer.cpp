@@ -3,6 +3,8 @@
 
 #include "runtime/bpe.h"
 #include "runtime/spm.h"
+#include "runtime/unigram.h"
+#include "runtime/utf8.h"
 
 namespace infer {
 namespace {
@@ -10,22 +12,16 @@ namespace {
 constexpr size_t kMaxTextBytes = size_t{1} << 31;
 const std::string kNothing;
 
-bool is_blank(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-
 bool is_special(TokenType type) { return type == TokenType::control || type == TokenType::unknown; }
 
-std::string with_spaces(std::string text) {
-  size_t to = 0;
-  for (size_t from = 0; from < text.size();) {
-    if (text.compare(from, kSpaceMark.size(), kSpaceMark) == 0) {
-      text[to++] = ' ';
-      from += kSpaceMark.size();
-    } else {
-      text[to++] = text[from++];
-    }
+std::string replaced(const std::string& text, std::string_view from, std::string_view to) {
+  std::string out;
+  size_t done = 0;
+  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, done)) {
+    out.append(text, done, at - done).append(to);
+    done = at + from.size();
   }
-  text.resize(to);
-  return text;
+  return out.append(text, done);
 }
 
 TextIndex index_of(const Vocabulary& v) {
@@ -59,16 +55,52 @@ Tokenizer::Tokenizer(Vocabulary vocabulary)
   pieces_.reserve(vocabulary_.tokens.size());
   for (int32_t id = 0; id < vocabulary_.size(); ++id) {
     pieces_.push_back(piece_of(id));
-    const TokenType t = vocabulary_.type(id);
-    if (is_special(t) || t == TokenType::user_defined) special_.add(text_of(id), id, t == TokenType::user_defined);
+    add_special(id);
   }
   special_.finish();
+  normalized_.finish();
+  if (vocabulary_.rules) return;
+  if (adds_bos_) before_ = {bos()};
+  if (adds_eos_) after_ = {eos()};
+}
+
+// Control tokens are searched for in the text as it came, whatever normalising would make of them: only there is it
+// known which parts a user wrote.
+void Tokenizer::add_special(int32_t id) {
+  const TokenType t = vocabulary_.type(id);
+  const bool user_defined = t == TokenType::user_defined;
+  if (!is_special(t) && !user_defined) return;
+  if (user_defined && has(id, kNormalized) && !normalizer_.empty()) {
+    normalized_.add(normalizer_.apply(text_of(id), {}), id, true);
+  } else {
+    special_.add(text_of(id), id, user_defined);
+  }
 }
 
 Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 
+void Tokenizer::apply_rules(const TextRules& rules) {
+  normalizer_ = Normalizer(rules.normalizer, escaped(vocabulary_.source));
+  pretokenizer_ = Normalizer(rules.pretokenizer, escaped(vocabulary_.source));
+  before_ = rules.before;
+  after_ = rules.after;
+  space_prefix_ = rules.strips_space;
+  adds_bos_ = bos() >= 0 && !before_.empty() && before_[0] == bos();
+  adds_eos_ = eos() >= 0 && !after_.empty() && after_.back() == eos();
+}
+
 void Tokenizer::build_model() {
+  if (vocabulary_.rules) {
+    apply_rules(*vocabulary_.rules);
+    if (vocabulary_.model == "unigram") {
+      model_ = std::make_unique<Unigram>(vocabulary_);
+    } else {
+      model_ = std::make_unique<Bpe>(
+          vocabulary_, PretokenizerSpec{vocabulary_.rules->cuts, vocabulary_.rules->ignore_merges, false});
+    }
+    return;
+  }
   if (vocabulary_.model == "llama") {
     space_prefix_ = vocabulary_.add_space_prefix.value_or(true);
     adds_bos_ = vocabulary_.add_bos.value_or(true);
@@ -100,13 +132,20 @@ std::string Tokenizer::piece_of(int32_t id) const {
     case TokenType::byte:
       return {static_cast<char>(*byte_of(text))};
     case TokenType::normal:
-      if (vocabulary_.model == "llama") return with_spaces(text);
+      if (vocabulary_.rules) return decoded(text);
+      if (vocabulary_.model == "llama") return replaced(text, kSpaceMark, " ");
       return bytes_of_printable(text).value_or(text);
     case TokenType::undefined:
     case TokenType::unused:
       break;
   }
   return {};
+}
+
+std::string Tokenizer::decoded(std::string text) const {
+  if (vocabulary_.rules->byte_level) return bytes_of_printable(text).value_or(text);
+  for (const auto& [from, to] : vocabulary_.rules->decoded) text = replaced(text, from, to);
+  return text;
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, bool parse_special) const {
@@ -134,21 +173,15 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, std::span<const Re
   }
   std::vector<int32_t> ids;
   ids.reserve(text.size() / 3 + 2);
-  if (add_special && adds_bos_) ids.push_back(bos());
+  if (add_special) ids.insert(ids.end(), before_.begin(), before_.end());
   encode_fragments(text, regions, ids);
-  if (add_special && adds_eos_) ids.push_back(eos());
+  if (add_special) ids.insert(ids.end(), after_.begin(), after_.end());
   return ids;
 }
 
 void Tokenizer::encode_fragments(std::string_view text, std::span<const Region> regions,
                                  std::vector<int32_t>& ids) const {
   size_t begin = 0;  // of the text that waits to be encoded
-  bool at_start = true;
-  const auto encode_until = [&](size_t end) {
-    if (end == begin) return;
-    model_->encode(text.substr(begin, end - begin), at_start, ids);
-    at_start = false;
-  };
   size_t region = 0;
   for (size_t at = 0; at < text.size();) {
     if (!special_.may_begin(text[at])) {
@@ -157,18 +190,53 @@ void Tokenizer::encode_fragments(std::string_view text, std::span<const Region> 
     }
     while (regions[region].end <= at) ++region;
     const SpecialTokens::Hit hit = special_.match(text, at, regions[region].parse_special ? regions[region].end : 0);
-    if (hit.id < 0) {
+    if (hit.id < 0 || !stands_alone(hit, text)) {
       ++at;
       continue;
     }
-    encode_until(at);
+    size_t end = at;
+    if (has(hit.id, kStripsLeft))
+      while (end > begin && blank_length_before(text, end) > 0) end -= blank_length_before(text, end);
+    encode_between(text.substr(begin, end - begin), {begin == 0, false}, ids);
     ids.push_back(hit.id);
-    at_start = true;
     at = hit.end;
-    while (has(hit.id, kStripsRight) && at < text.size() && is_blank(text[at])) ++at;
+    if (has(hit.id, kStripsRight))
+      while (blank_length(text, at) > 0) at += blank_length(text, at);
     begin = at;
   }
-  encode_until(text.size());
+  encode_between(text.substr(begin), {begin == 0, true}, ids);
+}
+
+bool Tokenizer::stands_alone(const SpecialTokens::Hit& hit, std::string_view text) const {
+  return !has(hit.id, kSingleWord) || !(word_ends(text, hit.begin) || word_begins(text, hit.end));
+}
+
+// What stands between special tokens, as the file says it is to be prepared.
+void Tokenizer::encode_between(std::string_view text, Place place, std::vector<int32_t>& ids) const {
+  if (text.empty()) return;
+  if (!vocabulary_.rules) return model_->encode(text, true, ids);
+  std::string prepared = utf8_first_bad(text) == text.size() ? std::string(text) : utf8_repaired(text);
+  if (!normalizer_.empty()) prepared = normalizer_.apply(prepared, place);
+  const std::string_view all = prepared;
+  const auto encode_piece = [&](size_t begin, size_t end) {
+    const std::string_view piece = all.substr(begin, end - begin);
+    if (piece.empty()) return;
+    if (pretokenizer_.empty()) return model_->encode(piece, true, ids);
+    model_->encode(pretokenizer_.apply(piece, {place.first && begin == 0, place.last && end == all.size()}), true, ids);
+  };
+  size_t begin = 0;
+  for (size_t at = 0; at < all.size();) {
+    const SpecialTokens::Hit hit =
+        normalized_.may_begin(all[at]) ? normalized_.match(all, at, 0) : SpecialTokens::Hit{};
+    if (hit.id < 0 || !stands_alone(hit, all)) {
+      ++at;
+      continue;
+    }
+    encode_piece(begin, at);
+    ids.push_back(hit.id);
+    at = begin = hit.end;
+  }
+  encode_piece(begin, all.size());
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids) const {

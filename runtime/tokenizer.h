@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/normalizer.h"
 #include "runtime/special_tokens.h"
 #include "runtime/subword.h"
 #include "runtime/text_index.h"
@@ -71,7 +72,12 @@ class Tokenizer {
   bool inside(int32_t id) const { return id >= 0 && id < vocabulary_.size(); }
   bool has(int32_t id, uint8_t role) const { return inside(id) && (roles_[static_cast<size_t>(id)] & role) != 0; }
   std::string piece_of(int32_t id) const;
+  std::string decoded(std::string text) const;
   void build_model();
+  void apply_rules(const TextRules& rules);
+  void add_special(int32_t id);
+  bool stands_alone(const SpecialTokens::Hit& hit, std::string_view text) const;
+  void encode_between(std::string_view text, Place place, std::vector<int32_t>& ids) const;
   std::vector<int32_t> encode(std::string_view text, std::span<const Region> regions, bool add_special) const;
   void encode_fragments(std::string_view text, std::span<const Region> regions, std::vector<int32_t>& ids) const;
 
@@ -80,6 +86,9 @@ class Tokenizer {
   std::vector<uint8_t> roles_;  ///< by id
   std::vector<std::string> pieces_;
   SpecialTokens special_;
+  SpecialTokens normalized_;  ///< searched for behind normalizer_
+  Normalizer normalizer_, pretokenizer_;
+  std::vector<int32_t> before_, after_;  ///< what add_special adds
   std::unique_ptr<SubwordModel> model_;
   bool space_prefix_ = false, adds_bos_ = false, adds_eos_ = false;
 };

@@ -2,6 +2,8 @@
 // U+10FFFF.
 #include "runtime/utf8.h"
 
+#include <utf8proc.h>
+
 #include <cstring>
 
 namespace infer {
@@ -35,6 +37,61 @@ size_t agreeing(std::string_view text, size_t at, size_t& whole) {
 }
 
 }  // namespace
+
+namespace {
+
+// Length of the character that ends right before text[end], or 0.
+size_t length_before(std::string_view text, size_t end) {
+  for (size_t n = 1; n <= 4 && n <= end; ++n)
+    if (utf8_length(text, end - n) == n) return n;
+  return 0;
+}
+
+bool is_blank(uint32_t c) {
+  return c == ' ' || (c >= 0x09 && c <= 0x0D) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+}
+
+bool is_word(uint32_t c) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+size_t blank_length(std::string_view text, size_t at) {
+  const size_t n = at < text.size() ? utf8_length(text, at) : 0;
+  return n > 0 && is_blank(utf8_decode(text, at, n)) ? n : 0;
+}
+
+size_t blank_length_before(std::string_view text, size_t end) {
+  const size_t n = length_before(text, end);
+  return n > 0 && is_blank(utf8_decode(text, end - n, n)) ? n : 0;
+}
+
+bool word_begins(std::string_view text, size_t at) {
+  const size_t n = at < text.size() ? utf8_length(text, at) : 0;
+  return n > 0 && is_word(utf8_decode(text, at, n));
+}
+
+bool word_ends(std::string_view text, size_t end) {
+  const size_t n = length_before(text, end);
+  return n > 0 && is_word(utf8_decode(text, end - n, n));
+}
 
 size_t utf8_length(std::string_view text, size_t at) {
   size_t whole = 0;

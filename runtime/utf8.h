@@ -21,6 +21,14 @@ size_t utf8_first_bad(std::string_view text);
 /// The text with every byte outside a well-formed character replaced by U+FFFD.
 std::string utf8_repaired(std::string_view text);
 
+/// Bytes of the white space character (Unicode's White_Space) that begins at text[at], or ends right before text[end];
+/// 0 when there is another character or none.
+size_t blank_length(std::string_view text, size_t at);
+size_t blank_length_before(std::string_view text, size_t end);
+/// Whether a letter, mark, digit or connecting sign begins at text[at], or ends right before text[end].
+bool word_begins(std::string_view text, size_t at);
+bool word_ends(std::string_view text, size_t end);
+
 /// Turns pieces of bytes into pieces of whole characters. Everything it returns is well-formed UTF-8.
 class Utf8Stream {
  public:

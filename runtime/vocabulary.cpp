@@ -191,6 +191,15 @@ void validate(const Vocabulary& v) {
   if (v.n_bytes() > kMaxTokenBytes) {
     refuse(kTokens, "text of all tokens", std::to_string(v.n_bytes()) + " bytes", "up to 2 GiB");
   }
+  std::vector<int32_t> ids = v.ends;
+  if (v.rules) {
+    ids.insert(ids.end(), v.rules->before.begin(), v.rules->before.end());
+    ids.insert(ids.end(), v.rules->after.begin(), v.rules->after.end());
+  }
+  for (const auto& [id, role] : v.roles) ids.push_back(id);
+  for (const int32_t id : ids)
+    if (id < 0 || id >= v.size())
+      refuse("special token", "token id", std::to_string(id), "0 to " + std::to_string(v.size() - 1));
   for (const SpecialKey& special : kSpecialKeys) {
     const int32_t id = v.*special.id;
     if (id < -1 || id >= v.size()) {

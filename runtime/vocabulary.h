@@ -1,4 +1,4 @@
-// What a model file says about its tokens, typed and checked, in no particular file format: the input of Tokenizer.
+// What a model's files say about its tokens, typed and checked, in no particular file format: the input of Tokenizer.
 // Nothing here encodes text.
 #pragma once
 
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "models/checkpoint.h"
+#include "runtime/text_rules.h"
 
 namespace infer {
 
@@ -24,13 +25,18 @@ enum class TokenType : uint8_t {
 
 struct Vocabulary {
   std::string source;  ///< a path, for messages
-  std::string model;   ///< "llama": SentencePiece-style; "gpt2": byte-level BPE
-  std::string pre;     ///< name of the pre-tokenizer; only byte-level BPE has one
-  std::string name;    ///< of the model: some families have rules of their own
+  /// "llama": SentencePiece-style; "gpt2": byte-level BPE; and with `rules`: "bpe", "unigram".
+  std::string model;
+  std::string pre;   ///< name of the pre-tokenizer; only byte-level BPE has one
+  std::string name;  ///< of the model: some families have rules of their own
   std::vector<std::string> tokens;
-  std::vector<float> scores;     ///< as long as tokens, or empty
-  std::vector<TokenType> types;  ///< as long as tokens, or empty: all normal
-  std::vector<std::string> merges;
+  std::vector<float> scores;        ///< as long as tokens, or empty
+  std::vector<TokenType> types;     ///< as long as tokens, or empty: all normal
+  std::vector<std::string> merges;  ///< two tokens with merge_separator between them
+  char merge_separator = ' ';
+  std::optional<TextRules> rules;                  ///< of tokenizer.json
+  std::vector<std::pair<int32_t, uint8_t>> roles;  ///< bits of TokenRole that the file gives to a token
+  std::vector<int32_t> ends;                       ///< further tokens that end an answer
   int32_t bos = -1, eos = -1, eot = -1, eom = -1, unk = -1, sep = -1, pad = -1;
   int32_t fim_pad = -1, fim_rep = -1, fim_sep = -1;  ///< fill-in-the-middle tokens that end an answer
   std::optional<bool> add_bos, add_eos, add_space_prefix;

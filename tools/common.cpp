@@ -70,7 +70,7 @@ void add_quant_flags(Arguments& a, LoadOptions& load) {
 }
 
 void ModelFlags::add_to(Arguments& a) {
-  a.text({"-m", "--model"}, "FILE", "GGUF file (the first part of a split one)", &path);
+  a.text({"-m", "--model"}, "FILE", "GGUF file (the first part of a split one) or Hugging Face folder", &path);
   add_device_flags(a, load);
   a.integer({"-t", "--threads"}, "N", "threads (default: one per physical core)", &n_threads, -1, 1024);
   a.flag({"--no-mmap"}, "read the file into memory instead of mapping it", &load.mmap, false);

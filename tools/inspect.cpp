@@ -106,7 +106,7 @@ int inspect_command(const Args& args) {
   ModelFlags model_flags;
   bool json = false, all = false;
   int64_t n_ctx = 0;
-  Arguments a("infer inspect MODEL.gguf [--json]", "Metadata, tensors, sizes, and whether the model will run here.\n");
+  Arguments a("infer inspect MODEL [--json]", "Metadata, tensors, sizes, and whether the model will run here.\n");
   a.positional("MODEL", [&](const std::string& t) { model_flags.path = t; });
   model_flags.add_to(a);
   a.integer({"-c", "--ctx-size"}, "N", "context to plan memory for (default: the model's, or what fits)", &n_ctx, 0,

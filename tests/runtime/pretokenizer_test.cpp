@@ -16,9 +16,10 @@ Words words(const std::string& name, const std::string& text) {
   const Pretokenizer pretokenizer(pretokenizer_spec(name, "test").rules);
   Words out;
   size_t begin = 0;
-  for (const uint32_t end : pretokenizer.split(text)) {
-    out.push_back(text.substr(begin, end - begin));
-    begin = end;
+  for (const Span word : pretokenizer.split(text)) {
+    CHECK(word.begin == begin);
+    out.push_back(text.substr(begin, word.end - begin));
+    begin = word.end;
   }
   CHECK(begin == text.size());
   return out;
@@ -118,7 +119,7 @@ TEST_CASE("pretokenizer: every name of the table compiles, an unknown one is ref
 
 TEST_CASE("pretokenizer: a pattern that is not valid is refused, a match of nothing ends") {
   CHECK_THROWS_AS(Pretokenizer({{"(", Cut::around}}), Error);
-  CHECK(Pretokenizer({{"x*", Cut::around}}).split("axxb") == std::vector<uint32_t>{1, 3, 4});
+  CHECK(Pretokenizer({{"x*", Cut::around}}).split("axxb") == std::vector<Span>{{0, 1}, {1, 3}, {3, 4}});
 }
 
 TEST_CASE("pretokenizer: eight times the text takes about eight times as long, whatever it repeats") {
@@ -126,14 +127,14 @@ TEST_CASE("pretokenizer: eight times the text takes about eight times as long, w
   for (const std::string& name : pretokenizer_names()) {
     std::string key;
     const PretokenizerSpec spec = pretokenizer_spec(name, "test");
-    for (const CutRule& rule : spec.rules) key += std::string(rule.pattern) + '\n';
+    for (const CutRule& rule : spec.rules) key += rule.pattern + '\n';
     if (std::find(seen.begin(), seen.end(), key) != seen.end()) continue;
     seen.push_back(key);
     const Pretokenizer pretokenizer(spec.rules);
     const auto clocks = [&](const std::string& text) {
       const std::clock_t start = std::clock();
-      const auto ends = pretokenizer.split(text);
-      CHECK(ends.back() == text.size());
+      const auto words = pretokenizer.split(text);
+      CHECK(words.back().end == text.size());
       return static_cast<double>(std::clock() - start);
     };
     for (const std::string unit : {"A", " ", "\n", ".", "\xE4\xB8\xAD", "1", " \n", "aB1 .\n'", "\xCC\x81"}) {

@@ -284,11 +284,8 @@ TEST_CASE("tokenizer: the answers are those of merging the best pair of the whol
     CAPTURE(text);
     CHECK(sentencepiece.encode(text, false, false) == slow_sentencepiece(sentencepiece.vocabulary(), text));
     Ids want;
-    size_t begin = 0;
-    for (const uint32_t end : cut.split(text)) {
-      slow_byte_level(bytes.vocabulary(), text.substr(begin, end - begin), want);
-      begin = end;
-    }
+    for (const Span word : cut.split(text))
+      slow_byte_level(bytes.vocabulary(), text.substr(word.begin, word.end - word.begin), want);
     CHECK(bytes.encode(text, false, false) == want);
   }
 }

@@ -1,0 +1,23 @@
+// A downloaded Hugging Face folder as a model: config.json, safetensors, tokenizer and chat template, without any
+// conversion. This is where the pieces meet; each of them is read by a file of its own.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "infer.h"
+#include "models/checkpoint.h"
+#include "runtime/vocabulary.h"
+
+namespace infer {
+
+bool is_folder(const std::string& path);
+
+/// The folder as a Checkpoint with GGUF's keys and names. With options.vocab_only the chat template and what belongs to
+/// it, no more: then neither config.json nor weights need be there. Throws Error(bad_file).
+Checkpoint read_hf_folder(const std::string& folder, const LoadOptions& options);
+
+/// The vocabulary of tokenizer.json or tokenizer.model; nothing when the folder has neither.
+std::optional<Vocabulary> read_hf_vocabulary(const std::string& folder);
+
+}  // namespace infer
