@@ -33,12 +33,11 @@ void drop_mapped_pages(const Checkpoint& checkpoint) {
 }  // namespace
 
 Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options) {
-  if (is_folder(path)) return read_hf_folder(path, options);
   GgufOptions gguf;
   gguf.mmap = options.mmap;
   gguf.metadata_only = options.vocab_only;
   gguf.overrides = options.overrides;
-  Checkpoint checkpoint = read_gguf(path, gguf);
+  Checkpoint checkpoint = is_folder(path) ? read_hf_folder(path, options) : read_gguf(path, gguf);
   replace_rope(options.rope, checkpoint);
   return checkpoint;
 }
