@@ -54,8 +54,6 @@ void read_texts(const JsonObject& object, HfTokenizerConfig& out) {
   };
   take("bos_token", out.bos);
   take("eos_token", out.eos);
-  take("unk_token", out.unk);
-  take("pad_token", out.pad);
 }
 
 }  // namespace
@@ -81,7 +79,6 @@ HfTokenizerConfig read_hf_tokenizer_config(const std::string& folder) {
     read_texts(config, out);
     out.add_bos = config.find_bool("add_bos_token");
     out.add_eos = config.find_bool("add_eos_token");
-    out.tokenizer_class = config.find_string("tokenizer_class").value_or("");
     out.added = read_added(config);
     out.chat_template = template_text(config);
   }

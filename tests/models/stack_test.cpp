@@ -1,0 +1,81 @@
+// Tensors whose slices lie apart arrive in a backend as if they had lain together.
+#include "models/stack.h"
+
+#include <cstring>
+
+#include "quant/half.h"
+#include "tests/catch.h"
+
+using namespace infer;
+
+namespace {
+
+/// Three slices of eight numbers, each in memory of its own, in an order that is not that of the addresses.
+template <class Number>
+struct Apart {
+  std::vector<Number> slices[3];
+  HostTensor source;
+
+  Apart(DType dtype, std::vector<int64_t> dims, Number (*number)(int)) {
+    source.name = "stack";
+    source.dtype = dtype;
+    source.dims = std::move(dims);
+    source.bytes = 24 * sizeof(Number);
+    for (int i : {2, 0, 1})
+      for (int k = 0; k < 8; ++k) slices[i].push_back(number(8 * i + k));
+    for (const auto& slice : slices) source.parts.push_back(reinterpret_cast<const std::byte*>(slice.data()));
+  }
+  BoundTensor bound(WeightRole role) const {
+    Tensor host;
+    host.data = const_cast<std::byte*>(source.parts[0]);
+    host.dtype = source.dtype;
+    for (const int64_t dim : source.dims) host.dims[host.n_dims++] = dim;
+    return {&source, host, role, nullptr};
+  }
+};
+
+void check_counts_up(const Tensor& tensor) {
+  REQUIRE(tensor.dtype == DType::F32);
+  for (int i = 0; i < 24; ++i) CHECK(tensor.as<const float>()[i] == static_cast<float>(i));
+}
+
+}  // namespace
+
+TEST_CASE("what a backend uses in place is copied into one piece") {
+  const Apart<float> apart(DType::F32, {3, 2, 4}, [](int i) { return static_cast<float>(i); });
+  const BoundTensor bound = apart.bound(WeightRole::matrix);
+  const auto backend = make_backend("ref");
+  REQUIRE(packed_bytes(bound, *backend) == 96);
+  std::vector<float> memory(24, -1);
+  const Tensor packed = pack_tensor(bound, *backend, memory.data());
+  CHECK(packed.n_dims == 3);
+  CHECK(packed.dims[0] == 3);
+  CHECK(packed.dims[2] == 4);
+  check_counts_up(packed);
+}
+
+TEST_CASE("what a backend packs is packed slice by slice") {
+  const Apart<uint16_t> apart(DType::F16, {3, 8}, [](int i) { return f32_to_f16(static_cast<float>(i)); });
+  const BoundTensor bound = apart.bound(WeightRole::vector);
+  for (const char* name : {"ref", "cpu"}) {
+    const auto backend = make_backend(name);
+    REQUIRE(packed_bytes(bound, *backend) == 96);
+    std::vector<float> memory(24, -1);
+    const Tensor packed = pack_tensor(bound, *backend, memory.data());
+    CHECK(packed.data == memory.data());
+    CHECK(packed.n_dims == 2);
+    check_counts_up(packed);
+  }
+}
+
+TEST_CASE("a slice is found in one piece and in parts") {
+  const Apart<float> apart(DType::F32, {3, 2, 4}, [](int i) { return static_cast<float>(i); });
+  HostTensor whole = apart.source;
+  std::vector<float> memory(24);
+  whole.parts.clear();
+  whole.data = reinterpret_cast<const std::byte*>(memory.data());
+  for (int64_t i = 0; i < 3; ++i) {
+    CHECK(apart.source.slice(i) == apart.source.parts[static_cast<size_t>(i)]);
+    CHECK(whole.slice(i) == whole.data + i * 32);
+  }
+}
