@@ -33,6 +33,12 @@ uint8_t* row_of(const Prepared& from, ActivationForm form, int64_t row, int64_t 
   return from[form] + row * static_cast<int64_t>(activation_bytes(form, 1, cols));
 }
 
+/// fn(i) for one chunk's share of [0, n).
+template <class Fn>
+void for_share(int64_t n, int64_t chunk, int64_t chunks, Fn fn) {
+  for (int64_t i = n * chunk / chunks; i < n * (chunk + 1) / chunks; ++i) fn(i);
+}
+
 }  // namespace
 
 Product CpuBackend::expert_product(const Tensor& w, const Tensor& bias, const Tensor& out, int64_t expert) {
@@ -85,10 +91,13 @@ void CpuBackend::expert_matmul(const ExpertMatmulArgs& a) {
   experts_.up.clear();
   const ExpertPlan::Cut cut{tile_count(n), tile_bytes_of(a.w), 1, n_threads(), false};
   ExpertPlan::cut(0, std::ssize(experts_.groups()), cut, experts_.up);
-  auto prepare = [&](int64_t place, int) {
-    const int64_t row = experts_.order()[static_cast<size_t>(place)];
-    const float* x = a.x.as<float>() + (a.x.n_dims == 3 ? row : row / n_active) * k;
-    prepare_activations(isa_, form, x, k, k, 0, 1, row_of(workspace_.expert_input, form, place, k));
+  const int64_t prepare_chunks = row_chunks(n_rows);
+  auto prepare = [&](int64_t chunk, int) {
+    for_share(n_rows, chunk, prepare_chunks, [&](int64_t place) {
+      const int64_t row = experts_.order()[static_cast<size_t>(place)];
+      const float* x = a.x.as<float>() + (a.x.n_dims == 3 ? row : row / n_active) * k;
+      prepare_activations(isa_, form, x, k, k, 0, 1, row_of(workspace_.expert_input, form, place, k));
+    });
   };
   auto compute = [&](int64_t i, int thread) {
     const ExpertPlan::Chunk& chunk = experts_.up[static_cast<size_t>(i)];
@@ -108,7 +117,7 @@ void CpuBackend::expert_matmul(const ExpertMatmulArgs& a) {
       }
     }
   };
-  pool_.run(ThreadPool::phase(n_rows, prepare), ThreadPool::phase(std::ssize(experts_.up), compute));
+  pool_.run(ThreadPool::phase(prepare_chunks, prepare), ThreadPool::phase(std::ssize(experts_.up), compute));
 }
 
 // ---- the stage -----------------------------------------------------------------------------------------------------
@@ -140,9 +149,7 @@ ProductPlan CpuBackend::choose_experts(const MoeFfnArgs& a, const Source& source
   auto compute = [&](int64_t i, int thread) {
     multiply(alone.products[0], alone.chunk(i), prepared(source, all, thread), thread);
   };
-  auto choose = [&](int64_t chunk, int) {
-    for (int64_t t = n * chunk / chunks; t < n * (chunk + 1) / chunks; ++t) route_row(choice, t);
-  };
+  auto choose = [&](int64_t chunk, int) { for_share(n, chunk, chunks, [&](int64_t t) { route_row(choice, t); }); };
   pool_.run(ThreadPool::phase(prepare_chunks(source), prepare), ThreadPool::phase(alone.n_chunks, compute),
             ThreadPool::phase(chunks, choose));
   return all;
@@ -215,15 +222,18 @@ void CpuBackend::moe_ffn(const MoeFfnArgs& args) {
   const ProductPlan all = choose_experts(args, source);
   cut_experts(args, source.n_tokens);
   const int64_t n_rows = args.ids.n_elements(), n_active = args.ids.cols();
-  auto gather = [&](int64_t place, int thread) {
-    const int64_t token = experts_.order()[static_cast<size_t>(place)] / n_active;
+  const int64_t gather_chunks = source.n_tokens > 1 ? row_chunks(n_rows) : 0;
+  auto gather = [&](int64_t chunk, int thread) {
     const Prepared& from = prepared(source, all, thread);
-    for (int f = 0; f < kForms; ++f) {
-      const auto form = static_cast<ActivationForm>(f);
-      if (f != form_index(args.w_gate) && f != form_index(args.w_up)) continue;
-      std::memcpy(row_of(workspace_.expert_input, form, place, source.k), row_of(from, form, token, source.k),
-                  activation_bytes(form, 1, source.k));
-    }
+    for_share(n_rows, chunk, gather_chunks, [&](int64_t place) {
+      const int64_t token = experts_.order()[static_cast<size_t>(place)] / n_active;
+      for (int f = 0; f < kForms; ++f) {
+        const auto form = static_cast<ActivationForm>(f);
+        if (f != form_index(args.w_gate) && f != form_index(args.w_up)) continue;
+        std::memcpy(row_of(workspace_.expert_input, form, place, source.k), row_of(from, form, token, source.k),
+                    activation_bytes(form, 1, source.k));
+      }
+    });
   };
   auto up = [&](int64_t i, int thread) {
     expert_up(args, experts_.up[static_cast<size_t>(i)], prepared(source, all, thread), thread);
@@ -236,7 +246,7 @@ void CpuBackend::moe_ffn(const MoeFfnArgs& args) {
     combine_row(sum, experts_.places().data(), normed, token);
     close_branch(args.add, token);
   };
-  pool_.run(ThreadPool::phase(source.n_tokens > 1 ? n_rows : 0, gather), ThreadPool::phase(std::ssize(experts_.up), up),
+  pool_.run(ThreadPool::phase(gather_chunks, gather), ThreadPool::phase(std::ssize(experts_.up), up),
             ThreadPool::phase(std::ssize(experts_.down), down), ThreadPool::phase(source.n_tokens, close));
 }
 
