@@ -134,6 +134,8 @@ void read_scaling(const Checkpoint& c, const Keys& keys, const Config& config, R
     rope.attn_factor = keys.number("rope.scaling.yarn_attn_factor", 1e-3, 1e3, rope.attn_factor);
     rope.beta_fast = keys.number("rope.scaling.yarn_beta_fast", 1e-3, 1e6, 32);
     rope.beta_slow = keys.number("rope.scaling.yarn_beta_slow", 1e-3, 1e6, 1);
+    // A key of ours: only Hugging Face folders say it.
+    rope.whole_pairs = c.find_bool(keys.name("rope.scaling.yarn_truncate")).value_or(true);
   } else if (type == "llama3") {
     const double low = c.get_float(keys.name("rope.scaling.low_freq_factor"), 1e-3, 1e6);
     const double high = c.get_float(keys.name("rope.scaling.high_freq_factor"), 1e-3, 1e6);

@@ -23,7 +23,8 @@ struct RopeConfig {
   double factor = 1;                                     ///< linear and yarn: positions are divided by this
   int64_t original_context = 0;                          ///< yarn
   double ext_factor = 1, beta_fast = 32, beta_slow = 1;  ///< yarn, arXiv:2309.00071
-  double attn_factor = 1;                                ///< on cos and sin, on top of what yarn itself puts there
+  bool whole_pairs = true;      ///< yarn: the range that is blended begins and ends at whole pairs
+  double attn_factor = 1;       ///< on cos and sin, on top of what yarn itself puts there
   std::vector<float> divisors;  ///< [dim / 2] or empty: each frequency is divided by its own (llama 3.x: rope_freqs)
 };
 
