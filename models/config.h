@@ -25,6 +25,7 @@ struct RopeConfig {
   double base = 10000;
   bool adjacent = false;  ///< pairs (2i, 2i+1), as GGUF's permuted llama rows want
   RopeScaling scaling = RopeScaling::none;
+  bool whole_pairs = true;       ///< yarn: the range that is blended begins and ends at whole pairs
   double factor = 1;             ///< linear and yarn: positions are divided by this; dynamic: see rope.cpp
   int64_t original_context = 0;  ///< yarn, dynamic and long_divisors
   double ext_factor = 1, beta_fast = 32, beta_slow = 1;  ///< yarn

@@ -21,8 +21,9 @@ double yarn_pair(const RopeConfig& rope, double turns) {
 /// YaRN: how much of pair i keeps its frequency, from 1 (fast waves) down to 0 (slow ones, stretched whole).
 double yarn_kept(const RopeConfig& rope, double i) {
   const double last = static_cast<double>(rope.dim - 1);
-  const double low = std::max(0.0, std::floor(yarn_pair(rope, rope.beta_fast)));
-  const double high = std::min(last, std::ceil(yarn_pair(rope, rope.beta_slow)));
+  const double fast = yarn_pair(rope, rope.beta_fast), slow = yarn_pair(rope, rope.beta_slow);
+  const double low = std::max(0.0, rope.whole_pairs ? std::floor(fast) : fast);
+  const double high = std::min(last, rope.whole_pairs ? std::ceil(slow) : slow);
   return 1 - std::clamp((i - low) / std::max(0.001, high - low), 0.0, 1.0);
 }
 

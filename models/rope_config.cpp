@@ -85,6 +85,8 @@ void read_yarn(const Checkpoint& c, const Keys& keys, RopeConfig& rope) {
   rope.ext_factor = either(kRopeExtKey, "rope.scaling.yarn_ext_factor", 0, 1, 1);
   rope.beta_fast = either(kRopeBetaFastKey, "rope.scaling.yarn_beta_fast", 1e-3, 1e6, 32);
   rope.beta_slow = either(kRopeBetaSlowKey, "rope.scaling.yarn_beta_slow", 1e-3, 1e6, 1);
+  // A key of ours: only Hugging Face folders say it.
+  rope.whole_pairs = c.find_bool(keys.name("rope.scaling.yarn_truncate")).value_or(true);
 }
 
 void replace_scaling(const Checkpoint& c, RopeConfig& rope) {

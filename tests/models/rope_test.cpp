@@ -126,3 +126,25 @@ TEST_CASE("a dynamic rope is plain up to the original context and has a larger b
   check_table(
       rope, 256, 767, 1, [&](int64_t i) { return std::pow(base, -static_cast<Real>(i) / 8); }, 768);
 }
+
+TEST_CASE("yarn blends from a fraction of a pair on where a model was trained so") {
+  RopeConfig rope;
+  rope.dim = 32;
+  rope.base = 150000;
+  rope.scaling = RopeScaling::yarn;
+  rope.factor = 32;
+  rope.original_context = 128;
+  rope.whole_pairs = false;
+  std::vector<float> row(32);
+  fill_rope_table(rope, 1, 2, 128, row.data());
+  const double pi = std::acos(-1.0), length = 1 + 0.1 * std::log(32.0);
+  const auto pair = [&](double turns) { return 32 * std::log(128 / (turns * 2 * pi)) / (2 * std::log(150000.0)); };
+  const double low = std::max(0.0, pair(32)), high = pair(1);
+  REQUIRE(high != std::ceil(high));
+  for (int i = 0; i < 16; ++i) {
+    const double kept = 1 - std::clamp((i - low) / (high - low), 0.0, 1.0);
+    const double plain = std::pow(150000.0, -i / 16.0), blended = plain / 32 * (1 - kept) + plain * kept;
+    CHECK(row[static_cast<size_t>(2 * i)] == Approx(std::cos(blended) * length));
+    CHECK(row[static_cast<size_t>(2 * i + 1)] == Approx(std::sin(blended) * length));
+  }
+}
