@@ -136,7 +136,7 @@ TEST_CASE("yarn blends from a fraction of a pair on where a model was trained so
   rope.original_context = 128;
   rope.whole_pairs = false;
   std::vector<float> row(32);
-  fill_rope_table(rope, 1, 2, 128, row.data());
+  fill_rope_table(rope, 128, 1, 2, row.data());
   const double pi = std::acos(-1.0), length = 1 + 0.1 * std::log(32.0);
   const auto pair = [&](double turns) { return 32 * std::log(128 / (turns * 2 * pi)) / (2 * std::log(150000.0)); };
   const double low = std::max(0.0, pair(32)), high = pair(1);
