@@ -10,9 +10,8 @@ Config gpt_oss_config(const Checkpoint& checkpoint) {
   config.attn_sinks = config.ffn_norm_is_post_attention_norm = true;
   config.experts.sum_to_one = true;
   read_experts(checkpoint, config);
-  const int64_t window = checkpoint.get_int("gpt-oss.attention.sliding_window", 1, INT32_MAX);
-  checkpoint.find_int("gpt-oss.attention.sliding_window_pattern", 2, 2);  // no other is known
-  for (size_t i = 0; i < config.layers.size(); i += 2) config.layers[i].window = window;
+  checkpoint.get_int("gpt-oss.attention.sliding_window", 1, INT32_MAX);
+  read_windows(checkpoint, 0, 2, config);
   return config;
 }
 

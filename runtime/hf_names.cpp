@@ -64,14 +64,14 @@ constexpr NameRule kPhi3[] = {
 };
 
 constexpr NameRule kMixtral[] = {
-    {"block_sparse_moe.gate.weight", "ffn_gate_inp.weight"},
+    {"block_sparse_moe.gate.weight", "ffn_gate_inp.weight", Change::to_f32},
     {"block_sparse_moe.experts.{}.w1.weight", "ffn_gate_exps.weight", Change::stack},
     {"block_sparse_moe.experts.{}.w3.weight", "ffn_up_exps.weight", Change::stack},
     {"block_sparse_moe.experts.{}.w2.weight", "ffn_down_exps.weight", Change::stack},
 };
 
 constexpr NameRule kQwenMoe[] = {
-    {"mlp.gate.weight", "ffn_gate_inp.weight"},
+    {"mlp.gate.weight", "ffn_gate_inp.weight", Change::to_f32},
     {"mlp.experts.{}.gate_proj.weight", "ffn_gate_exps.weight", Change::stack},
     {"mlp.experts.{}.up_proj.weight", "ffn_up_exps.weight", Change::stack},
     {"mlp.experts.{}.down_proj.weight", "ffn_down_exps.weight", Change::stack},
@@ -84,7 +84,7 @@ constexpr NameRule kQwenMoe[] = {
 constexpr NameRule kGptOss[] = {
     {"post_attention_layernorm.weight", "post_attention_norm.weight"},
     {"self_attn.sinks", "attn_sinks.weight"},
-    {"mlp.router.weight", "ffn_gate_inp.weight"},
+    {"mlp.router.weight", "ffn_gate_inp.weight", Change::to_f32},
     {"mlp.router.bias", "ffn_gate_inp.bias"},
     {"mlp.experts.down_proj_bias", "ffn_down_exps.bias"},
     {"mlp.experts.gate_up_proj_bias", "gate_up_bias", Change::gpt_oss_moe},
@@ -181,7 +181,11 @@ class Renamer {
         out_.back().name = gguf_name(match);
         break;
       case Change::add_one:
-        out_.push_back(plus_one(tensor));
+        out_.push_back(in_f32(tensor, 1));
+        out_.back().name = gguf_name(match);
+        break;
+      case Change::to_f32:
+        out_.push_back(in_f32(tensor, 0));
         out_.back().name = gguf_name(match);
         break;
       case Change::stack:
@@ -195,9 +199,9 @@ class Renamer {
     }
   }
 
-  HostTensor plus_one(const HostTensor& tensor) {
+  HostTensor in_f32(const HostTensor& tensor, float plus) {
     std::vector<float> values = owned_floats(checkpoint_, tensor);
-    for (float& value : values) value += 1;
+    for (float& value : values) value += plus;
     return owned_tensor(*owned_, tensor, std::move(values));
   }
 

@@ -14,6 +14,7 @@ namespace infer {
 enum class Change {
   none,
   add_one,      ///< a copy in F32 with 1 added: norms of the Gemma family
+  to_f32,       ///< a copy in F32: routers, whose rounding would choose other experts
   stack,        ///< one expert of a tensor [n_experts, ...]; the parts stay where they are
   ignore,       ///< tables that old programs saved
   gpt_oss_moe,  ///< experts of gpt-oss: see hf_gpt_oss.h

@@ -56,8 +56,8 @@ TEST_CASE("cuda: what has no kernel is named") {
   odd.matrix_formats.push_back(static_cast<DType>(16));  // IQ2_XXS
   CHECK_THAT(cuda::refusal(odd), Catch::Contains("IQ2_XXS"));
   odd = needs;
-  odd.k_type = DType::Q4_0;
-  CHECK_THAT(cuda::refusal(odd), Catch::Contains("Q4_0"));
+  odd.k_type = DType::Q5_1;
+  CHECK_THAT(cuda::refusal(odd), Catch::Contains("Q5_1"));
 }
 
 TEST_CASE("cuda: a device that cannot be used is refused with the reason, and never by a crash") {

@@ -263,8 +263,8 @@ TEST_CASE("cuda: prepare refuses by name what has no kernel") {
   CHECK(refused(needs) == "nothing");
   needs.head_dim = 72;
   CHECK(refused(needs).find("72") != std::string::npos);
-  needs.head_dim = 64, needs.v_type = DType::Q4_0;
-  CHECK(refused(needs).find("Q4_0") != std::string::npos);
+  needs.head_dim = 64, needs.v_type = DType::Q5_1;
+  CHECK(refused(needs).find("Q5_1") != std::string::npos);
   needs.v_type = DType::F16, needs.matrix_formats = {DType::I32};
   CHECK(refused(needs).find("I32") != std::string::npos);
   needs.matrix_formats = {}, needs.embedding_formats = {static_cast<DType>(21)};

@@ -282,7 +282,7 @@ inline Bytes random_cache(DType type, int64_t rows, int64_t head_dim, uint32_t s
 
 /// What a value that is rounded the other way for its last bit may cost.
 inline double cache_bar(DType type) {
-  return type == DType::F32 ? 1e-11 : type == DType::F16 ? 1e-8 : type == DType::BF16 ? 1e-6 : 1e-5;
+  return type == DType::F32 ? 1e-11 : type == DType::F16 ? 1e-8 : type == DType::BF16 ? 1e-6 : type == DType::Q8_0 ? 1e-5 : 1e-4;
 }
 
 inline constexpr DType kCacheTypes[] = {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0};
