@@ -161,10 +161,10 @@ void launch(const DecodeArgs& a, int n_sms, cudaStream_t stream) {
 /// False where tensor cores have no kernel for the head size and types.
 template <class Cache>
 bool launch_sized(const DecodeArgs& a, int n_sms, cudaStream_t stream) {
-  if (a.k_type != Cache::id || a.v_type != Cache::id) return false;
+  if (a.k_type != Cache::Keys::id || a.v_type != Cache::Values::id) return false;
   bool launched = false;
   visit_head_size(a.head_dim, [&]<int kHeadDim>() {
-    if constexpr (!Cache::codes || kHeadDim % 32 == 0) launch<kHeadDim, Cache>(a, n_sms, stream), launched = true;
+    if constexpr (kCacheFits<kHeadDim, Cache>) launch<kHeadDim, Cache>(a, n_sms, stream), launched = true;
   });
   return launched;
 }
@@ -192,10 +192,12 @@ void attention_decode(const AttentionArgs& args, const AttentionScratch& scratch
   const int64_t room = scratch.max_units / n_parts, wanted = splits_wanted(n_sms, n_parts);
   a.max_splits = static_cast<int>(room < 1 ? 1 : room < wanted ? room : wanted);
   a.n_units = n_parts * a.max_splits;
-  if (launch_sized<CacheF16>(a, n_sms, stream) || launch_sized<CacheBF16>(a, n_sms, stream) ||
-      launch_sized<CacheQ8_0>(a, n_sms, stream) || launch_sized<CacheQ4_0>(a, n_sms, stream)) {
+  const auto launched = [&]<class... Cache>() { return (launch_sized<Cache>(a, n_sms, stream) || ...); };
+  if (launched.template operator()<CacheF16, CacheBF16, CacheQ8_0, CacheQ4_0>()) return;
+  // Of two types those that are worth having: keys need their bits more than values do.
+  if (launched.template
+      operator()<CachePair<CacheQ8_0, CacheQ4_0>, CachePair<CacheF16, CacheQ8_0>, CachePair<CacheF16, CacheQ4_0>>())
     return;
-  }
   launch<0, CacheF32>(a, n_sms, stream);
 }
 

@@ -139,14 +139,16 @@ __device__ __forceinline__ void attend_block(const AttentionUnit& unit, const ui
 template <int kHeadDim, class Cache, int kWarps>
 __device__ __forceinline__ void attend_blocks(const AttentionUnit& unit, const uint4* query, int first_block,
                                               int last_block, WarpState<kHeadDim, Cache, FromGlobal>& state) {
-  constexpr int64_t kBytes = head_page_bytes(Cache::id, kHeadDim);
+  constexpr int64_t kKeyBytes = head_page_bytes(Cache::Keys::id, kHeadDim),
+                    kValueBytes = head_page_bytes(Cache::Values::id, kHeadDim);
   int block = first_block + static_cast<int>(threadIdx.x / 32);
   int page = block < last_block ? unit.pages[block / 2] : 0;
   for (; block < last_block; block += kWarps) {
-    const int64_t place = (page * unit.n_kv_heads + unit.kv_head) * kBytes;
+    const int64_t place = page * unit.n_kv_heads + unit.kv_head;
     if (block + kWarps < last_block) page = unit.pages[(block + kWarps) / 2];
-    attend_block<kHeadDim, Cache, FromGlobal>(unit, query, unit.k_cache + place, unit.v_cache + place,
-                                              block % 2 * kBlockKeys, block * kBlockKeys, state);
+    attend_block<kHeadDim, Cache, FromGlobal>(unit, query, unit.k_cache + place * kKeyBytes,
+                                              unit.v_cache + place * kValueBytes, block % 2 * kBlockKeys,
+                                              block * kBlockKeys, state);
   }
 }
 
@@ -268,7 +270,7 @@ __device__ __forceinline__ void attend_range(const AttentionUnit& unit, float* s
   static_assert(kHeadDim % 16 == 0 && kHeadDim <= 256);
   if constexpr (!Cache::tensor_cores) {
     prepare();
-    attend_plain<kWarps, kBarrier>(unit, kHeadDim, Cache::id, Cache::id, shared);
+    attend_plain<kWarps, kBarrier>(unit, kHeadDim, Cache::Keys::id, Cache::Values::id, shared);
     for (int i = threadIdx.x; i < unit.n_rows * kHeadDim; i += kWarps * 32)
       emit(i / kHeadDim, i % kHeadDim, unit.out[i]);
   } else {

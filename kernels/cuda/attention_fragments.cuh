@@ -34,18 +34,19 @@ struct FromShared {
 /// How a head of kHeadDim numbers is laid over fragments.
 template <int kHeadDim, class Cache, class Memory = FromGlobal>
 struct AttentionShape {
-  static constexpr bool codes = Cache::codes;
-  static_assert(!codes || kHeadDim % 32 == 0);
+  using Keys = typename Cache::Keys;
+  using Values = typename Cache::Values;
+  static_assert(kCacheFits<kHeadDim, Cache>);
   // Keys: a lane loads kKLoad numbers of one key, 4 lanes a group. They feed kKLoad / 4 products of 16 dimensions.
-  static constexpr int kKLoad = codes && kHeadDim % 64 == 0 ? 16 : 8;
+  static constexpr int kKLoad = Keys::codes && kHeadDim % 64 == 0 ? 16 : 8;
   static constexpr int kKGroupDims = 4 * kKLoad;
   static constexpr int kKGroups = ceil_div(kHeadDim, kKGroupDims);
-  static constexpr int kKWords = codes ? kKLoad / 4 : kKLoad / 2;
+  static constexpr int kKWords = Keys::codes ? kKLoad / 4 : kKLoad / 2;
   static constexpr int kSteps = kKGroups * kKLoad / 4;
   // Values: a lane loads kVLoad numbers for rows 0-7 of kVLoad tiles and as many for rows 8-15.
-  static constexpr int kVLoad = (Memory::far && kHeadDim == 128) || (codes && kHeadDim == 256) ? 8
-                                : kHeadDim >= 64 || Cache::bits == 4                           ? 4
-                                                                                               : 2;
+  static constexpr int kVLoad = (Memory::far && kHeadDim == 128) || (Values::codes && kHeadDim == 256) ? 8
+                                : kHeadDim >= 64 || Values::bits == 4                                  ? 4
+                                                                                                       : 2;
   static constexpr int kVGroups = ceil_div(kHeadDim, 16 * kVLoad);
   static constexpr int kTiles = kVGroups * kVLoad;
   // The sums of a head take kTiles * 4 registers. Where little is left, keys and values are loaded part by part; where
@@ -62,7 +63,7 @@ struct AttentionShape {
   /// First dimension of lane row r (0-7) for rows r + 8 * half of group g; tile t of the group is that plus t. Codes
   /// lie so densely that both halves come in one load.
   static __device__ __forceinline__ int v_dim(int group, int half, int r) {
-    return group * 16 * kVLoad + (codes ? r * 2 * kVLoad + half * kVLoad : half * 8 * kVLoad + r * kVLoad);
+    return group * 16 * kVLoad + (Values::codes ? r * 2 * kVLoad + half * kVLoad : half * 8 * kVLoad + r * kVLoad);
   }
 };
 
@@ -89,9 +90,10 @@ __device__ __forceinline__ uint32_t load_scale(const uint8_t* page, int row, int
 template <int kHeadDim, class Cache, class Memory>
 struct KeyPart {
   using Shape = AttentionShape<kHeadDim, Cache, Memory>;
+  using Keys = typename Cache::Keys;
   static constexpr int kGroups = Shape::kKGroups / Shape::kKParts;
   uint32_t words[2][kGroups][Shape::kKWords];
-  uint32_t scale[2][Cache::codes ? kGroups : 1];
+  uint32_t scale[2][Keys::codes ? kGroups : 1];
 
   __device__ __forceinline__ void load(const uint8_t* page, int first_row, int part, int lane) {
     const int r = lane / 4, j = lane % 4;
@@ -102,9 +104,9 @@ struct KeyPart {
       for (int g = 0; g < kGroups; ++g) {
         const int dim = (part * kGroups + g) * Shape::kKGroupDims + j * Shape::kKLoad;
         const bool inside = kHeadDim % Shape::kKGroupDims == 0 || dim < kHeadDim;
-        load_numbers<Cache, Memory, Shape::kKWords>(page, row * kHeadDim + dim, inside, words[tile][g]);
-        if constexpr (Cache::codes)
-          scale[tile][g] = load_scale<kHeadDim, Cache, Memory>(page, row, dim, inside) * 0x10001u;
+        load_numbers<Keys, Memory, Shape::kKWords>(page, row * kHeadDim + dim, inside, words[tile][g]);
+        if constexpr (Keys::codes)
+          scale[tile][g] = load_scale<kHeadDim, Keys, Memory>(page, row, dim, inside) * 0x10001u;
       }
     }
   }
@@ -119,7 +121,7 @@ struct KeyPart {
       for (int tile = 0; tile < 2; ++tile) {
         const uint32_t* w = words[tile][step / kPer];
         uint32_t b0, b1;
-        if constexpr (Cache::codes) {
+        if constexpr (Keys::codes) {
           const uint32_t flipped = w[step % kPer] ^ kFlipSigns;
           b0 = codes_to_half2<0>(flipped, scale[tile][step / kPer]);
           b1 = codes_to_half2<2>(flipped, scale[tile][step / kPer]);
@@ -137,10 +139,11 @@ struct KeyPart {
 template <int kHeadDim, class Cache, class Memory>
 struct ValuePart {
   using Shape = AttentionShape<kHeadDim, Cache, Memory>;
+  using Values = typename Cache::Values;
   static constexpr int kGroups = Shape::kVGroups / Shape::kVParts, kLoad = Shape::kVLoad;
   static constexpr int kWords = kLoad / 2;  ///< f16: of one half; codes: of both
-  uint32_t words[4][kGroups][Cache::codes ? 1 : 2][kWords];
-  uint32_t scale[2][Cache::codes ? kGroups : 1];  ///< of two neighbouring keys
+  uint32_t words[4][kGroups][Values::codes ? 1 : 2][kWords];
+  uint32_t scale[2][Values::codes ? kGroups : 1];  ///< of two neighbouring keys
 
   __device__ __forceinline__ void load(const uint8_t* page, int first_row, int part, const bool valid[4], int lane) {
     const int r = lane / 4, j = lane % 4;
@@ -150,12 +153,12 @@ struct ValuePart {
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
 #pragma unroll
-        for (int half = 0; half < (Cache::codes ? 1 : 2); ++half) {
+        for (int half = 0; half < (Values::codes ? 1 : 2); ++half) {
           const int dim = Shape::v_dim(part * kGroups + g, half, r);
           const bool inside = valid[key] && dim < kHeadDim;
-          load_numbers<Cache, Memory, kWords>(page, row * kHeadDim + dim, inside, words[key][g][half]);
-          if constexpr (Cache::codes) {
-            const uint32_t s = load_scale<kHeadDim, Cache, Memory>(page, row, dim, inside);
+          load_numbers<Values, Memory, kWords>(page, row * kHeadDim + dim, inside, words[key][g][half]);
+          if constexpr (Values::codes) {
+            const uint32_t s = load_scale<kHeadDim, Values, Memory>(page, row, dim, inside);
             scale[key / 2][g] = key % 2 == 0 ? s : scale[key / 2][g] | s << 16;
           }
         }
@@ -165,7 +168,7 @@ struct ValuePart {
 
   /// Numbers of tile t of a group for the keys 2*pair and 2*pair+1 of this lane, rows of one half.
   __device__ __forceinline__ uint32_t element(int g, int t, int pair, int half) const {
-    if constexpr (Cache::codes) {
+    if constexpr (Values::codes) {
       const int at = half * kLoad + t;
       const uint32_t both =
           __byte_perm(words[2 * pair][g][0][at / 4], words[2 * pair + 1][g][0][at / 4], at % 4 < 2 ? 0x5140 : 0x7362) ^

@@ -37,7 +37,7 @@ __device__ __forceinline__ float* unit_scratch(int area, int head_dim) { return 
 /// One warp brings one head of q or k from the exchange: norm (optional), factor, rotation.
 template <int kHeadDim>
 __device__ __forceinline__ void load_head(const float* from, float* to, const float* norm, float factor,
-                                          const AttentionArg& a, int position, bool rotates) {
+                                          const AttentionArg& a, int position, bool rotates, int rotation) {
   constexpr int kMostPairs = ceil_div(kHeadDim, 64), kLoads = ceil_div(kHeadDim, 128);  // of a lane
   const int lane = threadIdx.x % 32;
   const float2* table = reinterpret_cast<const float2*>(a.cos_sin) + static_cast<int64_t>(position) * a.rope_pairs;
@@ -71,7 +71,7 @@ __device__ __forceinline__ void load_head(const float* from, float* to, const fl
     to[j] = x * turn[k].y + y * turn[k].x;
   }
   for (int i = (rotates ? 2 * a.rope_pairs : 0) + lane; i < kHeadDim; i += 32) to[i] *= factor;
-  hadamard(to, kHeadDim, a.rotation, lane);
+  hadamard(to, kHeadDim, rotation, lane);
 }
 
 /// The warps that bring the newest position's key and value; those before them bring queries.
@@ -102,7 +102,7 @@ __device__ __forceinline__ void prepare_unit(int area) {
     float* to = key ? unit_k(area, dim) : value ? unit_v(area, dim) : unit_q(area) + warp * dim;
     const float* norm = key ? a.k_norm : value ? nullptr : a.q_norm;
     load_head<dim>(qkv + head * dim, to, norm, key || value ? 1.0f : a.scale, a, ctx.position[u.m],
-                   !value && a.rope_pairs > 0);
+                   !value && a.rope_pairs > 0, value ? a.v_rotation : a.k_rotation);
   }
   consumer_sync();
 }
@@ -178,10 +178,13 @@ static __device__ __noinline__ void attend_pages(int area) {
 /// in the unit. The newest position, which the ring cannot have, is put into the slot from where prepare_unit left it.
 template <int kHeadDim, class Cache, int M>
 static __device__ __noinline__ void attend(int area) {
-  constexpr int kPageBytes = static_cast<int>(head_page_bytes(Cache::id, kHeadDim));
-  constexpr int kKeys = ring_chunk_keys(2 * kPageBytes), kBlocks = kKeys / kBlockKeys;
+  using Keys = typename Cache::Keys;
+  using Values = typename Cache::Values;
+  constexpr int kKeyBytes = static_cast<int>(head_page_bytes(Keys::id, kHeadDim)),
+                kValueBytes = static_cast<int>(head_page_bytes(Values::id, kHeadDim));
+  constexpr int kKeys = ring_chunk_keys(kKeyBytes + kValueBytes), kBlocks = kKeys / kBlockKeys;
   constexpr int kWorkers = team_warps(M) / kBlocks;  // of a team, each for the blocks of a chunk
-  static_assert(kKeys == kPageTokens || !Cache::codes, "half a page of codes is not contiguous");
+  static_assert(kKeys == kPageTokens || (!Keys::codes && !Values::codes), "half a page of codes is not contiguous");
   DecodeContext& ctx = decode_context;
   UnitShared& u = unit_at(area);
   float* scratch = unit_scratch(area, kHeadDim);
@@ -201,12 +204,12 @@ static __device__ __noinline__ void attend(int area) {
   WarpState<kHeadDim, Cache, FromShared> state;
   for_chunks<M>(n_chunks, ctx.n_slots, ctx.slot_bytes, place, [&](uint8_t* k, int i) {
     if (i / n_teams(M) % kWorkers != worker) return;
-    uint8_t* v = k + kPageBytes / kPageTokens * kKeys;
+    uint8_t* v = k + kKeyBytes / kPageTokens * kKeys;
     const int position = (first + i) * kKeys + row;
     if (position >= unit.end || position + kBlockKeys <= unit.begin) return;  // no weights of nothing
     if (newest >= position && newest < position + kBlockKeys) {
-      store_cache_row(Cache::id, k, kHeadDim, row + newest - position, unit_k(area, kHeadDim), lane);
-      store_cache_row(Cache::id, v, kHeadDim, row + newest - position, unit_v(area, kHeadDim), lane);
+      store_cache_row(Keys::id, k, kHeadDim, row + newest - position, unit_k(area, kHeadDim), lane);
+      store_cache_row(Values::id, v, kHeadDim, row + newest - position, unit_v(area, kHeadDim), lane);
       before_refill();
       __syncwarp();
     }
@@ -228,7 +231,9 @@ __device__ inline void attend_any(int area) {
     if (type == DType::F16) return attend<kHeadDim, CacheF16, M>(area);
     if (type == DType::BF16) return attend<kHeadDim, CacheBF16, M>(area);
     if constexpr (kHeadDim % 32 == 0) {
-      if (type == DType::Q8_0) return attend<kHeadDim, CacheQ8_0, M>(area);
+      if (type == DType::Q8_0)
+        return a.v_type == a.k_type ? attend<kHeadDim, CacheQ8_0, M>(area)
+                                    : attend<kHeadDim, CachePair<CacheQ8_0, CacheQ4_0>, M>(area);
       if (type == DType::Q4_0) return attend<kHeadDim, CacheQ4_0, M>(area);
     }
     attend_pages<kHeadDim, CacheF32>(area);
@@ -363,8 +368,7 @@ __device__ __forceinline__ void fetch_cache(Fetcher& fetcher, const DecodeStage&
   constexpr int kAhead = 4;  // page numbers are asked for so many pages ahead
   const AttentionArg& a = s.attention;
   const int halves = a.chunk_keys < kPageTokens;  // 1: a chunk is half a page
-  const int bytes = a.page_bytes >> halves;
-  const int64_t to_values = a.v_cache - a.k_cache;
+  const int k_bytes = a.k_page_bytes >> halves, v_bytes = a.v_page_bytes >> halves;
   for_units(s, [&](int part, int split) {
     const UnitName name = unit_name(a, part);
     if (split >= name.plan.n_splits) return;
@@ -384,7 +388,9 @@ __device__ __forceinline__ void fetch_cache(Fetcher& fetcher, const DecodeStage&
         number = ahead[0];
       }
       const int64_t head = static_cast<int64_t>(number) * a.n_kv_heads + name.kv_head;
-      fetcher.push<true>({a.k_cache + head * a.page_bytes + (i & halves) * bytes, to_values, bytes, 2});
+      const int half = i & halves;
+      fetcher.push_pair(a.k_cache + head * a.k_page_bytes + half * k_bytes, k_bytes,
+                        a.v_cache + head * a.v_page_bytes + half * v_bytes, v_bytes);
     }
   });
 }

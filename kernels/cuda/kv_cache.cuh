@@ -8,6 +8,8 @@
 // the codes, int8, of it. Heads lie rotated in q4_0, see kv_format.h.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/common.cuh"
 #include "kernels/kv_format.h"
 #include "kernels/ops.h"
@@ -15,35 +17,58 @@
 namespace infer::cuda {
 
 struct CacheF32 {
+  using Keys = CacheF32;
+  using Values = CacheF32;
   static constexpr DType id = DType::F32;
   static constexpr bool tensor_cores = false, codes = false;
   static constexpr int bits = 32;
   using Type = HalfType;
 };
 struct CacheF16 {
+  using Keys = CacheF16;
+  using Values = CacheF16;
   static constexpr DType id = DType::F16;
   static constexpr bool tensor_cores = true, codes = false;
   static constexpr int bits = 16;
   using Type = HalfType;
 };
 struct CacheBF16 {
+  using Keys = CacheBF16;
+  using Values = CacheBF16;
   static constexpr DType id = DType::BF16;
   static constexpr bool tensor_cores = true, codes = false;
   static constexpr int bits = 16;
   using Type = Bf16Type;
 };
 struct CacheQ8_0 {
+  using Keys = CacheQ8_0;
+  using Values = CacheQ8_0;
   static constexpr DType id = DType::Q8_0;
   static constexpr bool tensor_cores = true, codes = true;
   static constexpr int bits = 8;
   using Type = HalfType;
 };
 struct CacheQ4_0 {
+  using Keys = CacheQ4_0;
+  using Values = CacheQ4_0;
   static constexpr DType id = DType::Q4_0;
   static constexpr bool tensor_cores = true, codes = true;
   static constexpr int bits = 4;
   using Type = HalfType;
 };
+
+/// Keys and values of two types, both of which become f16 before they are multiplied.
+template <class K, class V>
+struct CachePair {
+  using Keys = K;
+  using Values = V;
+  static constexpr bool tensor_cores = true;
+  using Type = HalfType;
+  static_assert(std::is_same_v<typename K::Type, HalfType> && std::is_same_v<typename V::Type, HalfType>);
+};
+/// Whether a head size suits both.
+template <int kHeadDim, class Cache>
+inline constexpr bool kCacheFits = kHeadDim % 32 == 0 || (!Cache::Keys::codes && !Cache::Values::codes);
 
 /// Bytes of kPageTokens rows; head_dim is a multiple of 32 for Q8_0 and Q4_0.
 __host__ __device__ constexpr int64_t head_page_bytes(DType dtype, int64_t head_dim) {

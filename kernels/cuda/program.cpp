@@ -91,7 +91,8 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
   for (const DecodeStage& s : stages) {
     if (s.kind == StageKind::attention) {
       area = std::max<int64_t>(area, attention_area_bytes(s.attention.head_dim));
-      slot = std::max<int64_t>(slot, int64_t{2} * s.attention.page_bytes * s.attention.chunk_keys / kPageTokens);
+      const int64_t pair_bytes = int64_t{s.attention.k_page_bytes} + s.attention.v_page_bytes;
+      slot = std::max<int64_t>(slot, pair_bytes * s.attention.chunk_keys / kPageTokens);
       continue;
     }
     act_row = std::max(act_row, align(act_bytes(s.form, s.cols), 16));
@@ -250,7 +251,8 @@ void Recorder::attn_in(const AttnInArgs& a) {
 void Recorder::attention(const AttentionArgs& a) {
   if (!reason_.empty()) return;
   if (a.kv_len.rows() != n_tokens_) return unsupported("several new tokens of one sequence");
-  if (a.k_cache.dtype != a.v_cache.dtype) return unsupported("keys and values of different types");
+  const bool mixed = a.k_cache.dtype == DType::Q8_0 && a.v_cache.dtype == DType::Q4_0;
+  if (a.k_cache.dtype != a.v_cache.dtype && !mixed) return unsupported("keys and values of these two types");
   const RopeStoreArgs& r = rope_store_;
   if (r.norms_span_heads()) return unsupported("a norm of q and k over all heads at once");
   DecodeStage& s = add_stage();
@@ -271,9 +273,11 @@ void Recorder::attention(const AttentionArgs& a) {
   t.eps = r.eps, t.scale = a.scale, t.softcap = a.softcap;
   t.sinks = a.sinks ? a.sinks.as<float>() : nullptr;
   t.window = narrow(std::min<int64_t>(a.window, INT32_MAX));
-  t.rotation = narrow(kv_rotation(a.k_cache.dtype, t.head_dim));
-  t.page_bytes = narrow(kPageTokens * row_bytes(a.k_cache.dtype, t.head_dim));
-  if (a.k_cache.dtype != DType::F32) t.chunk_keys = ring_chunk_keys(int64_t{2} * t.page_bytes);
+  t.k_rotation = narrow(kv_rotation(a.k_cache.dtype, t.head_dim));
+  t.v_rotation = narrow(kv_rotation(a.v_cache.dtype, t.head_dim));
+  t.k_page_bytes = narrow(kPageTokens * row_bytes(a.k_cache.dtype, t.head_dim));
+  t.v_page_bytes = narrow(kPageTokens * row_bytes(a.v_cache.dtype, t.head_dim));
+  if (a.k_cache.dtype != DType::F32) t.chunk_keys = ring_chunk_keys(int64_t{t.k_page_bytes} + t.v_page_bytes);
   s.in = qkv_;
   s.in_width = narrow((t.n_heads + 2 * t.n_kv_heads) * t.head_dim);
   s.out_width = s.cols = t.n_heads * t.head_dim;
@@ -288,7 +292,7 @@ void Recorder::attention(const AttentionArgs& a) {
 
 void Recorder::attn_out(const AttnOutArgs& a) {
   if (!reason_.empty()) return;
-  const int32_t rotation = program_->stages.empty() ? 1 : program_->stages.back().attention.rotation;
+  const int32_t rotation = program_->stages.empty() ? 1 : program_->stages.back().attention.v_rotation;
   DecodeStage& s = add_stage();
   s.input = StageInput::vector;
   s.output = StageOutput::vector;

@@ -98,9 +98,9 @@ struct AttentionArg {
   float eps = 0, scale = 1, softcap = 0;
   int32_t window = 0, max_splits = 1;
   int32_t chunk_keys = 0;  ///< positions of a chunk of the ring; 0: keys and values do not pass through it
-  int32_t page_bytes = 0;  ///< of the keys of one head in one page, or of its values
-  int32_t rotation = 1;    ///< of heads in the cache, kv_rotation()
-  float* meet = nullptr;   ///< exchange [2][parts][max_splits][8][head_dim + 2]: what the splits of a part found
+  int32_t k_page_bytes = 0, v_page_bytes = 0;  ///< of one head in one page
+  int32_t k_rotation = 1, v_rotation = 1;      ///< of heads in the cache, kv_rotation()
+  float* meet = nullptr;  ///< exchange [2][parts][max_splits][8][head_dim + 2]: what the splits of a part found
 };
 
 struct alignas(16) DecodeStage {

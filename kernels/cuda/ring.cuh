@@ -171,16 +171,22 @@ class Fetcher {
 #endif
   }
 
-  /// The next chunk, as soon as there is room for it. kAgain: it may be wanted again in the next step.
-  template <bool kAgain = false>
-  __device__ __forceinline__ void push(const ChunkCopy& copy) {
-    if (kFetchLanes == 1 || threadIdx.x % 32 == 0) {
-      barrier_wait(place_.full + kMaxSlots * 8, place_.parity ^ 1);  // until it is empty
-      barrier_wait(oldest_.full, oldest_.parity);                    // until few enough bytes are in flight
-    }
-    oldest_.advance(first_, end_);
-    start<kAgain>(copy);
-    slot_ = place_.advance(first_, end_) ? memory_ : slot_ + slot_bytes_;
+  /// The next chunk, as soon as there is room for it.
+  __device__ __forceinline__ void push(const ChunkCopy& c) {
+    wait_for_room();
+    expect(c.bytes * c.pieces);
+    uint32_t slot = slot_;
+    const uint8_t* from = c.from;
+    for (int r = 0; r < c.pieces; ++r, slot += c.bytes, from += c.stride) copy(slot, from, c.bytes, false);
+    advance();
+  }
+  /// The same of keys and values, which may be wanted again in the next step.
+  __device__ __forceinline__ void push_pair(const uint8_t* k, int k_bytes, const uint8_t* v, int v_bytes) {
+    wait_for_room();
+    expect(k_bytes + v_bytes);
+    copy(slot_, k, k_bytes, true);
+    copy(slot_ + k_bytes, v, v_bytes, true);
+    advance();
   }
 
   /// All chunks of this CTA's tiles of a stage, in the order in which its teams take them: matrix after matrix, or
@@ -246,22 +252,32 @@ class Fetcher {
     }
   }
 
-  template <bool kAgain>
-  __device__ __forceinline__ void start(const ChunkCopy& c) {
-    uint32_t slot = slot_;
-    const uint8_t* from = c.from;
+  __device__ __forceinline__ void wait_for_room() {
+    if (kFetchLanes == 1 || threadIdx.x % 32 == 0) {
+      barrier_wait(place_.full + kMaxSlots * 8, place_.parity ^ 1);  // until it is empty
+      barrier_wait(oldest_.full, oldest_.parity);                    // until few enough bytes are in flight
+    }
+    oldest_.advance(first_, end_);
+    if (kFetchLanes > 1) __syncwarp();
+  }
+  __device__ __forceinline__ void expect(int bytes) {
 #if __CUDA_ARCH__ >= 900
-    const uint64_t policy = kAgain ? again_ : once_;
-    barrier_expect(place_.full, c.bytes * c.pieces);
-    for (int r = 0; r < c.pieces; ++r, slot += c.bytes, from += c.stride)
-      bulk_copy(slot, from, c.bytes, place_.full, policy);
+    barrier_expect(place_.full, bytes);
+#endif
+  }
+  __device__ __forceinline__ void copy(uint32_t to, const uint8_t* from, int bytes, bool again) {
+#if __CUDA_ARCH__ >= 900
+    bulk_copy(to, from, bytes, place_.full, again ? again_ : once_);
 #else
-    __syncwarp();
-    for (int r = 0; r < c.pieces; ++r, slot += c.bytes, from += c.stride)
-      for (int i = threadIdx.x % 32 * 16; i < c.bytes; i += 512)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(slot + i), "l"(from + i) : "memory");
+    for (int i = threadIdx.x % 32 * 16; i < bytes; i += 512)
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from + i) : "memory");
+#endif
+  }
+  __device__ __forceinline__ void advance() {
+#if __CUDA_ARCH__ < 900
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(place_.full) : "memory");
 #endif
+    slot_ = place_.advance(first_, end_) ? memory_ : slot_ + slot_bytes_;
   }
 
   uint32_t first_, end_;  ///< shared addresses of full barriers; those of empty slots follow them

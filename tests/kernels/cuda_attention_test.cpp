@@ -158,10 +158,18 @@ TEST_CASE("cuda: attention handles caches of two types, many sequences and long 
   check_attention(c);
   c.sequences = kPrompts;
   check_attention(c);
-  c.v_type = DType::Q4_0, c.sequences = kDecoding;
-  check_attention(c);
-  c.sequences = kPrompts;
-  check_attention(c);
+  for (const auto& [k, v] : {std::pair(DType::Q8_0, DType::Q4_0),
+                             {DType::F16, DType::Q8_0},
+                             {DType::F16, DType::Q4_0},
+                             {DType::Q4_0, DType::Q8_0},
+                             {DType::BF16, DType::Q4_0}})
+    for (const int64_t head_dim : {32, 64, 128, 256}) {
+      c.k_type = k, c.v_type = v, c.head_dim = head_dim, c.sequences = kDecoding;
+      check_attention(c);
+      c.sequences = kPrompts;
+      check_attention(c);
+    }
+  c.head_dim = 64;
   c.k_type = c.v_type = DType::F16, c.n_kv_heads = 8, c.sequences.clear();
   for (int i = 0; i < 40; ++i) c.sequences.push_back({1, 1 + i * 17 % 350});
   check_attention(c);

@@ -54,7 +54,9 @@ EngineOptions options(const std::string& mode = "", const std::string& kv = "f32
   o.n_ctx = 384;
   o.n_seqs = n_seqs;
   o.mode = mode;
-  o.k_type = o.v_type = kv;
+  const size_t slash = kv.find('/');  // K/V, or one type for both
+  o.k_type = kv.substr(0, slash);
+  o.v_type = slash == std::string::npos ? kv : kv.substr(slash + 1);
   return o;
 }
 
@@ -93,7 +95,7 @@ double nmse(const std::vector<float>& found, const std::vector<float>& wanted) {
 double bar(DType weights, const std::string& kv) {
   // Prompts round the weights of attention to f16, whatever the cache.
   const double of_weights = weights == DType::F32 ? 2e-5 : weights == DType::Q8_0 ? 3e-3 : 1e-3;
-  return std::max(of_weights, kv == "q4_0" ? 2e-2 : kv == "q8_0" ? 1e-3 : kv == "bf16" ? 1e-4 : 2e-5);
+  return std::max(of_weights, kv.ends_with("q4_0") ? 2e-2 : kv == "q8_0" ? 1e-3 : kv == "bf16" ? 1e-4 : 2e-5);
 }
 
 /// How far below the reference's largest logit the tokens of an answer lie at most, in roots of mean squares.
@@ -223,7 +225,7 @@ TEST_CASE("cuda engine: every type of cache") {
   if (skipped()) return;
   const File file(DType::F32);
   const Model reference = file.load("ref"), model = file.load("cuda");
-  for (const char* kv : {"f32", "f16", "bf16", "q8_0", "q4_0"})
+  for (const char* kv : {"f32", "f16", "bf16", "q8_0", "q4_0", "q8_0/q4_0", "f16/q8_0", "q4_0/f32"})
     for (const char* mode : kModes) {
       INFO(kv << ", mode " << mode);
       Engine oracle(reference, options("", kv)), engine(model, options(mode, kv));
