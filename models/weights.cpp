@@ -218,6 +218,14 @@ class Binder {
     }
   }
 
+  std::vector<int64_t> shape_of(Size rows, Size cols, Size stack = Size::one) const {
+    std::vector<int64_t> shape;
+    if (stack != Size::one) shape.push_back(size_of(config_, stack));
+    shape.push_back(size_of(config_, rows));
+    if (cols != Size::one) shape.push_back(size_of(config_, cols));
+    return shape;
+  }
+
   std::vector<BoundTensor> take() { return std::move(bound_); }
 
  private:
@@ -280,14 +288,6 @@ class Binder {
     int64_t rows = 1;
     for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
     return tensor_bytes(dtype, rows, shape.back());
-  }
-
-  std::vector<int64_t> shape_of(Size rows, Size cols, Size stack = Size::one) const {
-    std::vector<int64_t> shape;
-    if (stack != Size::one) shape.push_back(size_of(config_, stack));
-    shape.push_back(size_of(config_, rows));
-    if (cols != Size::one) shape.push_back(size_of(config_, cols));
-    return shape;
   }
 
   static bool optional(When when) {
