@@ -271,3 +271,23 @@ TEST_CASE("an MXFP4 scale is a power of two, subnormal floats included") {
   }
   CHECK(wrong == 0);
 }
+
+TEST_CASE("a weight of W4G is its scale times the distance from the zero point, exactly") {
+  W4G::Block block{};
+  for (int i = 0; i < 16; ++i) block.qs[i] = static_cast<uint8_t>(i | (15 - i) << 4);
+  int wrong = 0;
+  for (int d = 0; d < 0x7c00; d += 7) {  // every kind of finite f16
+    for (int zero = 0; zero <= 16; ++zero) {
+      block.d = static_cast<uint16_t>(d | (d % 2 << 15));
+      block.zero = f32_to_f16(static_cast<float>(zero));
+      float out[kGroup];
+      W4G::decode(block, 0, out);
+      for (int i = 0; i < kGroup; ++i) {
+        const int q = i < 16 ? i : 31 - i;
+        wrong += out[i] != f16_to_f32(block.d) * static_cast<float>(q - zero);
+      }
+    }
+  }
+  CHECK(wrong == 0);
+  CHECK(find_format("W4G")->block_bytes == 20);
+}

@@ -89,20 +89,3 @@ TEST_CASE("a folder says what the converted file says, for every model type") {
   }
   if (n == 0) WARN("no shared golden models: nothing was checked");
 }
-
-TEST_CASE("a folder with quantised weights is refused by the name of the method") {
-  const std::string root = std::string(SHARED_DATA) + "/golden/models/";
-  for (const auto& [name, method] : {std::pair("llama_awq_g32", "awq"),
-                                     {"llama_gptq_g32_sym", "gptq"},
-                                     {"llama_fp8_block", "fp8"},
-                                     {"llama_ct_fp8_tensor", "compressed-tensors"}}) {
-    if (!fs::exists(root + name)) continue;
-    try {
-      read_hf_folder(root + name + std::string("/hf"), {});
-      FAIL_CHECK("accepted " << name);
-    } catch (const Error& e) {
-      CHECK(e.kind() == ErrorKind::bad_file);
-      CHECK_THAT(e.what(), Catch::Contains(std::string("\"") + method + '"'));
-    }
-  }
-}
