@@ -6,9 +6,6 @@
 #include <iterator>
 #include <string_view>
 
-#include "infer/error.h"
-#include "kernels/tensor.h"
-
 namespace infer {
 namespace {
 
@@ -88,8 +85,6 @@ std::string gguf_head(const std::map<std::string, Value, std::less<>>& metadata,
       if (key.starts_with("general.") == general) put_pair(out, key, value);
   uint64_t offset = 0;
   for (const HostTensor& tensor : tensors) {
-    if (tensor.dtype >= DType::kPrivate)
-      throw Error(ErrorKind::bad_file, escaped(tensor.name), "GGUF has no such format", format_name(tensor.dtype));
     put_string(out, tensor.name);
     put<uint32_t>(out, static_cast<uint32_t>(tensor.dims.size()));
     for (auto dim = tensor.dims.rbegin(); dim != tensor.dims.rend(); ++dim)

@@ -12,6 +12,7 @@
 #include "quant/formats.h"
 #include "runtime/hf_owned.h"
 #include "runtime/hf_quant_matrix.h"
+#include "runtime/pages.h"
 
 namespace infer {
 namespace {
@@ -354,7 +355,12 @@ void unpack_quantised(Checkpoint& checkpoint, const HfQuant& quant, int n_thread
   std::vector<KeptMatrix> kept(modules.size());
   run_parallel(
       std::vector<double>(modules.size(), 1.0), n_threads,
-      [&](size_t i) { kept[i] = ModuleReader(checkpoint, quant, modules[i]).read(); }, nullptr);
+      [&](size_t i) {
+        kept[i] = ModuleReader(checkpoint, quant, modules[i]).read();
+        if (!checkpoint.mapped) return;
+        for (const auto& [part, tensor] : modules[i].parts) drop_file_pages(tensor->data, tensor->bytes);
+      },
+      nullptr);
   warn_of_plain(checkpoint, kept);
   const std::shared_ptr<OwnedBytes> owned = own_storage(checkpoint);
   for (KeptMatrix& matrix : kept) {

@@ -51,7 +51,7 @@ TEST_CASE("a format is found by number and by name in either case") {
   CHECK_FALSE(find_format("q4"));
   CHECK_FALSE(find_format(""));
   CHECK_FALSE(find_format(kUnknown));
-  CHECK_FALSE(find_format(DType::kPrivate));
+  CHECK_FALSE(find_format(static_cast<DType>(static_cast<uint32_t>(DType::kPrivate) - 1)));
 }
 
 TEST_CASE("every number GGUF gave out has one name and a size, and the table's formats are decodable") {
@@ -70,8 +70,8 @@ TEST_CASE("every number GGUF gave out has one name and a size, and the table's f
     n_row_decodable += row_decodable(info->id);
   }
   CHECK_FALSE(find_format(static_cast<DType>(42)));
-  CHECK(n_decodable == Formats::size);
-  CHECK(n_row_decodable == Formats::size + RowFormats::size);
+  CHECK(n_decodable == Formats::size - 1);  // all but W4G, which no GGUF file has
+  CHECK(n_row_decodable == Formats::size - 1 + RowFormats::size);
   CHECK(decodable(DType::IQ4_XS));
   CHECK_FALSE(decodable(DType::I32));
   CHECK_FALSE(decodable(DType::IQ2_XXS));
