@@ -54,6 +54,7 @@ enum class DType : uint32_t {
   F8_E4M3 = kPrivate,  // from here on: of safetensors
   F8_E5M2,
   U8,
+  W4G,  // made while loading, see w4g.h
 };
 
 }  // namespace infer

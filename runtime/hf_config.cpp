@@ -244,8 +244,8 @@ HfConfig translate_config(const JsonObject& config) {
   const ModelType& type = find_model_type(config);
   require_causal(config);
   require_activation(config, type);
-  require_known_quantisation(config, type.name);
   HfConfig out;
+  out.quant = read_quantisation(config, type.name);
   out.names = type.names;
   out.metadata.emplace("general.architecture", Value{std::string(type.arch), "string"});
   HfKeys keys(type.arch, out.metadata);

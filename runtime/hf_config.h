@@ -9,6 +9,7 @@
 
 #include "models/checkpoint.h"
 #include "runtime/hf_names.h"
+#include "runtime/hf_quant.h"
 #include "runtime/json_file.h"
 
 namespace infer {
@@ -41,6 +42,7 @@ struct HfConfig {
   Metadata metadata;
   const NameTable* names = nullptr;
   RenameOptions rename;
+  HfQuant quant;
   std::vector<HfVector> vectors;
 };
 

@@ -7,8 +7,10 @@
 #include <filesystem>
 
 #include "infer/error.h"
+#include "kernels/cpu/thread_pool.h"
 #include "runtime/hf_config.h"
 #include "runtime/hf_owned.h"
+#include "runtime/hf_quant_tensors.h"
 #include "runtime/hf_tokenizer_config.h"
 #include "runtime/json_file.h"
 #include "runtime/mapped_file.h"
@@ -43,6 +45,16 @@ void require_weights(const std::string& folder) {
   }
   throw Error(ErrorKind::bad_file, shown_path(folder), "no weights that can be read", others.empty() ? "none" : others,
               "model.safetensors or model.safetensors.index.json");
+}
+
+/// Quantised matrices in formats that kernels know, under the names that they have unquantised.
+void adopt_quantised(const std::string& folder, Checkpoint& checkpoint, HfQuant quant, const LoadOptions& options) {
+  const std::string path = folder + "/quantize_config.json";
+  if (is_file(path)) {
+    const Json json = read_json_file(path);
+    quant = with_quantize_config(quant, JsonObject(json, shown_path(path)));
+  }
+  unpack_quantised(checkpoint, quant, options.n_threads > 0 ? options.n_threads : cpu::default_threads());
 }
 
 /// Tensors with GGUF's names, and vectors that config.json holds as numbers.
@@ -92,7 +104,10 @@ Checkpoint read_hf_folder(const std::string& folder, const LoadOptions& options)
   checkpoint.path = folder;
   checkpoint.format = "Hugging Face folder";
   checkpoint.metadata = std::move(config.metadata);
-  if (!options.vocab_only) adopt_weights(checkpoint, config);
+  if (!options.vocab_only) {
+    adopt_quantised(folder, checkpoint, config.quant, options);
+    adopt_weights(checkpoint, config);
+  }
   add_generation_config(folder, checkpoint);
   checkpoint.metadata.emplace("general.name", Value{name_of(folder), "string"});
   const std::string chat_template = read_hf_tokenizer_config(folder).chat_template;

@@ -2,31 +2,33 @@
 #include "runtime/loader.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <cstdint>
 
 #include "models/rope_config.h"
 #include "runtime/gguf.h"
 #include "runtime/hf_folder.h"
+#include "runtime/pages.h"
 
 namespace infer {
 namespace {
 
-// The kernel reads the pages again should anybody want them; until then they do not count as this process's memory.
 void drop_mapped_pages(const Checkpoint& checkpoint) {
   if (!checkpoint.mapped) return;
-  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto drop = [page](const std::byte* data, size_t bytes) {
-    const auto begin = reinterpret_cast<uintptr_t>(data) / page * page;
-    const auto end = (reinterpret_cast<uintptr_t>(data) + bytes + page - 1) / page * page;
-    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-  };
   for (const HostTensor& tensor : checkpoint.tensors) {
     if (tensor.owned) continue;
-    if (tensor.data) drop(tensor.data, tensor.bytes);
-    for (const std::byte* part : tensor.parts) drop(part, tensor.bytes / tensor.parts.size());
+    if (tensor.data) drop_file_pages(tensor.data, tensor.bytes);
+    for (const std::byte* part : tensor.parts) drop_file_pages(part, tensor.bytes / tensor.parts.size());
+  }
+}
+
+// Matrices that were made in memory while the file was opened, and that are read in their packed form from now on.
+void drop_packed_copies(const Checkpoint& checkpoint, const Weights& weights) {
+  for (const NamedMatrix& matrix : weights.matrices) {
+    const HostTensor* tensor = checkpoint.find_tensor(matrix.name);
+    if (!tensor || !tensor->owned) continue;
+    const std::byte* first = tensor->parts.empty() ? tensor->data : tensor->parts[0];
+    if (matrix.w.data == first || weights.embed.data == first) continue;  // used where it lies
+    if (tensor->data) drop_buffer_pages(tensor->data, tensor->bytes);
+    for (const std::byte* part : tensor->parts) drop_buffer_pages(part, tensor->bytes / tensor->parts.size());
   }
 }
 
@@ -88,6 +90,7 @@ Weights pack_weights(const Checkpoint& checkpoint, const Config& config, Backend
   };
   Weights weights = load_weights(checkpoint, config, backend, backend.n_threads(), options.check_tensors, progress);
   if (weights.packed_bytes > 0) drop_mapped_pages(checkpoint);
+  drop_packed_copies(checkpoint, weights);
   return weights;
 }
 

@@ -47,6 +47,7 @@ void quantize_checkpoint(Checkpoint& checkpoint, const LoadOptions& options) {
     char* const out = storage->buffers.back().get();
     tensors.back().data = reinterpret_cast<const std::byte*>(out);
     tensors.back().parts.clear();
+    tensors.back().owned = true;
     const size_t row_bytes = job.target.bytes / static_cast<size_t>(job.rows);
     const int64_t step = std::max<int64_t>(1, kChunkWeights / job.source->dims.back());
     for (int64_t begin = 0; begin < job.rows; begin += step) {

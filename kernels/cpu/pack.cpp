@@ -124,6 +124,7 @@ void put_scale(const typename F::Block& block, int64_t g, int row, uint8_t* dst)
     dst += g * scale_bytes(kKind, 1);
     put_half(block.d, row, dst);
     if constexpr (kKind == ScaleKind::half_min) put_half(block.m, row, dst + 2 * kTile);
+    if constexpr (kKind == ScaleKind::half_zero) put_half(block.zero, row, dst + 2 * kTile);
   }
 }
 

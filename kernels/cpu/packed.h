@@ -28,6 +28,7 @@ inline constexpr int kCodeVector = 64;  ///< bytes: 16 rows of 4 codes
 enum class ScaleKind {
   half,         ///< f16 d[n][16]
   half_min,     ///< f16 {d[16], m[16]}[n]
+  half_zero,    ///< f16 {d[16], zero[16]}[n]: the offset is -(d * zero)
   exponent,     ///< u8 e[n][16], MXFP4's
   six_bit_8,    ///< f16 d[16]; 8 values of 6 bits: scale - 32 of a group
   six_bit_16,   ///< f16 d[16]; 16 values of 6 bits: scale - 32 of a half group
@@ -59,6 +60,8 @@ template <>
 struct Packed<Q4_0> : PackedAs<4, 0, 8, ScaleKind::half> {};
 template <>
 struct Packed<Q4_1> : PackedAs<4, 0, 0, ScaleKind::half_min> {};
+template <>
+struct Packed<W4G> : PackedAs<4, 0, 0, ScaleKind::half_zero> {};
 template <>
 struct Packed<Q5_0> : PackedAs<4, 1, 16, ScaleKind::half> {};
 template <>
@@ -97,7 +100,8 @@ INFER_HD constexpr int halves_of(ScaleKind kind) {
 }
 
 INFER_HD constexpr bool has_mins(ScaleKind kind) {
-  return kind == ScaleKind::half_min || kind == ScaleKind::six_bit_min || kind == ScaleKind::nibble_min;
+  return kind == ScaleKind::half_min || kind == ScaleKind::half_zero || kind == ScaleKind::six_bit_min ||
+         kind == ScaleKind::nibble_min;
 }
 
 /// Bytes of the scales of a chunk of n groups.
@@ -106,6 +110,7 @@ INFER_HD constexpr int64_t scale_bytes(ScaleKind kind, int64_t n) {
     case ScaleKind::half:
       return n * 32;
     case ScaleKind::half_min:
+    case ScaleKind::half_zero:
       return n * 64;
     case ScaleKind::exponent:
       return n * 16;

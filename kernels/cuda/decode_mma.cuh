@@ -127,13 +127,16 @@ __device__ __forceinline__ PairScales<kOf> load_pair(const uint8_t* chunk, Chunk
   } else if constexpr (P::scales == Scales::half) {
     const float2 d = __half22float2(*reinterpret_cast<const __half2*>(of_group));
     set(0, d.x), set(1, d.y);
-  } else if constexpr (P::scales == Scales::half_min) {
+  } else if constexpr (P::scales == Scales::half_min || P::scales == Scales::half_zero) {
     const uint2 v = *reinterpret_cast<const uint2*>(of_group);
     const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&v.x)),
                  b = __half22float2(*reinterpret_cast<const __half2*>(&v.y));
     set(0, a.x), set(1, b.x);
 #pragma unroll
-    for (int h = 0; h < kOf; ++h) s.offset[0][h] = a.y, s.offset[1][h] = b.y;
+    for (int h = 0; h < kOf; ++h) {
+      s.offset[0][h] = P::scales == Scales::half_min ? a.y : -(a.x * a.y);
+      s.offset[1][h] = P::scales == Scales::half_min ? b.y : -(b.x * b.y);
+    }
   } else if constexpr (P::scales == Scales::signed_byte && kOf == 1) {
     const uint32_t v = *reinterpret_cast<const uint32_t*>(of_group);
     const float2 scale = byte_pair(__byte_perm(v, 0, 0x4240 + half * 0x0101), 0x00ff00ff, 0x00800080, 1024 + 128);

@@ -34,6 +34,7 @@ inline constexpr uint32_t kFileBlocks = 0, kTiles = 1, kRowMajor = 2;  ///< Tens
 enum class Scales {
   half,         ///< group: f16 d
   half_min,     ///< group: f16 d, f16 m
+  half_zero,    ///< group: f16 d, f16 zero; the offset is -(d * zero)
   exponent,     ///< group: u8
   six_bit_8,    ///< block: f16 d, u16 high bits, u32 low bits (IQ4_XS's own eight bytes)
   six_bit_16,   ///< block: f16 d, u16 0, 12 bytes as Q3_K has them
@@ -57,6 +58,8 @@ template <>
 struct Packed<Q4_0> : PackedAs<4, 0, 8, Scales::half, 64> {};
 template <>
 struct Packed<Q4_1> : PackedAs<4, 0, 0, Scales::half_min, 32> {};
+template <>
+struct Packed<W4G> : PackedAs<4, 0, 0, Scales::half_zero, 32> {};
 template <>
 struct Packed<Q5_0> : PackedAs<4, 1, 16, Scales::half, 32> {};
 template <>
@@ -89,7 +92,7 @@ struct Packed<MXFP4> : PackedAs<4, 0, kTable, Scales::exponent, 64> {
 /// Bytes of scales that each group has, and that each block of 8 groups has.
 INFER_HD constexpr int group_scale_bytes(Scales kind) {
   return kind == Scales::half || kind == Scales::nibble_min || kind == Scales::signed_byte ? 2
-         : kind == Scales::half_min                                                        ? 4
+         : kind == Scales::half_min || kind == Scales::half_zero                           ? 4
          : kind == Scales::exponent                                                        ? 1
                                                                                            : 0;
 }
@@ -185,6 +188,8 @@ INFER_HD void put_scales(const typename F::Block& b, int group, uint8_t* chunk, 
     put16(of_group, b.d);
   } else if constexpr (kind == Scales::half_min) {
     put16(of_group, b.d), put16(of_group + 2, b.m);
+  } else if constexpr (kind == Scales::half_zero) {
+    put16(of_group, b.d), put16(of_group + 2, b.zero);
   } else if constexpr (kind == Scales::exponent) {
     of_group[0] = b.e;
   } else if constexpr (kind == Scales::nibble_min) {
@@ -230,6 +235,8 @@ INFER_HD void get_scales(const uint8_t* chunk, Chunk<F> c, int row, int g, float
     b.d = get16(of_group);
   } else if constexpr (kind == Scales::half_min) {
     b.d = get16(of_group), b.m = get16(of_group + 2);
+  } else if constexpr (kind == Scales::half_zero) {
+    b.d = get16(of_group), b.zero = get16(of_group + 2);
   } else if constexpr (kind == Scales::exponent) {
     b.e = of_group[0];
   } else if constexpr (kind == Scales::nibble_min) {

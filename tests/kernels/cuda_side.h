@@ -110,6 +110,7 @@ struct Weight {
           if constexpr (requires { block.d; }) block.d = f32_to_f16(scale(random) * (random() % 2 ? 1.0f : -1.0f));
           if constexpr (requires { block.dmin; }) block.dmin = f32_to_f16(4 * scale(random));
           if constexpr (requires { block.m; }) block.m = f32_to_f16(-8 * scale(random));
+          if constexpr (requires { block.zero; }) block.zero = f32_to_f16(static_cast<float>(random() % 17));
           if constexpr (requires { block.e; }) block.e = static_cast<uint8_t>(random() % 8 + 118);
         }
         std::memcpy(&bytes[at], &block, sizeof(block));

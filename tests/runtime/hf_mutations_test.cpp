@@ -193,6 +193,9 @@ const std::vector<Spoiled>& config_faults() {
       {"/quantization_config", {{"quant_method", "awq"}}},
       {"/quantization_config", {{"bits", 4}}},
       {"/quantization_config", "gptq"},
+      {"/quantization_config", {{"quant_method", "awq"}, {"bits", 4}, {"group_size", 32}}},
+      {"/quantization_config", {{"quant_method", "fp8"}}},
+      {"/quantization_config", {{"quant_method", "mxfp4"}}},
       {"/tie_word_embeddings", "no"},
   };
   return faults;

@@ -1,0 +1,55 @@
+// A quantised matrix of a Hugging Face folder, and the format that kernels know in which it is kept: Q4_0, Q8_0 or W4G
+// where 32 consecutive weights of a row share a scale, which is exact, else the smallest of BF16, F16 and F32 that
+// holds every weight exactly. Knows no method and no file; hf_quant_tensors.cpp reads those.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/checkpoint.h"
+
+namespace infer {
+
+/// Rows and columns that share a scale: a grid over a matrix, its last cells cut off by the edge.
+struct ScaleGrid {
+  int64_t rows = 0, cols = 0;  ///< cells
+  int64_t cell_rows = 1, cell_cols = 1;
+  /// 0 for the size of a cell: all there are.
+  static ScaleGrid over(int64_t rows, int64_t cols, int64_t cell_rows, int64_t cell_cols);
+};
+
+/// weight = scale * (code - zero), scale and zero as the row and the column's group have them.
+struct IntMatrix {
+  std::string name;
+  int64_t rows = 0, cols = 0, groups = 0;
+  int bits = 4;                   ///< 4 or 8; codes count from 0
+  bool symmetric = false;         ///< all zeros are 2^(bits - 1)
+  std::vector<float> scale;       ///< [rows][groups]
+  std::vector<int16_t> zero;      ///< [rows][groups], 0..2^bits
+  std::vector<int32_t> group_of;  ///< of each column
+  /// Writes the codes of rows [first, first + n), row after row.
+  std::function<void(int64_t first, int64_t n, uint8_t* out)> codes;
+};
+
+/// weight = scale * e4m3.
+struct FloatMatrix {
+  std::string name;
+  int64_t rows = 0, cols = 0;
+  ScaleGrid grid;
+  std::vector<float> scale;  ///< [grid.rows][grid.cols]
+  const std::byte* data = nullptr;
+};
+
+struct KeptMatrix {
+  HostTensor tensor;
+  std::unique_ptr<std::byte[]> bytes;  ///< behind tensor.data
+  std::string plain_because;           ///< why it is kept unquantised; empty where it is not
+};
+
+KeptMatrix keep(const IntMatrix& matrix);
+KeptMatrix keep(const FloatMatrix& matrix);
+
+}  // namespace infer

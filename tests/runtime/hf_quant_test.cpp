@@ -1,0 +1,476 @@
+// Quantised matrices of Hugging Face folders: every layout, packed here number by number as its definition says, comes
+// back bit for bit; what the config or the tensors get wrong is refused by name.
+#include "runtime/hf_quant.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+
+#include "quant/formats.h"
+#include "quant/fp8.h"
+#include "runtime/hf_quant_tensors.h"
+#include "tests/catch.h"
+
+using namespace infer;
+
+namespace {
+
+using Ints = std::vector<std::vector<int>>;
+
+HfQuant quant_of(const std::string& quantization_config) {
+  const Json json = parse_json("{\"quantization_config\": " + quantization_config + "}", "config.json");
+  return read_quantisation(JsonObject(json, "config.json"), "llama");
+}
+
+/// Tensors of one module, "m", in memory.
+struct Folder {
+  Checkpoint checkpoint;
+  std::shared_ptr<std::vector<std::string>> bytes = std::make_shared<std::vector<std::string>>();
+
+  Folder() {
+    checkpoint.path = "folder";
+    bytes->reserve(64);
+    checkpoint.storage = bytes;
+  }
+  void add(const std::string& name, DType dtype, std::vector<int64_t> dims, std::string data) {
+    bytes->push_back(std::move(data));
+    HostTensor tensor;
+    tensor.name = name;
+    tensor.dtype = dtype;
+    tensor.dims = std::move(dims);
+    tensor.data = reinterpret_cast<const std::byte*>(bytes->back().data());
+    tensor.bytes = bytes->back().size();
+    checkpoint.tensors.push_back(tensor);
+  }
+  HostTensor& at(const std::string& name) {
+    for (HostTensor& tensor : checkpoint.tensors)
+      if (tensor.name == name) return tensor;
+    throw std::logic_error(name);
+  }
+  void drop(const std::string& name) {
+    std::erase_if(checkpoint.tensors, [&](const HostTensor& t) { return t.name == name; });
+  }
+  const HostTensor& unpack(const HfQuant& quant) {
+    unpack_quantised(checkpoint, quant, 2);
+    return at("m.weight");
+  }
+};
+
+template <class T>
+std::string bytes_of(const std::vector<T>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
+}
+
+/// A matrix before it is packed: weight = scale * (code - zero), by row and group of columns.
+struct Matrix {
+  int64_t rows, cols, groups;
+  int bits;
+  Ints code, zero;
+  std::vector<std::vector<float>> scale;
+  std::vector<int> group_of;
+
+  Matrix(int64_t rows_, int64_t cols_, int64_t group, int bits_, bool symmetric, bool shuffled = false)
+      : rows(rows_), cols(cols_), groups((cols + group - 1) / group), bits(bits_) {
+    std::mt19937 random(static_cast<unsigned>(rows * 7 + cols + group + bits));
+    const int most = (1 << bits) - 1;
+    for (int64_t r = 0; r < rows; ++r) {
+      code.emplace_back(), zero.emplace_back(), scale.emplace_back();
+      for (int64_t c = 0; c < cols; ++c) code.back().push_back(static_cast<int>(random()) & most);
+      for (int64_t g = 0; g < groups; ++g) {
+        zero.back().push_back(symmetric ? 1 << (bits - 1) : static_cast<int>(random()) & most);
+        scale.back().push_back(static_cast<float>(random() % 2048 + 1) * 0x1p-17f);
+      }
+    }
+    for (int64_t c = 0; c < cols; ++c) group_of.push_back(static_cast<int>(c / group));
+    if (shuffled) std::shuffle(group_of.begin(), group_of.end(), random);
+  }
+
+  std::vector<float> weights() const {
+    std::vector<float> out;
+    for (size_t r = 0; r < code.size(); ++r)
+      for (size_t c = 0; c < code[r].size(); ++c) {
+        const auto g = static_cast<size_t>(group_of[c]);
+        out.push_back(static_cast<float>(code[r][c] - zero[r][g]) * scale[r][g]);
+      }
+    return out;
+  }
+  /// get(row, group) for every group of every row, groups outermost.
+  template <class T, class Function>
+  std::string by_group(Function&& get) const {
+    std::vector<T> out;
+    for (size_t g = 0; g < static_cast<size_t>(groups); ++g)
+      for (size_t r = 0; r < code.size(); ++r) out.push_back(static_cast<T>(get(r, g)));
+    return bytes_of(out);
+  }
+  template <class T, class Function>
+  std::string by_row(Function&& get) const {
+    std::vector<T> out;
+    for (size_t r = 0; r < code.size(); ++r)
+      for (size_t g = 0; g < static_cast<size_t>(groups); ++g) out.push_back(static_cast<T>(get(r, g)));
+    return bytes_of(out);
+  }
+  std::string halves() const {
+    return by_group<uint16_t>([&](size_t r, size_t g) { return f32_to_f16(scale[r][g]); });
+  }
+};
+
+/// Words of 32 bits in a matrix; put() sets one number in one of them.
+struct Words {
+  int64_t n_rows, n_cols;
+  std::vector<uint32_t> words;
+  Words(int64_t rows, int64_t cols) : n_rows(rows), n_cols(cols), words(static_cast<size_t>(rows * cols)) {}
+  void put(int64_t row, int64_t col, int64_t shift, int value) {
+    words[static_cast<size_t>(row * n_cols + col)] |= static_cast<uint32_t>(value) << shift;
+  }
+  void add_to(Folder& folder, const std::string& name) const {
+    folder.add(name, DType::I32, {n_rows, n_cols}, bytes_of(words));
+  }
+};
+
+Folder awq_folder(const Matrix& m) {
+  constexpr int kColumn[8] = {0, 2, 4, 6, 1, 3, 5, 7};  // of nibble i
+  Words codes(m.cols, m.rows / 8), zeros(m.groups, m.rows / 8);
+  for (int64_t w = 0; w < m.rows / 8; ++w)
+    for (int i = 0; i < 8; ++i) {
+      const auto row = static_cast<size_t>(8 * w + kColumn[i]);
+      for (int64_t c = 0; c < m.cols; ++c) codes.put(c, w, 4 * i, m.code[row][static_cast<size_t>(c)]);
+      for (int64_t g = 0; g < m.groups; ++g) zeros.put(g, w, 4 * i, m.zero[row][static_cast<size_t>(g)]);
+    }
+  Folder folder;
+  codes.add_to(folder, "m.qweight");
+  zeros.add_to(folder, "m.qzeros");
+  folder.add("m.scales", DType::F16, {m.groups, m.rows}, m.halves());
+  return folder;
+}
+
+Folder gptq_folder(const Matrix& m, bool v2) {
+  const int per_word = 32 / m.bits, mask = (1 << m.bits) - 1;
+  Words codes(m.cols / per_word, m.rows), zeros(m.groups, m.rows / per_word);
+  for (int64_t r = 0; r < m.rows; ++r) {
+    for (int64_t c = 0; c < m.cols; ++c)
+      codes.put(c / per_word, r, c % per_word * m.bits, m.code[static_cast<size_t>(r)][static_cast<size_t>(c)]);
+    for (int64_t g = 0; g < m.groups; ++g)
+      zeros.put(g, r / per_word, r % per_word * m.bits,
+                (m.zero[static_cast<size_t>(r)][static_cast<size_t>(g)] - (v2 ? 0 : 1)) & mask);
+  }
+  Folder folder;
+  codes.add_to(folder, "m.qweight");
+  zeros.add_to(folder, "m.qzeros");
+  folder.add("m.scales", DType::F16, {m.groups, m.rows}, m.halves());
+  folder.add("m.g_idx", DType::I32, {m.cols}, bytes_of(m.group_of));
+  return folder;
+}
+
+Folder packed_folder(const Matrix& m, bool with_zeros) {
+  const int per_word = 32 / m.bits;
+  Words codes(m.rows, (m.cols + per_word - 1) / per_word), zeros((m.rows + per_word - 1) / per_word, m.groups);
+  for (int64_t r = 0; r < m.rows; ++r) {
+    for (int64_t c = 0; c < m.cols; ++c)
+      codes.put(r, c / per_word, c % per_word * m.bits, m.code[static_cast<size_t>(r)][static_cast<size_t>(c)]);
+    for (int64_t g = 0; g < m.groups; ++g)
+      zeros.put(r / per_word, g, r % per_word * m.bits, m.zero[static_cast<size_t>(r)][static_cast<size_t>(g)]);
+  }
+  Folder folder;
+  codes.add_to(folder, "m.weight_packed");
+  folder.add("m.weight_shape", DType::I64, {2}, bytes_of(std::vector<int64_t>{m.rows, m.cols}));
+  folder.add("m.weight_scale", DType::F32, {m.rows, m.groups},
+             m.by_row<float>([&](size_t r, size_t g) { return m.scale[r][g]; }));
+  if (with_zeros) zeros.add_to(folder, "m.weight_zero_point");
+  return folder;
+}
+
+std::string gptq_json(int bits, int64_t group, bool sym, const std::string& more = {}) {
+  return "{\"quant_method\": \"gptq\", \"bits\": " + std::to_string(bits) +
+         ", \"group_size\": " + std::to_string(group) + ", \"sym\": " + (sym ? "true" : "false") + more + "}";
+}
+
+std::string packed_json(int bits, const std::string& strategy, bool symmetric, const std::string& more = {}) {
+  return R"({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": {
+    "targets": ["Linear"], "weights": {"num_bits": )" +
+         std::to_string(bits) + R"(, "type": "int", "strategy": )" + strategy +
+         ", \"symmetric\": " + (symmetric ? "true" : "false") + more + "}}}, \"ignore\": [\"lm_head\"]}";
+}
+const std::string kGroup32 = R"("group", "group_size": 32)";
+const std::string kAwq = R"({"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"})";
+const std::string kFp8Block = R"({"quant_method": "fp8", "weight_block_size": [16, 32]})";
+
+std::vector<float> decoded(const HostTensor& tensor) {
+  std::vector<float> out(static_cast<size_t>(tensor.n_elements()));
+  REQUIRE(decode_row(tensor.dtype, tensor.data, out.data(), tensor.n_elements()));
+  return out;
+}
+
+/// Unpacks and compares; returns the format in which the matrix is kept.
+DType check(Folder folder, const std::string& config, const Matrix& m) {
+  const HostTensor& tensor = folder.unpack(quant_of(config));
+  CHECK(folder.checkpoint.tensors.size() == 1);
+  CHECK(tensor.dims == std::vector{m.rows, m.cols});
+  CHECK(decoded(tensor) == m.weights());
+  const bool plain = find_format(tensor.dtype)->block == 1;
+  CHECK(folder.checkpoint.warnings.size() == (plain ? 1 : 0));
+  return tensor.dtype;
+}
+
+std::string refusal(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& e) {
+    CHECK(e.kind() == ErrorKind::bad_file);
+    return e.what();
+  }
+  return "accepted";
+}
+
+}  // namespace
+
+TEST_CASE("AWQ: nibbles in their order, zero points of every value") {
+  for (const int64_t group : {32, 64, 96}) {
+    const Matrix m(24, 192, group, 4, false);
+    const std::string config = R"({"quant_method": "awq", "bits": 4, "group_size": )" + std::to_string(group) + "}";
+    CHECK(check(awq_folder(m), config, m) == DType::W4G);
+  }
+  const Matrix whole(8, 96, 96, 4, false);
+  CHECK(check(awq_folder(whole), R"({"quant_method": "awq", "bits": 4, "group_size": -1})", whole) == DType::W4G);
+}
+
+TEST_CASE("GPTQ: symmetric, with zero points of both versions, columns in any order, whole columns") {
+  for (const int64_t group : {32, 64, 128}) {
+    const Matrix four(24, 256, group, 4, true), eight(24, 256, group, 8, true), zeros(40, 256, group, 4, false),
+        eight_zeros(24, 256, group, 8, false), shuffled(24, 256, group, 4, false, true);
+    CHECK(check(gptq_folder(four, false), gptq_json(4, group, true), four) == DType::Q4_0);
+    CHECK(check(gptq_folder(eight, false), gptq_json(8, group, true), eight) == DType::Q8_0);
+    CHECK(check(gptq_folder(zeros, false), gptq_json(4, group, false), zeros) == DType::W4G);
+    const std::string v2 = R"(, "checkpoint_format": "gptq_v2")";
+    CHECK(check(gptq_folder(zeros, true), gptq_json(4, group, false, v2), zeros) == DType::W4G);
+    CHECK(check(gptq_folder(eight_zeros, true), gptq_json(8, group, false, v2), eight_zeros) == DType::F32);
+    CHECK(check(gptq_folder(shuffled, false), gptq_json(4, group, false, R"(, "desc_act": true)"), shuffled) ==
+          DType::F32);
+  }
+  const Matrix whole(8, 96, 96, 4, true), odd(8, 96, 24, 4, true), narrow(8, 40, 40, 4, true);
+  CHECK(check(gptq_folder(whole, false), gptq_json(4, -1, true), whole) == DType::Q4_0);
+  CHECK(check(gptq_folder(odd, false), gptq_json(4, 24, true), odd) == DType::F32);
+  CHECK(check(gptq_folder(narrow, false), gptq_json(4, -1, true), narrow) == DType::F32);
+}
+
+TEST_CASE("GPTQ: a g_idx that only says what is clear anyway need not be there") {
+  const Matrix m(8, 64, 32, 4, true);
+  Folder folder = gptq_folder(m, false);
+  folder.drop("m.g_idx");
+  CHECK(check(folder, gptq_json(4, 32, true), m) == DType::Q4_0);
+  CHECK_THAT(refusal([&] { folder.unpack(quant_of(gptq_json(4, 32, true, R"(, "desc_act": true)"))); }),
+             Catch::Contains("g_idx"));
+}
+
+TEST_CASE("compressed-tensors: packed integers of 4 and 8 bits") {
+  const Matrix four(24, 96, 32, 4, true), zeros(20, 96, 32, 4, false), eight(24, 96, 32, 8, true),
+      channel(12, 96, 96, 4, true), ragged(12, 45, 45, 4, true);
+  CHECK(check(packed_folder(four, false), packed_json(4, kGroup32, true), four) == DType::Q4_0);
+  CHECK(check(packed_folder(zeros, true), packed_json(4, kGroup32, false), zeros) == DType::W4G);
+  CHECK(check(packed_folder(eight, false), packed_json(8, kGroup32, true), eight) == DType::Q8_0);
+  CHECK(check(packed_folder(channel, false), packed_json(4, "\"channel\"", true), channel) == DType::Q4_0);
+  CHECK(check(packed_folder(ragged, false), packed_json(4, "\"channel\"", true), ragged) == DType::F32);
+  Matrix shuffled(16, 96, 32, 4, false, true);
+  Folder folder = packed_folder(shuffled, true);
+  folder.add("m.weight_g_idx", DType::I32, {96}, bytes_of(shuffled.group_of));
+  CHECK(check(folder, packed_json(4, kGroup32, false, R"(, "actorder": "group")"), shuffled) == DType::F32);
+}
+
+TEST_CASE("compressed-tensors: scales that F16 cannot hold are kept exactly") {
+  Matrix m(8, 64, 32, 4, true);
+  m.scale[3][1] = 0.1f;
+  CHECK(check(packed_folder(m, false), packed_json(4, kGroup32, true), m) == DType::F32);
+  m.scale[3][1] = 0x1p-40f;
+  CHECK(check(packed_folder(m, false), packed_json(4, kGroup32, true), m) == DType::F32);
+}
+
+TEST_CASE("compressed-tensors: signed bytes with a scale to a row, with and without zero points") {
+  for (const bool symmetric : {true, false}) {
+    const Matrix m(12, 64, 64, 8, symmetric);
+    std::vector<int8_t> codes, zeros;
+    for (size_t r = 0; r < m.code.size(); ++r) {
+      for (const int code : m.code[r]) codes.push_back(static_cast<int8_t>(code - 128));
+      zeros.push_back(static_cast<int8_t>(m.zero[r][0] - 128));
+    }
+    Folder folder;
+    folder.add("m.weight", DType::I8, {12, 64}, bytes_of(codes));
+    folder.add("m.weight_scale", DType::F16, {12, 1}, m.halves());
+    folder.add("m.input_scale", DType::F32, {1}, std::string(4, '\0'));
+    if (!symmetric) folder.add("m.weight_zero_point", DType::I8, {12, 1}, bytes_of(zeros));
+    std::string config = packed_json(8, "\"channel\"", symmetric);
+    config.replace(config.find("pack-quantized"), 14, "int-quantized");
+    CHECK(check(folder, config, m) == (symmetric ? DType::Q8_0 : DType::F32));
+  }
+}
+
+TEST_CASE("8-bit floats: scales of the matrix, of rows, of blocks with ragged edges") {
+  constexpr int64_t kRows = 40, kCols = 72;
+  std::mt19937 random(1);
+  std::vector<uint8_t> codes;
+  for (int64_t i = 0; i < kRows * kCols; ++i)
+    codes.push_back(static_cast<uint8_t>(random() % 127 + random() % 2 * 128));
+  std::string of_rows = packed_json(8, "\"channel\"", true);
+  of_rows.replace(of_rows.find("pack-quantized"), 14, "float-quantized");
+  of_rows.replace(of_rows.find("\"int\""), 5, "\"float\"");
+  const struct {
+    std::string config;
+    const char* name;
+    int64_t cell_rows, cell_cols;
+  } kinds[] = {{R"({"quant_method": "fp8", "activation_scheme": "static"})", "m.weight_scale", kRows, kCols},
+               {of_rows, "m.weight_scale", 1, kCols},
+               {kFp8Block, "m.weight_scale_inv", 16, 32}};
+  for (const bool powers : {false, true}) {
+    for (const auto& kind : kinds) {
+      const int64_t n_rows = (kRows + kind.cell_rows - 1) / kind.cell_rows,
+                    n_cols = (kCols + kind.cell_cols - 1) / kind.cell_cols;
+      std::vector<float> scales;
+      for (int64_t i = 0; i < n_rows * n_cols; ++i)
+        scales.push_back(powers ? std::ldexp(1.0f, -static_cast<int>(random() % 9))
+                                : 0.001f * static_cast<float>(i + 1));
+      Folder folder;
+      folder.add("m.weight", DType::F8_E4M3, {kRows, kCols}, bytes_of(codes));
+      folder.add(kind.name, DType::F32, {n_rows, n_cols}, bytes_of(scales));
+      folder.add("other.weight", DType::F32, {1}, std::string(4, '\0'));
+      const HostTensor& tensor = folder.unpack(quant_of(kind.config));
+      CHECK(tensor.dtype == (powers ? DType::BF16 : DType::F32));  // the smallest that is exact
+      CHECK(folder.checkpoint.tensors.size() == 2);
+      CHECK_THAT(folder.checkpoint.warnings.at(0), Catch::Contains("8-bit floats"));
+      const std::vector<float> got = decoded(tensor);
+      int wrong = 0;
+      for (int64_t r = 0; r < kRows; ++r)
+        for (int64_t c = 0; c < kCols; ++c) {
+          const float scale = scales[static_cast<size_t>(r / kind.cell_rows * n_cols + c / kind.cell_cols)];
+          const auto at = static_cast<size_t>(r * kCols + c);
+          wrong += got[at] != e4m3_to_f32(codes[at]) * scale;
+        }
+      CHECK(wrong == 0);
+    }
+  }
+}
+
+TEST_CASE("e4m3 is a sign, four bits of exponent and three of fraction") {
+  for (int i = 0; i < 256; ++i) {
+    const int exponent = i >> 3 & 15, fraction = i & 7;
+    const double magnitude = exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, exponent - 10);
+    const float got = e4m3_to_f32(static_cast<uint8_t>(i));
+    if ((i & 127) == 127)
+      CHECK(std::isnan(got));
+    else
+      CHECK(got == static_cast<float>(i & 128 ? -magnitude : magnitude));
+    CHECK(std::signbit(got) == (i >= 128));
+  }
+}
+
+TEST_CASE("methods, versions, strategies and bits that are not known are refused by name") {
+  const std::pair<std::string, const char*> configs[] = {
+      {R"({"quant_method": "bitsandbytes", "load_in_4bit": true})", "bitsandbytes"},
+      {R"({"bits": 4})", "quant_method"},
+      {R"({"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemv"})", "gemv"},
+      {R"({"quant_method": "awq", "bits": 8, "group_size": 128})", "bits"},
+      {R"({"quant_method": "awq", "bits": 4})", "group_size"},
+      {R"({"quant_method": "awq", "bits": 4, "group_size": 0})", "group_size"},
+      {R"({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": false})", "zero_point"},
+      {R"({"quant_method": "awq", "bits": 4, "group_size": 128, "modules_to_not_convert": [3]})",
+       "modules_to_not_convert"},
+      {gptq_json(3, 128, true), "bits"},
+      {gptq_json(4, -2, true), "group_size"},
+      {gptq_json(4, 128, true, R"(, "checkpoint_format": "marlin")"), "marlin"},
+      {gptq_json(4, 128, true, R"(, "is_marlin_format": true)"), "is_marlin_format"},
+      {gptq_json(4, 128, true, R"(, "dynamic": {"+:lm_head": {"bits": 8}})"), "dynamic"},
+      {gptq_json(4, 128, true, R"(, "desc_act": 1)"), "desc_act"},
+      {R"({"quant_method": "fp8", "fmt": "e5m2"})", "e5m2"},
+      {R"({"quant_method": "fp8", "weight_block_size": [128]})", "weight_block_size"},
+      {R"({"quant_method": "fp8", "weight_block_size": [0, 128]})", "weight_block_size"},
+      {R"({"quant_method": "fp8", "activation_scheme": "guess"})", "guess"},
+      {R"({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "config_groups": {"a": {}}})",
+       "nvfp4-pack-quantized"},
+      {R"({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"a": {}, "b": {}}})",
+       "2 groups"},
+      {R"({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"a": {}}})", "weights"},
+      {R"({"quant_method": "compressed-tensors", "format": "pack-quantized"})", "config_groups"},
+      {packed_json(3, kGroup32, true), "num_bits"},
+      {packed_json(4, R"("tensor_group")", true), "tensor_group"},
+      {packed_json(4, R"("group")", true), "group_size"},
+      {packed_json(4, kGroup32, true, R"(, "dynamic": true)"), "dynamic"},
+      {packed_json(4, kGroup32, true, R"(, "actorder": "random")"), "random"},
+  };
+  for (const auto& [config, name] : configs) {
+    INFO(config);
+    const std::string message = refusal([&, &text = config] { quant_of(text); });
+    CHECK_THAT(message, Catch::Contains(name));
+    CHECK_THAT(message, Catch::StartsWith("config.json: quantization_config"));
+  }
+}
+
+TEST_CASE("quantize_config.json may stand alone, and may not contradict config.json") {
+  const auto with = [](const HfQuant& quant, const std::string& text) {
+    const Json json = parse_json(text, "quantize_config.json");
+    return with_quantize_config(quant, JsonObject(json, "quantize_config.json"));
+  };
+  const HfQuant quant = quant_of(gptq_json(4, 32, true));
+  CHECK(with({}, R"({"bits": 4, "group_size": 32, "sym": true})") == quant);
+  CHECK(with(quant, R"({"bits": 4, "group_size": 32, "sym": true, "desc_act": false})") == quant);
+  for (const char* other :
+       {R"({"bits": 8, "group_size": 32, "sym": true})", R"({"bits": 4, "group_size": 64, "sym": true})",
+        R"({"bits": 4, "group_size": 32})", R"({"bits": 4, "group_size": 32, "sym": true, "desc_act": true})",
+        R"({"bits": 4, "group_size": 32, "sym": true, "checkpoint_format": "gptq_v2"})"})
+    CHECK_THAT(refusal([&] { with(quant, other); }), Catch::StartsWith("quantize_config.json"));
+}
+
+TEST_CASE("tensors that are missing, or of another shape or type than the others, are refused by name") {
+  const Matrix m(16, 64, 32, 4, false);
+  std::vector<uint8_t> codes(32 * 64);
+  Folder blocks;
+  blocks.add("m.weight", DType::F8_E4M3, {32, 64}, bytes_of(codes));
+  blocks.add("m.weight_scale_inv", DType::F32, {2, 2}, bytes_of(std::vector<float>(4, 1.0f)));
+  const std::pair<Folder, std::string> folders[] = {{awq_folder(m), kAwq},
+                                                    {gptq_folder(m, false), gptq_json(4, 32, false)},
+                                                    {packed_folder(m, true), packed_json(4, kGroup32, false)},
+                                                    {blocks, kFp8Block}};
+  for (const auto& [good, config] : folders) {
+    const HfQuant quant = quant_of(config);
+    CHECK(Folder(good).unpack(quant).dims.size() == 2);
+    for (const HostTensor& tensor : good.checkpoint.tensors) {
+      INFO(tensor.name);
+      const auto spoiled = [&, &original = good](const std::function<void(Folder&)>& spoil) {
+        Folder folder = original;
+        spoil(folder);
+        return refusal([&] { folder.unpack(quant); });
+      };
+      const std::string name = tensor.name;
+      if (name != "m.g_idx") CHECK_THAT(spoiled([&](Folder& f) { f.drop(name); }), Catch::Contains("m"));
+      CHECK_THAT(spoiled([&](Folder& f) { f.at(name).dims.push_back(1), f.at(name).dims.push_back(1); }),
+                 Catch::Contains("m."));
+      CHECK_THAT(spoiled([&](Folder& f) { f.at(name).dims.back() += 1; }), Catch::Contains("m."));
+      CHECK_THAT(spoiled([&](Folder& f) { f.at(name).dims[0] *= 2; }), Catch::Contains("m."));
+      CHECK_THAT(spoiled([&](Folder& f) { f.at(name).dtype = DType::U8; }), Catch::Contains("m"));
+    }
+  }
+}
+
+TEST_CASE("contents that contradict the config are refused") {
+  const Matrix m(16, 64, 32, 4, false);
+  Folder folder = gptq_folder(m, false);
+  CHECK_THAT(refusal([&] { folder.unpack(quant_of(gptq_json(4, 32, true))); }), Catch::Contains("symmetric"));
+  for (const int group : {2, -1, std::numeric_limits<int>::max()}) {
+    Matrix wrong = m;
+    wrong.group_of[7] = group;
+    CHECK_THAT(refusal([&] { gptq_folder(wrong, false).unpack(quant_of(gptq_json(4, 32, false))); }),
+               Catch::Contains("no such group"));
+  }
+  Matrix infinite = m;
+  infinite.scale[1][1] = std::numeric_limits<float>::infinity();
+  CHECK_THAT(refusal([&] { awq_folder(infinite).unpack(quant_of(kAwq)); }), Catch::Contains("not finite"));
+  Folder none;
+  none.add("m.weight", DType::F32, {1}, std::string(4, '\0'));
+  CHECK_THAT(refusal([&] { none.unpack(quant_of(kAwq)); }), Catch::Contains("no tensor is quantised that way"));
+  Folder shape = packed_folder(m, true);
+  for (const std::vector<int64_t>& sizes : std::vector<std::vector<int64_t>>{
+           {16, 65}, {17, 64}, {16, 0}, {-16, 64}, {16, std::numeric_limits<int64_t>::max()}}) {
+    Folder wrong = packed_folder(m, true);
+    const std::string bytes = bytes_of(sizes);
+    wrong.at("m.weight_shape").data = reinterpret_cast<const std::byte*>(bytes.data());
+    CHECK_THAT(refusal([&] { wrong.unpack(quant_of(packed_json(4, kGroup32, false))); }),
+               Catch::Contains("does not fit weight_packed"));
+  }
+}
