@@ -194,9 +194,9 @@ void attention_decode(const AttentionArgs& args, const AttentionScratch& scratch
   a.n_units = n_parts * a.max_splits;
   const auto launched = [&]<class... Cache>() { return (launch_sized<Cache>(a, n_sms, stream) || ...); };
   if (launched.template operator()<CacheF16, CacheBF16, CacheQ8_0, CacheQ4_0>()) return;
-  // Of two types those that are worth having: keys need their bits more than values do.
-  if (launched.template
-      operator()<CachePair<CacheQ8_0, CacheQ4_0>, CachePair<CacheF16, CacheQ8_0>, CachePair<CacheF16, CacheQ4_0>>())
+  // Of two types those that are worth having: one of them quantised, and values not more finely than keys but for f16.
+  if (launched.template operator()<CachePair<CacheQ8_0, CacheQ4_0>, CachePair<CacheQ8_0, CacheF16>,
+                                   CachePair<CacheF16, CacheQ8_0>, CachePair<CacheF16, CacheQ4_0>>())
     return;
   launch<0, CacheF32>(a, n_sms, stream);
 }

@@ -161,6 +161,7 @@ TEST_CASE("cuda: attention handles caches of two types, many sequences and long 
   for (const auto& [k, v] : {std::pair(DType::Q8_0, DType::Q4_0),
                              {DType::F16, DType::Q8_0},
                              {DType::F16, DType::Q4_0},
+                             {DType::Q8_0, DType::F16},
                              {DType::Q4_0, DType::Q8_0},
                              {DType::BF16, DType::Q4_0}})
     for (const int64_t head_dim : {32, 64, 128, 256}) {
