@@ -49,18 +49,18 @@ class ModuleReader {
   ModuleReader(const Checkpoint& checkpoint, const HfQuant& quant, const Module& module)
       : checkpoint_(checkpoint), quant_(quant), module_(module) {}
 
-  KeptMatrix read() const {
+  KeptMatrix read(bool exact) const {
     switch (quant_.method) {
       case QuantMethod::awq:
-        return keep(read_awq());
+        return keep(read_awq(), exact);
       case QuantMethod::gptq:
-        return keep(read_gptq());
+        return keep(read_gptq(), exact);
       case QuantMethod::packed_ints:
-        return keep(read_packed());
+        return keep(read_packed(), exact);
       case QuantMethod::ints:
-        return keep(read_ints());
+        return keep(read_ints(), exact);
       default:
-        return keep(read_floats());
+        return keep(read_floats(), exact);
     }
   }
 
@@ -166,9 +166,12 @@ class ModuleReader {
     read_column_scales(m);
     read_groups(m, "");
     read_zeros(m, zeros, [&](int64_t r, int64_t g) { return code(zeros, g, r); });
-    m.codes = [&words, code, cols = m.cols](int64_t first, int64_t n, uint8_t* out) {
+    m.codes = [&words, cols = m.cols](int64_t first, int64_t n, uint8_t* out) {
       for (int64_t c = 0; c < cols; ++c)
-        for (int64_t r = 0; r < n; ++r) out[r * cols + c] = static_cast<uint8_t>(code(words, c, first + r));
+        for (int64_t r = 0; r < n; r += 8) {  // tiles begin with a word, and words end with the rows
+          const uint32_t word = word_at(words, c * words.dims[1] + (first + r) / 8);
+          for (int i = 0; i < 8; ++i) out[(r + i) * cols + c] = static_cast<uint8_t>(word >> (4 * kAwqNibble[i]) & 15);
+        }
     };
     return m;
   }
@@ -327,41 +330,42 @@ std::vector<Module> find_modules(const Checkpoint& checkpoint, const HfQuant& qu
   return modules;
 }
 
-struct Plain {
-  size_t matrices = 0, bytes = 0;
-};
-
-void warn_of_plain(Checkpoint& checkpoint, const std::vector<KeptMatrix>& kept) {
-  std::map<std::pair<std::string, DType>, Plain> reasons;
+/// One line for each kind of matrix that is not what the file says bit for bit, or larger than there.
+void warn(Checkpoint& checkpoint, const std::vector<KeptMatrix>& kept) {
+  struct Sum {
+    size_t matrices = 0, bytes = 0;
+  };
+  std::map<std::string, Sum> kinds;
   for (const KeptMatrix& matrix : kept) {
-    if (matrix.plain_because.empty()) continue;
-    Plain& plain = reasons[{matrix.plain_because, matrix.tensor.dtype}];
-    ++plain.matrices;
-    plain.bytes += matrix.tensor.bytes;
+    if (matrix.because.empty()) continue;
+    const bool plain = find_format(matrix.tensor.dtype)->block == 1;
+    Sum& sum = kinds[format_name(matrix.tensor.dtype) + (matrix.rounded ? " (rounded)" : "") + ", since " +
+                     matrix.because + (plain ? "; --quant Q8_0 makes them smaller" : "")];
+    ++sum.matrices;
+    sum.bytes += matrix.tensor.bytes;
   }
-  for (const auto& [reason, plain] : reasons)
-    checkpoint.warnings.push_back(std::to_string(plain.matrices) + " quantised matrices are kept as " +
-                                  format_name(reason.second) + " in " + std::to_string((plain.bytes >> 20) + 1) +
-                                  " MiB, since " + reason.first + "; --quant Q8_0 makes them smaller");
+  for (const auto& [kind, sum] : kinds)
+    checkpoint.warnings.push_back(std::to_string(sum.matrices) + " quantised matrices take " +
+                                  std::to_string((sum.bytes >> 20) + 1) + " MiB as " + kind);
 }
 
 }  // namespace
 
-void unpack_quantised(Checkpoint& checkpoint, const HfQuant& quant, int n_threads) {
+void unpack_quantised(Checkpoint& checkpoint, const HfQuant& quant, const UnpackOptions& options) {
   if (quant.method == QuantMethod::none || quant.method == QuantMethod::mxfp4) return;
   std::vector<HostTensor> tensors;
   const std::vector<Module> modules = find_modules(checkpoint, quant, tensors);
   if (modules.empty()) checkpoint.refuse("quantization_config", "names a method, and no tensor is quantised that way");
   std::vector<KeptMatrix> kept(modules.size());
   run_parallel(
-      std::vector<double>(modules.size(), 1.0), n_threads,
+      std::vector<double>(modules.size(), 1.0), options.n_threads,
       [&](size_t i) {
-        kept[i] = ModuleReader(checkpoint, quant, modules[i]).read();
+        kept[i] = ModuleReader(checkpoint, quant, modules[i]).read(options.exact);
         if (!checkpoint.mapped) return;
         for (const auto& [part, tensor] : modules[i].parts) drop_file_pages(tensor->data, tensor->bytes);
       },
       nullptr);
-  warn_of_plain(checkpoint, kept);
+  warn(checkpoint, kept);
   const std::shared_ptr<OwnedBytes> owned = own_storage(checkpoint);
   for (KeptMatrix& matrix : kept) {
     tensors.push_back(std::move(matrix.tensor));

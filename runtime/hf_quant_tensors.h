@@ -8,9 +8,14 @@
 
 namespace infer {
 
-/// Puts `module.weight` in the place of a module's tensors, for every module that has them, on up to n_threads threads;
-/// what is kept unquantised is told in one line of checkpoint.warnings. Scales of activations are left out: they are
+struct UnpackOptions {
+  int n_threads = 1;
+  bool exact = false;  ///< what fits no block may not be rounded to 16 bits either
+};
+
+/// Puts `module.weight` in the place of a module's tensors, for every module that has them; what is kept unquantised,
+/// or rounded, is told in one line of checkpoint.warnings. Scales of activations are left out: they are
 /// not quantised here. Throws Error(bad_file).
-void unpack_quantised(Checkpoint& checkpoint, const HfQuant& quant, int n_threads);
+void unpack_quantised(Checkpoint& checkpoint, const HfQuant& quant, const UnpackOptions& options);
 
 }  // namespace infer

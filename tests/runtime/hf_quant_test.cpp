@@ -51,8 +51,8 @@ struct Folder {
   void drop(const std::string& name) {
     std::erase_if(checkpoint.tensors, [&](const HostTensor& t) { return t.name == name; });
   }
-  const HostTensor& unpack(const HfQuant& quant) {
-    unpack_quantised(checkpoint, quant, 2);
+  const HostTensor& unpack(const HfQuant& quant, bool exact = true) {
+    unpack_quantised(checkpoint, quant, {.n_threads = 2, .exact = exact});
     return at("m.weight");
   }
 };
@@ -282,6 +282,11 @@ TEST_CASE("compressed-tensors: scales that F16 cannot hold are kept exactly") {
   CHECK(check(packed_folder(m, false), packed_json(4, kGroup32, true), m) == DType::F32);
   m.scale[3][1] = 0x1p-40f;
   CHECK(check(packed_folder(m, false), packed_json(4, kGroup32, true), m) == DType::F32);
+  Folder folder = packed_folder(m, false);
+  CHECK(folder.unpack(quant_of(packed_json(4, kGroup32, true)), false).dtype == DType::Q4_0);  // scales rounded
+  CHECK_THAT(folder.checkpoint.warnings.at(0), Catch::Contains("Q4_0 (rounded)"));
+  m.scale[3][1] = 70000;  // no F16
+  CHECK(packed_folder(m, false).unpack(quant_of(packed_json(4, kGroup32, true)), false).dtype == DType::BF16);
 }
 
 TEST_CASE("compressed-tensors: signed bytes with a scale to a row, with and without zero points") {
@@ -344,6 +349,26 @@ TEST_CASE("8-bit floats: scales of the matrix, of rows, of blocks with ragged ed
           wrong += got[at] != e4m3_to_f32(codes[at]) * scale;
         }
       CHECK(wrong == 0);
+    }
+  }
+}
+
+TEST_CASE("where it need not be exact, what fits no block is rounded to 16 bits, and that is said") {
+  for (const float scale : {0.001f, 1000.0f}) {
+    std::vector<uint8_t> codes;
+    for (int i = 0; i < 64; ++i) codes.push_back(static_cast<uint8_t>(2 * i));
+    codes.back() = 125;
+    Folder folder;
+    folder.add("m.weight", DType::F8_E4M3, {1, 64}, bytes_of(codes));
+    folder.add("m.weight_scale", DType::F32, {1}, bytes_of(std::vector<float>{scale}));
+    const HostTensor& tensor = folder.unpack(quant_of(R"({"quant_method": "fp8"})"), false);
+    const bool small = scale < 1;
+    CHECK(tensor.dtype == (small ? DType::F16 : DType::BF16));  // 416000 is no F16
+    CHECK_THAT(folder.checkpoint.warnings.at(0), Catch::Contains("(rounded)"));
+    const std::vector<float> got = decoded(tensor);
+    for (size_t i = 0; i < codes.size(); ++i) {
+      const float want = e4m3_to_f32(codes[i]) * scale;
+      CHECK(std::fabs(got[i] - want) <= (small ? want * 0x1p-11f + 0x1p-25f : want * 0x1p-8f));
     }
   }
 }
