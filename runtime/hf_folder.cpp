@@ -57,7 +57,8 @@ void adopt_quantised(const std::string& folder, Checkpoint& checkpoint, HfQuant 
   // The reference device is there to say what a model is: it gets every weight as it is.
   unpack_quantised(checkpoint, quant,
                    {.n_threads = options.n_threads > 0 ? options.n_threads : cpu::default_threads(),
-                    .exact = options.device == "ref"});
+                    .exact = options.device == "ref",
+                    .progress = options.progress});
 }
 
 /// Tensors with GGUF's names, and vectors that config.json holds as numbers.

@@ -330,6 +330,17 @@ std::vector<Module> find_modules(const Checkpoint& checkpoint, const HfQuant& qu
   return modules;
 }
 
+/// Bytes to read.
+std::vector<double> work_of(const std::vector<Module>& modules) {
+  std::vector<double> work;
+  for (const Module& module : modules) {
+    double bytes = 0;
+    for (const auto& [part, tensor] : module.parts) bytes += static_cast<double>(tensor->bytes);
+    work.push_back(bytes);
+  }
+  return work;
+}
+
 /// One line for each kind of matrix that is not what the file says bit for bit, or larger than there.
 void warn(Checkpoint& checkpoint, const std::vector<KeptMatrix>& kept) {
   struct Sum {
@@ -357,14 +368,13 @@ void unpack_quantised(Checkpoint& checkpoint, const HfQuant& quant, const Unpack
   const std::vector<Module> modules = find_modules(checkpoint, quant, tensors);
   if (modules.empty()) checkpoint.refuse("quantization_config", "names a method, and no tensor is quantised that way");
   std::vector<KeptMatrix> kept(modules.size());
-  run_parallel(
-      std::vector<double>(modules.size(), 1.0), options.n_threads,
-      [&](size_t i) {
-        kept[i] = ModuleReader(checkpoint, quant, modules[i]).read(options.exact);
-        if (!checkpoint.mapped) return;
-        for (const auto& [part, tensor] : modules[i].parts) drop_file_pages(tensor->data, tensor->bytes);
-      },
-      nullptr);
+  const auto read = [&](size_t i) {
+    kept[i] = ModuleReader(checkpoint, quant, modules[i]).read(options.exact);
+    if (!checkpoint.mapped) return;
+    for (const auto& [part, tensor] : modules[i].parts) drop_file_pages(tensor->data, tensor->bytes);
+  };
+  if (!run_parallel(work_of(modules), options.n_threads, read, options.progress))
+    throw Error(ErrorKind::run, escaped(checkpoint.path), "loading was cancelled");
   warn(checkpoint, kept);
   const std::shared_ptr<OwnedBytes> owned = own_storage(checkpoint);
   for (KeptMatrix& matrix : kept) {

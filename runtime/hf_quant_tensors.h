@@ -3,6 +3,8 @@
 // shape and type is checked against the others before a byte is read.
 #pragma once
 
+#include <functional>
+
 #include "models/checkpoint.h"
 #include "runtime/hf_quant.h"
 
@@ -10,7 +12,8 @@ namespace infer {
 
 struct UnpackOptions {
   int n_threads = 1;
-  bool exact = false;  ///< what fits no block may not be rounded to 16 bits either
+  bool exact = false;                         ///< what fits no block may not be rounded to 16 bits either
+  std::function<bool(double)> progress = {};  ///< the share that is done; false cancels with Error(run)
 };
 
 /// Puts `module.weight` in the place of a module's tensors, for every module that has them; what is kept unquantised,

@@ -111,6 +111,19 @@ TEST_CASE("a folder quantised by AWQ or GPTQ is the model of its weights as numb
   }
 }
 
+TEST_CASE("unpacking tells how far it is and can be cancelled") {
+  const Folder folder;
+  awq_forms().quantised.write(folder / "");
+  LoadOptions options;
+  options.device = "cpu";
+  int calls = 0;
+  options.progress = [&](double share) { return ++calls, share >= 0 && share <= 1; };
+  Model::load(folder / "", options);
+  CHECK(calls > 0);
+  options.progress = [](double) { return false; };
+  CHECK_THROWS_WITH(Model::load(folder / "", options), Catch::Contains("cancelled"));
+}
+
 TEST_CASE("quantize_config.json beside config.json must agree with it") {
   const Folder folder;
   gptq_forms().quantised.write(folder / "");
