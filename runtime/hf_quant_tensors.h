@@ -1,6 +1,5 @@
 // The quantised matrices of a Hugging Face folder, one "weight" made of the several tensors of a module: qweight,
-// qzeros, scales, g_idx; weight_packed, weight_scale, weight_zero_point, weight_shape; weight, weight_scale_inv. Every
-// shape and type is checked against the others before a byte is read.
+// qzeros, scales, g_idx; weight_packed, weight_scale, weight_zero_point, weight_shape; weight, weight_scale_inv.
 #pragma once
 
 #include <functional>
