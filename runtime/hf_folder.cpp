@@ -54,7 +54,11 @@ void adopt_quantised(const std::string& folder, Checkpoint& checkpoint, HfQuant 
     const Json json = read_json_file(path);
     quant = with_quantize_config(quant, JsonObject(json, shown_path(path)));
   }
-  unpack_quantised(checkpoint, quant, options.n_threads > 0 ? options.n_threads : cpu::default_threads());
+  // The reference device is there to say what a model is: it gets every weight as it is.
+  unpack_quantised(checkpoint, quant,
+                   {.n_threads = options.n_threads > 0 ? options.n_threads : cpu::default_threads(),
+                    .exact = options.device == "ref",
+                    .progress = options.progress});
 }
 
 /// Tensors with GGUF's names, and vectors that config.json holds as numbers.

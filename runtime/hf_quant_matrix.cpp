@@ -12,35 +12,22 @@ namespace infer {
 namespace {
 
 constexpr int64_t kTileRows = 16;
+constexpr float kMaxF16 = 65504;
 
-HostTensor described(const std::string& name, int64_t rows, int64_t cols, DType dtype) {
-  HostTensor out;
-  out.name = name;
-  out.dtype = dtype;
-  out.dims = {rows, cols};
-  out.bytes = static_cast<size_t>(tensor_bytes(dtype, rows, cols));
-  out.owned = true;
+KeptMatrix made(const std::string& name, int64_t rows, int64_t cols, DType dtype) {
+  KeptMatrix out;
+  out.tensor.name = name;
+  out.tensor.dtype = dtype;
+  out.tensor.dims = {rows, cols};
+  out.tensor.bytes = static_cast<size_t>(tensor_bytes(dtype, rows, cols));
+  out.tensor.owned = true;
+  out.bytes = std::make_unique_for_overwrite<std::byte[]>(out.tensor.bytes);
+  out.tensor.data = out.bytes.get();
   return out;
 }
 
 bool is_f16(float x) { return f16_to_f32(f32_to_f16(x)) == x || std::isnan(x); }
 bool is_bf16(float x) { return bf16_to_f32(f32_to_bf16(x)) == x || std::isnan(x); }
-
-// ---- plain numbers ------------------------------------------------------------
-
-/// Weights as floats, in the smallest format that has them all.
-KeptMatrix keep_plain(const std::string& name, int64_t rows, int64_t cols, std::string because,
-                      const std::vector<float>& weights) {
-  bool bf16 = true, f16 = true;
-  for (const float w : weights) bf16 = bf16 && is_bf16(w), f16 = f16 && is_f16(w);
-  KeptMatrix out;
-  out.tensor = described(name, rows, cols, bf16 ? DType::BF16 : f16 ? DType::F16 : DType::F32);
-  out.bytes = std::make_unique_for_overwrite<std::byte[]>(out.tensor.bytes);
-  encode_row(out.tensor.dtype, weights.data(), out.bytes.get(), rows * cols);
-  out.tensor.data = out.bytes.get();
-  out.plain_because = std::move(because);
-  return out;
-}
 
 /// Calls fn(row, codes) for every row.
 template <class Function>
@@ -53,15 +40,70 @@ void for_each_row(const IntMatrix& m, Function&& fn) {
   }
 }
 
-std::vector<float> decoded(const IntMatrix& m) {
-  std::vector<float> out(static_cast<size_t>(m.rows * m.cols));
+/// Calls fn(weights) for every row, first to last.
+template <class Function>
+void for_each_decoded(const IntMatrix& m, Function&& fn) {
+  std::vector<float> weights(static_cast<size_t>(m.cols));
   for_each_row(m, [&](int64_t row, const uint8_t* codes) {
-    float* to = out.data() + row * m.cols;
-    for (int64_t c = 0; c < m.cols; ++c) {
-      const auto at = static_cast<size_t>(row * m.groups + m.group_of[static_cast<size_t>(c)]);
-      to[c] = static_cast<float>(codes[c] - m.zero[at]) * m.scale[at];
+    const auto first = static_cast<size_t>(row * m.groups);
+    for (size_t c = 0; c < weights.size(); ++c) {
+      const size_t at = first + static_cast<size_t>(m.group_of[c]);
+      weights[c] = static_cast<float>(codes[c] - m.zero[at]) * m.scale[at];
     }
+    fn(weights);
   });
+}
+
+template <class Function>
+void for_each_decoded(const FloatMatrix& m, Function&& fn) {
+  float value[256];
+  for (int i = 0; i < 256; ++i) value[i] = e4m3_to_f32(static_cast<uint8_t>(i));
+  const auto* codes = reinterpret_cast<const uint8_t*>(m.data);
+  std::vector<float> weights(static_cast<size_t>(m.cols));
+  for (int64_t r = 0; r < m.rows; ++r, codes += m.cols) {
+    const float* scale = m.scale.data() + r / m.grid.cell_rows * m.grid.cols;
+    for (int64_t cell = 0; cell < m.grid.cols; ++cell) {
+      const int64_t begin = cell * m.grid.cell_cols, end = std::min(m.cols, begin + m.grid.cell_cols);
+      for (int64_t c = begin; c < end; ++c) weights[static_cast<size_t>(c)] = value[codes[c]] * scale[cell];
+    }
+    fn(weights);
+  }
+}
+
+// ---- plain numbers ------------------------------------------------------------
+
+struct PlainChoice {
+  DType dtype;
+  bool rounded;
+};
+
+template <class Matrix>
+PlainChoice choose_plain(const Matrix& m, bool exact) {
+  bool bf16 = true, f16 = true;
+  float largest = 0;
+  for_each_decoded(m, [&](const std::vector<float>& weights) {
+    bf16 = bf16 && std::all_of(weights.begin(), weights.end(), is_bf16);
+    f16 = f16 && std::all_of(weights.begin(), weights.end(), is_f16);
+    for (const float w : weights) largest = std::max(largest, std::fabs(w));
+  });
+  if (bf16) return {DType::BF16, false};
+  if (f16) return {DType::F16, false};
+  if (exact) return {DType::F32, false};
+  return {largest <= kMaxF16 ? DType::F16 : DType::BF16, true};
+}
+
+template <class Matrix>
+KeptMatrix keep_plain(const Matrix& m, std::string because, bool exact) {
+  const PlainChoice choice = choose_plain(m, exact);
+  KeptMatrix out = made(m.name, m.rows, m.cols, choice.dtype);
+  std::byte* to = out.bytes.get();
+  const int64_t bytes = row_bytes(choice.dtype, m.cols);
+  for_each_decoded(m, [&](const std::vector<float>& weights) {
+    encode_row(choice.dtype, weights.data(), to, m.cols);
+    to += bytes;
+  });
+  out.because = std::move(because);
+  out.rounded = choice.rounded;
   return out;
 }
 
@@ -81,10 +123,7 @@ void put_codes(const uint8_t* codes, int16_t, Q8_0::Block& out) {
 
 template <class F>
 KeptMatrix keep_blocks(const IntMatrix& m) {
-  KeptMatrix out;
-  out.tensor = described(m.name, m.rows, m.cols, F::id);
-  out.bytes = std::make_unique_for_overwrite<std::byte[]>(out.tensor.bytes);
-  out.tensor.data = out.bytes.get();
+  KeptMatrix out = made(m.name, m.rows, m.cols, F::id);
   std::byte* to = out.bytes.get();
   for_each_row(m, [&](int64_t row, const uint8_t* codes) {
     for (int64_t c = 0; c < m.cols; c += kGroup, to += sizeof(typename F::Block)) {
@@ -98,14 +137,19 @@ KeptMatrix keep_blocks(const IntMatrix& m) {
   return out;
 }
 
+constexpr const char* kScales = "F16 cannot hold their scales";
+bool exact_scales(const IntMatrix& m) { return std::all_of(m.scale.begin(), m.scale.end(), is_f16); }
+
 /// Why the matrix cannot be kept in blocks; empty when it can.
-std::string obstacle(const IntMatrix& m) {
+std::string obstacle(const IntMatrix& m, bool exact) {
   if (m.bits == 8 && !m.symmetric) return "they have 8 bits and zero points";
   if (m.cols % kGroup != 0) return "their rows are no multiple of 32";
   for (size_t c = 0; c < m.group_of.size(); ++c)
     if (m.group_of[c] != m.group_of[c / kGroup * kGroup])
       return "32 neighbouring weights do not share a scale (desc_act, or an odd group_size)";
-  return std::all_of(m.scale.begin(), m.scale.end(), is_f16) ? "" : "F16 cannot hold their scales";
+  const bool in_range =
+      std::all_of(m.scale.begin(), m.scale.end(), [](float scale) { return std::fabs(scale) <= kMaxF16; });
+  return in_range && (!exact || exact_scales(m)) ? "" : kScales;
 }
 
 }  // namespace
@@ -119,26 +163,19 @@ ScaleGrid ScaleGrid::over(int64_t rows, int64_t cols, int64_t cell_rows, int64_t
   return grid;
 }
 
-KeptMatrix keep(const IntMatrix& matrix) {
-  std::string because = obstacle(matrix);
-  if (!because.empty()) return keep_plain(matrix.name, matrix.rows, matrix.cols, std::move(because), decoded(matrix));
-  if (matrix.bits == 8) return keep_blocks<Q8_0>(matrix);
-  return matrix.symmetric ? keep_blocks<Q4_0>(matrix) : keep_blocks<W4G>(matrix);
+KeptMatrix keep(const IntMatrix& matrix, bool exact) {
+  std::string because = obstacle(matrix, exact);
+  if (!because.empty()) return keep_plain(matrix, std::move(because), exact);
+  KeptMatrix out = matrix.bits == 8   ? keep_blocks<Q8_0>(matrix)
+                   : matrix.symmetric ? keep_blocks<Q4_0>(matrix)
+                                      : keep_blocks<W4G>(matrix);
+  out.rounded = !exact_scales(matrix);
+  if (out.rounded) out.because = kScales;
+  return out;
 }
 
-KeptMatrix keep(const FloatMatrix& matrix) {
-  float value[256];
-  for (int i = 0; i < 256; ++i) value[i] = e4m3_to_f32(static_cast<uint8_t>(i));
-  std::vector<float> weights(static_cast<size_t>(matrix.rows * matrix.cols));
-  const auto* from = reinterpret_cast<const uint8_t*>(matrix.data);
-  for (int64_t r = 0; r < matrix.rows; ++r) {
-    const float* scale = matrix.scale.data() + r / matrix.grid.cell_rows * matrix.grid.cols;
-    for (int64_t c = 0; c < matrix.cols; ++c) {
-      const auto at = static_cast<size_t>(r * matrix.cols + c);
-      weights[at] = value[from[at]] * scale[c / matrix.grid.cell_cols];
-    }
-  }
-  return keep_plain(matrix.name, matrix.rows, matrix.cols, "no kernel computes with 8-bit floats", weights);
+KeptMatrix keep(const FloatMatrix& matrix, bool exact) {
+  return keep_plain(matrix, "no kernel computes with 8-bit floats", exact);
 }
 
 }  // namespace infer

@@ -1,6 +1,6 @@
 // A quantised matrix of a Hugging Face folder, and the format that kernels know in which it is kept: Q4_0, Q8_0 or W4G
-// where 32 consecutive weights of a row share a scale, which is exact, else the smallest of BF16, F16 and F32 that
-// holds every weight exactly. Knows no method and no file; hf_quant_tensors.cpp reads those.
+// where 32 consecutive weights of a row share a scale, which is exact, else plain numbers. Knows no method and no file;
+// hf_quant_tensors.cpp reads those.
 #pragma once
 
 #include <cstddef>
@@ -46,10 +46,13 @@ struct FloatMatrix {
 struct KeptMatrix {
   HostTensor tensor;
   std::unique_ptr<std::byte[]> bytes;  ///< behind tensor.data
-  std::string plain_because;           ///< why it is kept unquantised; empty where it is not
+  std::string because;                 ///< why it is kept as plain numbers, or rounded; empty for exact blocks
+  bool rounded = false;
 };
 
-KeptMatrix keep(const IntMatrix& matrix);
-KeptMatrix keep(const FloatMatrix& matrix);
+/// Plain numbers take the smallest of BF16, F16 and F32 that holds every weight exactly. Where `exact` is false, scales
+/// are rounded to F16 and weights to F16, or to BF16 where F16 does not reach far enough.
+KeptMatrix keep(const IntMatrix& matrix, bool exact);
+KeptMatrix keep(const FloatMatrix& matrix, bool exact);
 
 }  // namespace infer

@@ -11,173 +11,16 @@
 #include "quant/fp8.h"
 #include "runtime/hf_quant_tensors.h"
 #include "tests/catch.h"
+#include "tests/runtime/hf_quant_writer.h"
 
 using namespace infer;
+using namespace infer::test;
 
 namespace {
-
-using Ints = std::vector<std::vector<int>>;
 
 HfQuant quant_of(const std::string& quantization_config) {
   const Json json = parse_json("{\"quantization_config\": " + quantization_config + "}", "config.json");
   return read_quantisation(JsonObject(json, "config.json"), "llama");
-}
-
-/// Tensors of one module, "m", in memory.
-struct Folder {
-  Checkpoint checkpoint;
-  std::shared_ptr<std::vector<std::string>> bytes = std::make_shared<std::vector<std::string>>();
-
-  Folder() {
-    checkpoint.path = "folder";
-    bytes->reserve(64);
-    checkpoint.storage = bytes;
-  }
-  void add(const std::string& name, DType dtype, std::vector<int64_t> dims, std::string data) {
-    bytes->push_back(std::move(data));
-    HostTensor tensor;
-    tensor.name = name;
-    tensor.dtype = dtype;
-    tensor.dims = std::move(dims);
-    tensor.data = reinterpret_cast<const std::byte*>(bytes->back().data());
-    tensor.bytes = bytes->back().size();
-    checkpoint.tensors.push_back(tensor);
-  }
-  HostTensor& at(const std::string& name) {
-    for (HostTensor& tensor : checkpoint.tensors)
-      if (tensor.name == name) return tensor;
-    throw std::logic_error(name);
-  }
-  void drop(const std::string& name) {
-    std::erase_if(checkpoint.tensors, [&](const HostTensor& t) { return t.name == name; });
-  }
-  const HostTensor& unpack(const HfQuant& quant) {
-    unpack_quantised(checkpoint, quant, 2);
-    return at("m.weight");
-  }
-};
-
-template <class T>
-std::string bytes_of(const std::vector<T>& values) {
-  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
-}
-
-/// A matrix before it is packed: weight = scale * (code - zero), by row and group of columns.
-struct Matrix {
-  int64_t rows, cols, groups;
-  int bits;
-  Ints code, zero;
-  std::vector<std::vector<float>> scale;
-  std::vector<int> group_of;
-
-  Matrix(int64_t rows_, int64_t cols_, int64_t group, int bits_, bool symmetric, bool shuffled = false)
-      : rows(rows_), cols(cols_), groups((cols + group - 1) / group), bits(bits_) {
-    std::mt19937 random(static_cast<unsigned>(rows * 7 + cols + group + bits));
-    const int most = (1 << bits) - 1;
-    for (int64_t r = 0; r < rows; ++r) {
-      code.emplace_back(), zero.emplace_back(), scale.emplace_back();
-      for (int64_t c = 0; c < cols; ++c) code.back().push_back(static_cast<int>(random()) & most);
-      for (int64_t g = 0; g < groups; ++g) {
-        zero.back().push_back(symmetric ? 1 << (bits - 1) : static_cast<int>(random()) & most);
-        scale.back().push_back(static_cast<float>(random() % 2048 + 1) * 0x1p-17f);
-      }
-    }
-    for (int64_t c = 0; c < cols; ++c) group_of.push_back(static_cast<int>(c / group));
-    if (shuffled) std::shuffle(group_of.begin(), group_of.end(), random);
-  }
-
-  std::vector<float> weights() const {
-    std::vector<float> out;
-    for (size_t r = 0; r < code.size(); ++r)
-      for (size_t c = 0; c < code[r].size(); ++c) {
-        const auto g = static_cast<size_t>(group_of[c]);
-        out.push_back(static_cast<float>(code[r][c] - zero[r][g]) * scale[r][g]);
-      }
-    return out;
-  }
-  /// get(row, group) for every group of every row, groups outermost.
-  template <class T, class Function>
-  std::string by_group(Function&& get) const {
-    std::vector<T> out;
-    for (size_t g = 0; g < static_cast<size_t>(groups); ++g)
-      for (size_t r = 0; r < code.size(); ++r) out.push_back(static_cast<T>(get(r, g)));
-    return bytes_of(out);
-  }
-  template <class T, class Function>
-  std::string by_row(Function&& get) const {
-    std::vector<T> out;
-    for (size_t r = 0; r < code.size(); ++r)
-      for (size_t g = 0; g < static_cast<size_t>(groups); ++g) out.push_back(static_cast<T>(get(r, g)));
-    return bytes_of(out);
-  }
-  std::string halves() const {
-    return by_group<uint16_t>([&](size_t r, size_t g) { return f32_to_f16(scale[r][g]); });
-  }
-};
-
-/// Words of 32 bits in a matrix; put() sets one number in one of them.
-struct Words {
-  int64_t n_rows, n_cols;
-  std::vector<uint32_t> words;
-  Words(int64_t rows, int64_t cols) : n_rows(rows), n_cols(cols), words(static_cast<size_t>(rows * cols)) {}
-  void put(int64_t row, int64_t col, int64_t shift, int value) {
-    words[static_cast<size_t>(row * n_cols + col)] |= static_cast<uint32_t>(value) << shift;
-  }
-  void add_to(Folder& folder, const std::string& name) const {
-    folder.add(name, DType::I32, {n_rows, n_cols}, bytes_of(words));
-  }
-};
-
-Folder awq_folder(const Matrix& m) {
-  constexpr int kColumn[8] = {0, 2, 4, 6, 1, 3, 5, 7};  // of nibble i
-  Words codes(m.cols, m.rows / 8), zeros(m.groups, m.rows / 8);
-  for (int64_t w = 0; w < m.rows / 8; ++w)
-    for (int i = 0; i < 8; ++i) {
-      const auto row = static_cast<size_t>(8 * w + kColumn[i]);
-      for (int64_t c = 0; c < m.cols; ++c) codes.put(c, w, 4 * i, m.code[row][static_cast<size_t>(c)]);
-      for (int64_t g = 0; g < m.groups; ++g) zeros.put(g, w, 4 * i, m.zero[row][static_cast<size_t>(g)]);
-    }
-  Folder folder;
-  codes.add_to(folder, "m.qweight");
-  zeros.add_to(folder, "m.qzeros");
-  folder.add("m.scales", DType::F16, {m.groups, m.rows}, m.halves());
-  return folder;
-}
-
-Folder gptq_folder(const Matrix& m, bool v2) {
-  const int per_word = 32 / m.bits, mask = (1 << m.bits) - 1;
-  Words codes(m.cols / per_word, m.rows), zeros(m.groups, m.rows / per_word);
-  for (int64_t r = 0; r < m.rows; ++r) {
-    for (int64_t c = 0; c < m.cols; ++c)
-      codes.put(c / per_word, r, c % per_word * m.bits, m.code[static_cast<size_t>(r)][static_cast<size_t>(c)]);
-    for (int64_t g = 0; g < m.groups; ++g)
-      zeros.put(g, r / per_word, r % per_word * m.bits,
-                (m.zero[static_cast<size_t>(r)][static_cast<size_t>(g)] - (v2 ? 0 : 1)) & mask);
-  }
-  Folder folder;
-  codes.add_to(folder, "m.qweight");
-  zeros.add_to(folder, "m.qzeros");
-  folder.add("m.scales", DType::F16, {m.groups, m.rows}, m.halves());
-  folder.add("m.g_idx", DType::I32, {m.cols}, bytes_of(m.group_of));
-  return folder;
-}
-
-Folder packed_folder(const Matrix& m, bool with_zeros) {
-  const int per_word = 32 / m.bits;
-  Words codes(m.rows, (m.cols + per_word - 1) / per_word), zeros((m.rows + per_word - 1) / per_word, m.groups);
-  for (int64_t r = 0; r < m.rows; ++r) {
-    for (int64_t c = 0; c < m.cols; ++c)
-      codes.put(r, c / per_word, c % per_word * m.bits, m.code[static_cast<size_t>(r)][static_cast<size_t>(c)]);
-    for (int64_t g = 0; g < m.groups; ++g)
-      zeros.put(r / per_word, g, r % per_word * m.bits, m.zero[static_cast<size_t>(r)][static_cast<size_t>(g)]);
-  }
-  Folder folder;
-  codes.add_to(folder, "m.weight_packed");
-  folder.add("m.weight_shape", DType::I64, {2}, bytes_of(std::vector<int64_t>{m.rows, m.cols}));
-  folder.add("m.weight_scale", DType::F32, {m.rows, m.groups},
-             m.by_row<float>([&](size_t r, size_t g) { return m.scale[r][g]; }));
-  if (with_zeros) zeros.add_to(folder, "m.weight_zero_point");
-  return folder;
 }
 
 std::string gptq_json(int bits, int64_t group, bool sym, const std::string& more = {}) {
@@ -202,7 +45,7 @@ std::vector<float> decoded(const HostTensor& tensor) {
 }
 
 /// Unpacks and compares; returns the format in which the matrix is kept.
-DType check(Folder folder, const std::string& config, const Matrix& m) {
+DType check(QuantFolder folder, const std::string& config, const Matrix& m) {
   const HostTensor& tensor = folder.unpack(quant_of(config));
   CHECK(folder.checkpoint.tensors.size() == 1);
   CHECK(tensor.dims == std::vector{m.rows, m.cols});
@@ -255,7 +98,7 @@ TEST_CASE("GPTQ: symmetric, with zero points of both versions, columns in any or
 
 TEST_CASE("GPTQ: a g_idx that only says what is clear anyway need not be there") {
   const Matrix m(8, 64, 32, 4, true);
-  Folder folder = gptq_folder(m, false);
+  QuantFolder folder = gptq_folder(m, false);
   folder.drop("m.g_idx");
   CHECK(check(folder, gptq_json(4, 32, true), m) == DType::Q4_0);
   CHECK_THAT(refusal([&] { folder.unpack(quant_of(gptq_json(4, 32, true, R"(, "desc_act": true)"))); }),
@@ -271,7 +114,7 @@ TEST_CASE("compressed-tensors: packed integers of 4 and 8 bits") {
   CHECK(check(packed_folder(channel, false), packed_json(4, "\"channel\"", true), channel) == DType::Q4_0);
   CHECK(check(packed_folder(ragged, false), packed_json(4, "\"channel\"", true), ragged) == DType::F32);
   Matrix shuffled(16, 96, 32, 4, false, true);
-  Folder folder = packed_folder(shuffled, true);
+  QuantFolder folder = packed_folder(shuffled, true);
   folder.add("m.weight_g_idx", DType::I32, {96}, bytes_of(shuffled.group_of));
   CHECK(check(folder, packed_json(4, kGroup32, false, R"(, "actorder": "group")"), shuffled) == DType::F32);
 }
@@ -282,6 +125,11 @@ TEST_CASE("compressed-tensors: scales that F16 cannot hold are kept exactly") {
   CHECK(check(packed_folder(m, false), packed_json(4, kGroup32, true), m) == DType::F32);
   m.scale[3][1] = 0x1p-40f;
   CHECK(check(packed_folder(m, false), packed_json(4, kGroup32, true), m) == DType::F32);
+  QuantFolder folder = packed_folder(m, false);
+  CHECK(folder.unpack(quant_of(packed_json(4, kGroup32, true)), false).dtype == DType::Q4_0);  // scales rounded
+  CHECK_THAT(folder.checkpoint.warnings.at(0), Catch::Contains("Q4_0 (rounded)"));
+  m.scale[3][1] = 70000;  // no F16
+  CHECK(packed_folder(m, false).unpack(quant_of(packed_json(4, kGroup32, true)), false).dtype == DType::BF16);
 }
 
 TEST_CASE("compressed-tensors: signed bytes with a scale to a row, with and without zero points") {
@@ -292,7 +140,7 @@ TEST_CASE("compressed-tensors: signed bytes with a scale to a row, with and with
       for (const int code : m.code[r]) codes.push_back(static_cast<int8_t>(code - 128));
       zeros.push_back(static_cast<int8_t>(m.zero[r][0] - 128));
     }
-    Folder folder;
+    QuantFolder folder;
     folder.add("m.weight", DType::I8, {12, 64}, bytes_of(codes));
     folder.add("m.weight_scale", DType::F16, {12, 1}, m.halves());
     folder.add("m.input_scale", DType::F32, {1}, std::string(4, '\0'));
@@ -327,7 +175,7 @@ TEST_CASE("8-bit floats: scales of the matrix, of rows, of blocks with ragged ed
       for (int64_t i = 0; i < n_rows * n_cols; ++i)
         scales.push_back(powers ? std::ldexp(1.0f, -static_cast<int>(random() % 9))
                                 : 0.001f * static_cast<float>(i + 1));
-      Folder folder;
+      QuantFolder folder;
       folder.add("m.weight", DType::F8_E4M3, {kRows, kCols}, bytes_of(codes));
       folder.add(kind.name, DType::F32, {n_rows, n_cols}, bytes_of(scales));
       folder.add("other.weight", DType::F32, {1}, std::string(4, '\0'));
@@ -344,6 +192,26 @@ TEST_CASE("8-bit floats: scales of the matrix, of rows, of blocks with ragged ed
           wrong += got[at] != e4m3_to_f32(codes[at]) * scale;
         }
       CHECK(wrong == 0);
+    }
+  }
+}
+
+TEST_CASE("where it need not be exact, what fits no block is rounded to 16 bits, and that is said") {
+  for (const float scale : {0.001f, 1000.0f}) {
+    std::vector<uint8_t> codes;
+    for (int i = 0; i < 64; ++i) codes.push_back(static_cast<uint8_t>(2 * i));
+    codes.back() = 125;
+    QuantFolder folder;
+    folder.add("m.weight", DType::F8_E4M3, {1, 64}, bytes_of(codes));
+    folder.add("m.weight_scale", DType::F32, {1}, bytes_of(std::vector<float>{scale}));
+    const HostTensor& tensor = folder.unpack(quant_of(R"({"quant_method": "fp8"})"), false);
+    const bool small = scale < 1;
+    CHECK(tensor.dtype == (small ? DType::F16 : DType::BF16));  // 416000 is no F16
+    CHECK_THAT(folder.checkpoint.warnings.at(0), Catch::Contains("(rounded)"));
+    const std::vector<float> got = decoded(tensor);
+    for (size_t i = 0; i < codes.size(); ++i) {
+      const float want = e4m3_to_f32(codes[i]) * scale;
+      CHECK(std::fabs(got[i] - want) <= (small ? want * 0x1p-11f + 0x1p-25f : want * 0x1p-8f));
     }
   }
 }
@@ -420,37 +288,37 @@ TEST_CASE("quantize_config.json may stand alone, and may not contradict config.j
 TEST_CASE("tensors that are missing, or of another shape or type than the others, are refused by name") {
   const Matrix m(16, 64, 32, 4, false);
   std::vector<uint8_t> codes(32 * 64);
-  Folder blocks;
+  QuantFolder blocks;
   blocks.add("m.weight", DType::F8_E4M3, {32, 64}, bytes_of(codes));
   blocks.add("m.weight_scale_inv", DType::F32, {2, 2}, bytes_of(std::vector<float>(4, 1.0f)));
-  const std::pair<Folder, std::string> folders[] = {{awq_folder(m), kAwq},
-                                                    {gptq_folder(m, false), gptq_json(4, 32, false)},
-                                                    {packed_folder(m, true), packed_json(4, kGroup32, false)},
-                                                    {blocks, kFp8Block}};
+  const std::pair<QuantFolder, std::string> folders[] = {{awq_folder(m), kAwq},
+                                                         {gptq_folder(m, false), gptq_json(4, 32, false)},
+                                                         {packed_folder(m, true), packed_json(4, kGroup32, false)},
+                                                         {blocks, kFp8Block}};
   for (const auto& [good, config] : folders) {
     const HfQuant quant = quant_of(config);
-    CHECK(Folder(good).unpack(quant).dims.size() == 2);
+    CHECK(QuantFolder(good).unpack(quant).dims.size() == 2);
     for (const HostTensor& tensor : good.checkpoint.tensors) {
       INFO(tensor.name);
-      const auto spoiled = [&, &original = good](const std::function<void(Folder&)>& spoil) {
-        Folder folder = original;
+      const auto spoiled = [&, &original = good](const std::function<void(QuantFolder&)>& spoil) {
+        QuantFolder folder = original;
         spoil(folder);
         return refusal([&] { folder.unpack(quant); });
       };
       const std::string name = tensor.name;
-      if (name != "m.g_idx") CHECK_THAT(spoiled([&](Folder& f) { f.drop(name); }), Catch::Contains("m"));
-      CHECK_THAT(spoiled([&](Folder& f) { f.at(name).dims.push_back(1), f.at(name).dims.push_back(1); }),
+      if (name != "m.g_idx") CHECK_THAT(spoiled([&](QuantFolder& f) { f.drop(name); }), Catch::Contains("m"));
+      CHECK_THAT(spoiled([&](QuantFolder& f) { f.at(name).dims.push_back(1), f.at(name).dims.push_back(1); }),
                  Catch::Contains("m."));
-      CHECK_THAT(spoiled([&](Folder& f) { f.at(name).dims.back() += 1; }), Catch::Contains("m."));
-      CHECK_THAT(spoiled([&](Folder& f) { f.at(name).dims[0] *= 2; }), Catch::Contains("m."));
-      CHECK_THAT(spoiled([&](Folder& f) { f.at(name).dtype = DType::U8; }), Catch::Contains("m"));
+      CHECK_THAT(spoiled([&](QuantFolder& f) { f.at(name).dims.back() += 1; }), Catch::Contains("m."));
+      CHECK_THAT(spoiled([&](QuantFolder& f) { f.at(name).dims[0] *= 2; }), Catch::Contains("m."));
+      CHECK_THAT(spoiled([&](QuantFolder& f) { f.at(name).dtype = DType::U8; }), Catch::Contains("m"));
     }
   }
 }
 
 TEST_CASE("contents that contradict the config are refused") {
   const Matrix m(16, 64, 32, 4, false);
-  Folder folder = gptq_folder(m, false);
+  QuantFolder folder = gptq_folder(m, false);
   CHECK_THAT(refusal([&] { folder.unpack(quant_of(gptq_json(4, 32, true))); }), Catch::Contains("symmetric"));
   for (const int group : {2, -1, std::numeric_limits<int>::max()}) {
     Matrix wrong = m;
@@ -461,13 +329,13 @@ TEST_CASE("contents that contradict the config are refused") {
   Matrix infinite = m;
   infinite.scale[1][1] = std::numeric_limits<float>::infinity();
   CHECK_THAT(refusal([&] { awq_folder(infinite).unpack(quant_of(kAwq)); }), Catch::Contains("not finite"));
-  Folder none;
+  QuantFolder none;
   none.add("m.weight", DType::F32, {1}, std::string(4, '\0'));
   CHECK_THAT(refusal([&] { none.unpack(quant_of(kAwq)); }), Catch::Contains("no tensor is quantised that way"));
-  Folder shape = packed_folder(m, true);
+  QuantFolder shape = packed_folder(m, true);
   for (const std::vector<int64_t>& sizes : std::vector<std::vector<int64_t>>{
            {16, 65}, {17, 64}, {16, 0}, {-16, 64}, {16, std::numeric_limits<int64_t>::max()}}) {
-    Folder wrong = packed_folder(m, true);
+    QuantFolder wrong = packed_folder(m, true);
     const std::string bytes = bytes_of(sizes);
     wrong.at("m.weight_shape").data = reinterpret_cast<const std::byte*>(bytes.data());
     CHECK_THAT(refusal([&] { wrong.unpack(quant_of(packed_json(4, kGroup32, false))); }),

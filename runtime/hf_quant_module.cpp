@@ -1,0 +1,286 @@
+// See hf_quant_module.h.
+#include "runtime/hf_quant_module.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "infer/error.h"
+#include "kernels/tensor.h"
+#include "runtime/hf_owned.h"
+
+namespace infer {
+namespace {
+
+/// Column 8w + i of AWQ's word w is nibble kAwqNibble[i].
+constexpr int kAwqNibble[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+
+uint32_t word_at(const HostTensor& words, int64_t i) {
+  uint32_t word;
+  std::memcpy(&word, words.data + i * static_cast<int64_t>(sizeof word), sizeof word);
+  return word;
+}
+
+std::string dims_text(const std::vector<int64_t>& dims) {
+  std::string out;
+  for (const int64_t n : dims) out += (out.empty() ? "[" : ", ") + std::to_string(n);
+  return out + "]";
+}
+
+int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// The parts of one module, checked as they are asked for.
+class ModuleReader {
+ public:
+  ModuleReader(const Checkpoint& checkpoint, const HfQuant& quant, const HfModule& module)
+      : checkpoint_(checkpoint), quant_(quant), module_(module) {}
+
+  KeptMatrix read(bool exact) const {
+    switch (quant_.method) {
+      case QuantMethod::awq:
+        return keep(read_awq(), exact);
+      case QuantMethod::gptq:
+        return keep(read_gptq(), exact);
+      case QuantMethod::packed_ints:
+        return keep(read_packed(), exact);
+      case QuantMethod::ints:
+        return keep(read_ints(), exact);
+      default:
+        return keep(read_floats(), exact);
+    }
+  }
+
+ private:
+  const HostTensor* find(std::string_view part) const {
+    const auto it = module_.parts.find(part);
+    return it == module_.parts.end() ? nullptr : it->second;
+  }
+
+  const HostTensor& get(std::string_view part, DType dtype) const {
+    const HostTensor* tensor = find(part);
+    if (!tensor) checkpoint_.refuse(module_.name, "required tensor is missing", "", std::string(part));
+    if (tensor->dtype != dtype)
+      checkpoint_.refuse(tensor->name, "wrong type", format_name(tensor->dtype), format_name(dtype));
+    return *tensor;
+  }
+
+  void require_dims(const HostTensor& tensor, const std::vector<int64_t>& dims) const {
+    if (tensor.dims != dims) checkpoint_.refuse(tensor.name, "wrong shape", dims_text(tensor.dims), dims_text(dims));
+  }
+
+  /// A matrix of words or bytes, and what its dimensions mean.
+  const HostTensor& get_matrix(std::string_view part, DType dtype) const {
+    const HostTensor& tensor = get(part, dtype);
+    if (tensor.dims.size() != 2) checkpoint_.refuse(tensor.name, "wrong shape", dims_text(tensor.dims), "a matrix");
+    for (const int64_t n : tensor.dims)
+      if (n > INT32_MAX / 8) checkpoint_.refuse(tensor.name, "too large", std::to_string(n));
+    return tensor;
+  }
+
+  std::vector<float> finite_floats(const HostTensor& tensor) const {
+    std::vector<float> values = owned_floats(checkpoint_, tensor);
+    if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); }))
+      checkpoint_.refuse(tensor.name, "a scale is not finite");
+    return values;
+  }
+
+  IntMatrix matrix(int64_t rows, int64_t cols) const {
+    IntMatrix m;
+    m.name = module_.name + ".weight";
+    m.rows = rows, m.cols = cols;
+    m.bits = quant_.bits;
+    m.symmetric = quant_.symmetric;
+    m.groups = ScaleGrid::over(rows, cols, 1, quant_.scale_cols).cols;
+    m.zero.assign(static_cast<size_t>(rows * m.groups), static_cast<int16_t>(1 << (m.bits - 1)));
+    return m;
+  }
+
+  /// Groups of neighbouring columns, or where `part` puts them.
+  void read_groups(IntMatrix& m, std::string_view part) const {
+    m.group_of.resize(static_cast<size_t>(m.cols));
+    const HostTensor* index = find(part);
+    if (!index && quant_.any_order) get(part, DType::I32);  // refuses by name
+    if (!index) {
+      const int64_t size = quant_.scale_cols > 0 ? quant_.scale_cols : m.cols;
+      for (int64_t c = 0; c < m.cols; ++c) m.group_of[static_cast<size_t>(c)] = static_cast<int32_t>(c / size);
+      return;
+    }
+    require_dims(get(part, DType::I32), {m.cols});
+    for (int64_t c = 0; c < m.cols; ++c) {
+      const auto group = static_cast<int32_t>(word_at(*index, c));
+      if (group < 0 || group >= m.groups)
+        checkpoint_.refuse(index->name, "no such group", std::to_string(group), "0.." + std::to_string(m.groups - 1));
+      m.group_of[static_cast<size_t>(c)] = group;
+    }
+  }
+
+  /// `scales`, [groups, rows].
+  void read_column_scales(IntMatrix& m) const {
+    const HostTensor* scales = find("scales");
+    if (!scales) checkpoint_.refuse(module_.name, "required tensor is missing", "", "scales");
+    require_dims(*scales, {m.groups, m.rows});
+    const std::vector<float> values = finite_floats(*scales);
+    m.scale.resize(values.size());
+    for (int64_t g = 0; g < m.groups; ++g)
+      for (int64_t r = 0; r < m.rows; ++r)
+        m.scale[static_cast<size_t>(r * m.groups + g)] = values[static_cast<size_t>(g * m.rows + r)];
+  }
+
+  /// Zero points, zero(row, group) as the file has them.
+  template <class Function>
+  void read_zeros(IntMatrix& m, const HostTensor& tensor, Function&& zero) const {
+    // A zero point of 0 is written as 2^bits - 1 where 1 is taken off, hence the mask.
+    const uint32_t mask = (1u << m.bits) - 1, middle = 1u << (m.bits - 1);
+    for (int64_t r = 0; r < m.rows; ++r)
+      for (int64_t g = 0; g < m.groups; ++g) {
+        const uint32_t z = (zero(r, g) + static_cast<uint32_t>(quant_.zero_bias)) & mask;
+        if (m.symmetric && z != middle)
+          checkpoint_.refuse(tensor.name, "a zero point that is not in the middle, although the config says symmetric",
+                             std::to_string(z), std::to_string(middle));
+        m.zero[static_cast<size_t>(r * m.groups + g)] = static_cast<int16_t>(z);
+      }
+  }
+
+  IntMatrix read_awq() const {
+    const HostTensor& words = get_matrix("qweight", DType::I32);
+    IntMatrix m = matrix(words.dims[1] * 8, words.dims[0]);
+    const HostTensor& zeros = get("qzeros", DType::I32);
+    require_dims(zeros, {m.groups, words.dims[1]});
+    const auto code = [per_line = words.dims[1]](const HostTensor& of, int64_t line, int64_t row) {
+      return word_at(of, line * per_line + row / 8) >> (4 * kAwqNibble[row % 8]) & 15;
+    };
+    read_column_scales(m);
+    read_groups(m, "");
+    read_zeros(m, zeros, [&](int64_t r, int64_t g) { return code(zeros, g, r); });
+    m.codes = [&words, cols = m.cols](int64_t first, int64_t n, uint8_t* out) {
+      for (int64_t c = 0; c < cols; ++c)
+        for (int64_t r = 0; r < n; r += 8) {  // tiles begin with a word, and words end with the rows
+          const uint32_t word = word_at(words, c * words.dims[1] + (first + r) / 8);
+          for (int i = 0; i < 8; ++i) out[(r + i) * cols + c] = static_cast<uint8_t>(word >> (4 * kAwqNibble[i]) & 15);
+        }
+    };
+    return m;
+  }
+
+  IntMatrix read_gptq() const {
+    const HostTensor& words = get_matrix("qweight", DType::I32);
+    const int64_t per_word = 32 / quant_.bits;
+    IntMatrix m = matrix(words.dims[1], words.dims[0] * per_word);
+    const HostTensor& zeros = get("qzeros", DType::I32);
+    const int64_t zero_words = divided_up(m.rows, per_word);
+    require_dims(zeros, {m.groups, zero_words});
+    read_column_scales(m);
+    read_groups(m, "g_idx");
+    read_zeros(m, zeros, [&](int64_t r, int64_t g) {
+      return word_at(zeros, g * zero_words + r / per_word) >> (r % per_word * quant_.bits);
+    });
+    m.codes = [&words, per_word, bits = m.bits, rows = m.rows, cols = m.cols](int64_t first, int64_t n, uint8_t* out) {
+      const uint32_t mask = (1u << bits) - 1;
+      for (int64_t w = 0; w < cols / per_word; ++w)
+        for (int64_t r = 0; r < n; ++r) {
+          const uint32_t word = word_at(words, w * rows + first + r);
+          for (int64_t i = 0; i < per_word; ++i)
+            out[r * cols + w * per_word + i] = static_cast<uint8_t>(word >> (i * bits) & mask);
+        }
+    };
+    return m;
+  }
+
+  /// Scales in the grid of a compressed-tensors or fp8 module, under either name: both multiply.
+  std::vector<float> grid_scales(const ScaleGrid& grid) const {
+    const HostTensor *scale = find("weight_scale"), *inverse = find("weight_scale_inv");
+    if (scale && inverse) checkpoint_.refuse(module_.name, "both weight_scale and weight_scale_inv", "", "one of them");
+    if (!scale) scale = inverse;
+    if (!scale) checkpoint_.refuse(module_.name, "required tensor is missing", "", "weight_scale");
+    const bool one = grid.rows * grid.cols == 1 && scale->dims == std::vector<int64_t>{1};
+    const bool column = grid.cols == 1 && scale->dims == std::vector<int64_t>{grid.rows};
+    if (!one && !column) require_dims(*scale, {grid.rows, grid.cols});
+    return finite_floats(*scale);
+  }
+
+  /// The scales of integers, for each row.
+  void read_row_scales(IntMatrix& m) const {
+    const ScaleGrid grid = ScaleGrid::over(m.rows, m.cols, quant_.scale_rows, quant_.scale_cols);
+    const std::vector<float> values = grid_scales(grid);
+    m.scale.resize(static_cast<size_t>(m.rows * m.groups));
+    for (int64_t r = 0; r < m.rows; ++r)
+      for (int64_t g = 0; g < m.groups; ++g)
+        m.scale[static_cast<size_t>(r * m.groups + g)] =
+            values[static_cast<size_t>(r / grid.cell_rows * grid.cols + g)];
+  }
+
+  int64_t shape_part(const HostTensor& shape, int64_t i) const {
+    int64_t n = 0;
+    if (shape.dtype == DType::I32) return static_cast<int32_t>(word_at(shape, i));
+    std::memcpy(&n, shape.data + i * static_cast<int64_t>(sizeof n), sizeof n);
+    return n;
+  }
+
+  IntMatrix read_packed() const {
+    const HostTensor& words = get_matrix("weight_packed", DType::I32);
+    const HostTensor* shape = find("weight_shape");
+    const HostTensor& sizes = get("weight_shape", shape && shape->dtype == DType::I32 ? DType::I32 : DType::I64);
+    require_dims(sizes, {2});
+    const int64_t rows = shape_part(sizes, 0), cols = shape_part(sizes, 1), per_word = 32 / quant_.bits;
+    if (rows != words.dims[0] || cols < 1 || cols > INT32_MAX || divided_up(cols, per_word) != words.dims[1])
+      checkpoint_.refuse(sizes.name, "does not fit weight_packed", dims_text({rows, cols}), dims_text(words.dims));
+    IntMatrix m = matrix(rows, cols);
+    read_row_scales(m);
+    read_groups(m, "weight_g_idx");
+    if (!m.symmetric) {
+      const HostTensor& zeros = get("weight_zero_point", DType::I32);
+      require_dims(zeros, {divided_up(rows, per_word), m.groups});
+      read_zeros(m, zeros, [&](int64_t r, int64_t g) {
+        return word_at(zeros, r / per_word * m.groups + g) >> (r % per_word * quant_.bits);
+      });
+    }
+    m.codes = [&words, per_word, bits = m.bits, cols](int64_t first, int64_t n, uint8_t* out) {
+      const uint32_t mask = (1u << bits) - 1;
+      for (int64_t r = 0; r < n; ++r)
+        for (int64_t c = 0; c < cols; ++c)
+          out[r * cols + c] = static_cast<uint8_t>(
+              word_at(words, (first + r) * words.dims[1] + c / per_word) >> (c % per_word * bits) & mask);
+    };
+    return m;
+  }
+
+  IntMatrix read_ints() const {
+    const HostTensor& codes = get_matrix("weight", DType::I8);
+    IntMatrix m = matrix(codes.dims[0], codes.dims[1]);
+    read_row_scales(m);
+    read_groups(m, "weight_g_idx");
+    if (!m.symmetric) {
+      const HostTensor& zeros = get("weight_zero_point", DType::I8);
+      require_dims(zeros, {m.rows, m.groups});
+      read_zeros(m, zeros,
+                 [&](int64_t r, int64_t g) { return static_cast<uint32_t>(zeros.data[r * m.groups + g]) ^ 128u; });
+    }
+    m.codes = [&codes, cols = m.cols](int64_t first, int64_t n, uint8_t* out) {
+      for (int64_t i = 0; i < n * cols; ++i) out[i] = static_cast<uint8_t>(codes.data[first * cols + i]) ^ 128u;
+    };
+    return m;
+  }
+
+  FloatMatrix read_floats() const {
+    const HostTensor& codes = get_matrix("weight", DType::F8_E4M3);
+    FloatMatrix m;
+    m.name = codes.name;
+    m.rows = codes.dims[0], m.cols = codes.dims[1];
+    m.grid = ScaleGrid::over(m.rows, m.cols, quant_.scale_rows, quant_.scale_cols);
+    m.scale = grid_scales(m.grid);
+    m.data = codes.data;
+    return m;
+  }
+
+  const Checkpoint& checkpoint_;
+  const HfQuant& quant_;
+  const HfModule& module_;
+};
+
+}  // namespace
+
+KeptMatrix read_module(const Checkpoint& checkpoint, const HfQuant& quant, const HfModule& module, bool exact) {
+  return ModuleReader(checkpoint, quant, module).read(exact);
+}
+
+}  // namespace infer
