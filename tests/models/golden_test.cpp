@@ -103,7 +103,7 @@ TEST_CASE("ref follows the recorded greedy path") {
     INFO(golden.folder);
     Runner runner(golden.checkpoint());
     std::vector<int32_t> ids = golden.ids("short"), path;
-    while (path.size() < golden.greedy().size()) {
+    while (path.size() < golden.ids("greedy").size()) {
       const std::vector<float> logits = runner.step({{0, ids}});
       const int64_t vocab = runner.config().vocab;
       path.push_back(argmax(logits.data() + static_cast<int64_t>(logits.size()) - vocab, vocab));
