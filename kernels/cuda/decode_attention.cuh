@@ -114,8 +114,8 @@ static __device__ __noinline__ void store_newest(int area) {
   const int warp = this_warp(), dim = a.head_dim;
   if (u.split != u.n_splits - 1 || (warp != kKeyWarp && warp != kValueWarp)) return;
   const bool key = warp == kKeyWarp;
-  store_kv(static_cast<DType>(a.k_type), key ? a.k_cache : a.v_cache, a.n_kv_heads, u.range.kv_head, dim,
-           decode_context.cache_slot[u.m], key ? unit_k(area, dim) : unit_v(area, dim), threadIdx.x % 32);
+  store_kv(static_cast<DType>(key ? a.k_type : a.v_type), key ? a.k_cache : a.v_cache, a.n_kv_heads, u.range.kv_head,
+           dim, decode_context.cache_slot[u.m], key ? unit_k(area, dim) : unit_v(area, dim), threadIdx.x % 32);
 }
 
 /// Where value `at` of row `row` of what a split of a part found lies in the exchange, in the copy of this layer or in

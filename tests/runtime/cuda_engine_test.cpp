@@ -95,7 +95,10 @@ double nmse(const std::vector<float>& found, const std::vector<float>& wanted) {
 double bar(DType weights, const std::string& kv) {
   // Prompts round the weights of attention to f16, whatever the cache.
   const double of_weights = weights == DType::F32 ? 2e-5 : weights == DType::Q8_0 ? 3e-3 : 1e-3;
-  return std::max(of_weights, kv.ends_with("q4_0") ? 2e-2 : kv == "q8_0" ? 1e-3 : kv == "bf16" ? 1e-4 : 2e-5);
+  return std::max(of_weights, kv.find("q4_0") != std::string::npos ? 2e-2
+                              : kv == "q8_0"                       ? 1e-3
+                              : kv == "bf16"                       ? 1e-4
+                                                                   : 2e-5);
 }
 
 /// How far below the reference's largest logit the tokens of an answer lie at most, in roots of mean squares.
