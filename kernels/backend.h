@@ -26,9 +26,14 @@ enum class WeightRole {
   /// Right side of matmul: packed. A stack [n_experts, rows, cols] is packed matrix by matrix, at equal
   /// strides.
   matrix,
+  /// The same of a checkpoint that is made for activations of 16 bits: where a backend would round them to 8, it keeps
+  /// more of them if it can.
+  fine_matrix,
   embedding,  ///< rows looked up by id
   vector,     ///< norm weights, biases, factors: becomes f32
 };
+
+constexpr bool is_matrix(WeightRole role) { return role == WeightRole::matrix || role == WeightRole::fine_matrix; }
 
 /// What a model asks of a backend; require() refuses by name what it has no kernel for.
 struct Needs {

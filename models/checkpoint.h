@@ -30,6 +30,7 @@ struct HostTensor {
   /// null. All have the same size.
   std::vector<const std::byte*> parts = {};
   bool owned = false;  ///< a copy in memory, although the checkpoint is mapped
+  bool fine = false;   ///< made for activations of 16 bits, see WeightRole::fine_matrix
   int64_t n_elements() const;
   /// Index i of the first dimension (an expert of a stack, a row of a matrix), contiguous.
   const std::byte* slice(int64_t i) const;

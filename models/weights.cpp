@@ -281,7 +281,8 @@ class Binder {
     host.dtype = source.dtype;
     for (int64_t n : shape) host.dims[host.n_dims++] = n;
     used_.insert(&source);
-    bound_.push_back({&source, host, role, target});
+    const bool fine = role == WeightRole::matrix && source.fine;
+    bound_.push_back({&source, host, fine ? WeightRole::fine_matrix : role, target});
   }
 
   static int64_t bytes_of(DType dtype, const std::vector<int64_t>& shape) {
@@ -359,12 +360,11 @@ void check_finite(const Checkpoint& checkpoint, const BoundTensor& tensor) {
 void add_names(const std::vector<BoundTensor>& bound, Weights& weights) {
   std::set<const HostTensor*> named;
   for (const BoundTensor& t : bound)
-    if (t.role == WeightRole::matrix && named.insert(t.source).second)
-      weights.matrices.push_back({t.source->name, *t.target});
+    if (is_matrix(t.role) && named.insert(t.source).second) weights.matrices.push_back({t.source->name, *t.target});
 }
 
 /// A weight that only the chosen experts read.
-bool is_stack(const BoundTensor& t) { return t.role == WeightRole::matrix && t.host.n_dims == 3; }
+bool is_stack(const BoundTensor& t) { return is_matrix(t.role) && t.host.n_dims == 3; }
 
 void add_sizes(const std::vector<BoundTensor>& bound, const std::vector<size_t>& packed, const ExpertsConfig& experts,
                Weights& weights) {
@@ -408,7 +408,7 @@ Needs model_needs(const Config& config, const std::vector<BoundTensor>& bound) {
     if (std::find(list.begin(), list.end(), dtype) == list.end()) list.push_back(dtype);
   };
   for (const BoundTensor& t : bound) {
-    if (t.role == WeightRole::matrix) note(needs.matrix_formats, t.host.dtype);
+    if (is_matrix(t.role)) note(needs.matrix_formats, t.host.dtype);
     if (t.role == WeightRole::embedding) note(needs.embedding_formats, t.host.dtype);
     if (is_stack(t)) note(needs.expert_formats, t.host.dtype);
   }

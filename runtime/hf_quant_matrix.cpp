@@ -20,7 +20,7 @@ KeptMatrix made(const std::string& name, int64_t rows, int64_t cols, DType dtype
   out.tensor.dtype = dtype;
   out.tensor.dims = {rows, cols};
   out.tensor.bytes = static_cast<size_t>(tensor_bytes(dtype, rows, cols));
-  out.tensor.owned = true;
+  out.tensor.owned = out.tensor.fine = true;
   out.bytes = std::make_unique_for_overwrite<std::byte[]>(out.tensor.bytes);
   out.tensor.data = out.bytes.get();
   return out;

@@ -61,11 +61,11 @@ void add_weights(const std::vector<BoundTensor>& bound, const Target& target, Me
   std::set<const HostTensor*> in_place;
   for (const BoundTensor& t : bound) {
     const size_t bytes = target.packed_bytes(t);
-    size_t& sum = t.role == WeightRole::matrix      ? out.matrix_bytes
+    size_t& sum = is_matrix(t.role)                 ? out.matrix_bytes
                   : t.role == WeightRole::embedding ? out.embedding_bytes
                                                     : out.vector_bytes;
     sum += bytes;
-    if (t.role == WeightRole::matrix && t.host.n_dims == 3) out.expert_bytes += bytes;
+    if (is_matrix(t.role) && t.host.n_dims == 3) out.expert_bytes += bytes;
     if (bytes == 0 && in_place.insert(t.source).second) out.mapped_bytes += t.source->bytes;
   }
 }

@@ -20,9 +20,7 @@ void refuse(ErrorKind kind, const char* where, const char* message, const std::s
   throw Error(kind, where, message, found, allowed);
 }
 
-const char* form_name(ActivationForm form) {
-  return form == ActivationForm::f32 ? "f32" : form == ActivationForm::bf16 ? "bf16" : "int8";
-}
+const char* form_name(ActivationForm form) { return form == ActivationForm::f32 ? "f32" : "int8"; }
 
 void require_id(bool ok, const char* op, int64_t found, int64_t limit) {
   if (ok) return;
@@ -120,7 +118,7 @@ void CpuBackend::download(void* dst, const void* src, size_t bytes) {
 }
 
 size_t CpuBackend::packed_bytes(const Tensor& host, WeightRole role) const {
-  if (role == WeightRole::matrix) {
+  if (is_matrix(role)) {
     const int64_t n = host.n_dims == 3 ? host.dims[0] : 1;
     return static_cast<size_t>(n) * cpu::packed_bytes(host.dtype, host.dims[host.n_dims - 2], host.cols());
   }
@@ -133,7 +131,7 @@ Tensor CpuBackend::pack(const Tensor& host, WeightRole role, void* dst) const {
   Tensor out = host;
   if (packed_bytes(host, role) == 0) return out;
   out.data = dst;
-  if (role == WeightRole::matrix) {
+  if (is_matrix(role)) {
     const int64_t n = host.n_dims == 3 ? host.dims[0] : 1, rows = host.dims[host.n_dims - 2], cols = host.cols();
     const size_t from = host.n_dims == 3 ? static_cast<size_t>(tensor_bytes(host.dtype, rows, cols)) : 0;
     const size_t to = cpu::packed_bytes(host.dtype, rows, cols);
@@ -141,7 +139,7 @@ Tensor CpuBackend::pack(const Tensor& host, WeightRole role, void* dst) const {
       cpu::pack(host.dtype, host.as<char>() + i * from, rows, cols, 0, tile_count(rows),
                 static_cast<char*>(dst) + i * to);
     }
-    out.layout = 1;
+    out.layout = role == WeightRole::fine_matrix && host.n_dims == 2 ? kPackedFine : kPacked;
     return out;
   }
   if (!decode_row(host.dtype, host.data, static_cast<float*>(dst), host.n_elements())) {

@@ -86,9 +86,10 @@ ProductPlan CpuBackend::plan(int64_t n_tokens, std::initializer_list<Product> pr
   for (const Product& p : products) {
     plan.first_tile[plan.n_products + 1] = plan.first_tile[plan.n_products] + p.tiles;
     plan.products[plan.n_products] = p;
-    plan.products[plan.n_products++].fine = fine;
+    Product& product = plan.products[plan.n_products++];
+    product.fine = fine || p.w.layout == kPackedFine;
+    plan.fine = plan.fine || product.fine;
   }
-  plan.fine = fine;
   if (n_tokens <= kFewTokens) {
     plan.cut_stream(n_threads(), tile_multiple);
   } else {
@@ -245,7 +246,9 @@ void CpuBackend::ffn(const FfnArgs& args) {
   // Two tiles at least: the result is quantised in groups of 32.
   const ProductPlan gate = this->plan(source.n_tokens, {product(args.w_gate, args.b_gate, args.gate)}, 2);
   ProductPlan both = gate;
-  const Product up = both.products[both.n_products++] = product(args.w_up, args.b_up, args.up);
+  Product& up = both.products[both.n_products++] = product(args.w_up, args.b_up, args.up);
+  up.fine = args.w_up.layout == kPackedFine;
+  both.fine = both.fine || up.fine;
   const ProductPlan down = this->plan(source.n_tokens, {product(args.w_down, args.b_down, args.add.branch)}, 1);
   const ActivationForm form = down.products[0].form;
   const auto inner_bytes = static_cast<int64_t>(activation_bytes(form, 1, ffn_dim));
@@ -262,6 +265,11 @@ void CpuBackend::ffn(const FfnArgs& args) {
       pointwise_.activate(args.activation, row, args.up.as<float>() + t * ffn_dim + chunk.row_begin, row, n);
       uint8_t* to = workspace_.inner[form] + t * inner_bytes + activation_bytes(form, 1, chunk.row_begin);
       prepare_activations(isa_, form, row, n, n, 0, 1, to);
+      if (form == ActivationForm::int8 && down.fine) {
+        const ActivationForm rest = ActivationForm::int8_rest;
+        to = workspace_.inner[rest] + t * inner_bytes + activation_bytes(rest, 1, chunk.row_begin);
+        prepare_activations(isa_, rest, row, n, n, 0, 1, to);
+      }
     }
   };
   auto project = [&](int64_t i, int thread) {

@@ -29,6 +29,9 @@ struct Product {
   int64_t tiles = 0;
 };
 
+/// Tensor::layout of packed weights; fine: int8 activations that meet them have two terms in every stage.
+inline constexpr uint32_t kPacked = 1, kPackedFine = 2;
+
 /// A few products of the same activations, cut into chunks for the threads to claim.
 /// Few tokens: the weights are a stream, which a thread reads fastest in long runs, so that chunks are long at first
 /// and shrink towards the end, where they even out who is done when. Many tokens: equal chunks of the four tiles that a

@@ -36,9 +36,8 @@ void prepare_activations(Isa isa, ActivationForm form, const float* x, int64_t x
     switch (form) {
       case ActivationForm::f32:
         std::memcpy(to, row, static_cast<size_t>(k) * sizeof(float));
-        break;
-      case ActivationForm::bf16:
-        table.prepare_bf16(row, k, to);
+        // BF16 weights come two columns at a time; of the second one that there is not they are zero.
+        if (k % 2 != 0) std::memset(to + k * static_cast<int64_t>(sizeof(float)), 0, sizeof(float));
         break;
       case ActivationForm::int8:
         table.prepare_int8(row, k, to);

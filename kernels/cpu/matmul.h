@@ -24,8 +24,7 @@ inline int64_t tile_count(int64_t rows) { return (rows + kTileRows - 1) / kTileR
 
 /// How activations are stored for a weight format. Weights of one form can share one buffer of prepared activations.
 enum class ActivationForm {
-  f32,   ///< as they are (F32, F16 weights)
-  bf16,  ///< rounded to bf16 (BF16 weights)
+  f32,   ///< as they are (plain weights)
   int8,  ///< int8 per 32 with a float scale (all quantised formats). A group with a NaN or an infinity becomes NaN.
   /// What int8 left over, quantised in the same way. Both together are activations of 16 bits, for the stages where 8
   /// cost most.

@@ -177,19 +177,19 @@ struct Avx2 {
   }
   template <class F, class W>
   static INFER_HD Float fma_plain(const W& w, const uint8_t* x, Float acc) {
-    uint32_t bits;
-    std::memcpy(&bits, x, 4);
+    float of[F::id == DType::BF16 ? 2 : 1];
+    std::memcpy(of, x, sizeof of);
     if constexpr (F::id == DType::BF16) {
-      acc = fma(low_halves(w), set(bits_float(bits << 16)), acc);
-      return fma(high_halves(w), set(bits_float(bits & 0xffff0000)), acc);
+      acc = fma(low_halves(w), set(of[0]), acc);
+      return fma(high_halves(w), set(of[1]), acc);
     } else {
-      return fma(w, set(bits_float(bits)), acc);
+      return fma(w, set(of[0]), acc);
     }
   }
 };
 
 }  // namespace
 
-const MatmulTable kAvx2Matmul = {prepare_int8<Avx2>, prepare_int8_rest<Avx2>, prepare_bf16, find_kernel<Avx2>};
+const MatmulTable kAvx2Matmul = {prepare_int8<Avx2>, prepare_int8_rest<Avx2>, find_kernel<Avx2>};
 
 }  // namespace infer::cpu

@@ -129,12 +129,14 @@ struct Avx512 {
   }
   template <class F, class W>
   static INFER_HD Float fma_plain(const W& w, const uint8_t* x, Float acc) {
-    int32_t bits;
-    std::memcpy(&bits, x, 4);
+    float of[F::id == DType::BF16 ? 2 : 1];
+    std::memcpy(of, x, sizeof of);
     if constexpr (F::id == DType::BF16) {
-      return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(_mm512_set1_epi32(bits)));
+      const __m512i odd = _mm512_and_si512(w, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000)));
+      acc = fma(_mm512_castsi512_ps(_mm512_slli_epi32(w, 16)), _mm512_set1_ps(of[0]), acc);
+      return fma(_mm512_castsi512_ps(odd), _mm512_set1_ps(of[1]), acc);
     } else {
-      return fma(w, _mm512_castsi512_ps(_mm512_set1_epi32(bits)), acc);
+      return fma(w, _mm512_set1_ps(of[0]), acc);
     }
   }
 
@@ -160,6 +162,6 @@ struct Avx512 {
 
 }  // namespace
 
-const MatmulTable kAvx512Matmul = {prepare_int8<Avx512>, prepare_int8_rest<Avx512>, prepare_bf16, find_kernel<Avx512>};
+const MatmulTable kAvx512Matmul = {prepare_int8<Avx512>, prepare_int8_rest<Avx512>, find_kernel<Avx512>};
 
 }  // namespace infer::cpu

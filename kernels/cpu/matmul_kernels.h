@@ -22,7 +22,7 @@
 // 512 tokens, one core, GMAC/s of the 467 of two vpdpbusd a cycle (a group takes 8 of them and 2 more operations on the
 //   same ports, 3 with offsets or two scales: 80 % and 73 % are the most): Q4_0 320  Q4_1 305  Q5_0 311  Q5_1 304  Q8_0
 //   320 Q2_K 260  Q3_K 290  Q4_K 315  Q5_K 300  Q6_K 306  IQ4_NL 313  IQ4_XS 321  MXFP4 321; of 117 of fma: F32 108 F16
-//   109; of 233: BF16 217. Two cores: Q4_0 622, Q4_K 613. With two terms of activations half of that.
+//   109 and BF16 as F16. Two cores: Q4_0 622, Q4_K 613. With two terms of activations half of that.
 // AVX2 on the same core, 512 tokens: 4 and 5 bits 117, Q6_K 103, Q8_0 75.
 #pragma once
 
@@ -334,7 +334,7 @@ inline constexpr int64_t kStep = F::id == DType::BF16 ? 2 : 1;
 template <class S, class F, int T, int N>
 void plain_block(const MatmulCall& c, int64_t tile, int64_t token, int64_t begin, int64_t end) {
   constexpr int64_t kStepBytes = kTile * kStep<F> * static_cast<int64_t>(sizeof(typename F::Block));
-  const int64_t x_stride = (c.cols * (kStep<F> == 2 ? 2 : 4) + 63) / 64 * 64;
+  const int64_t x_stride = (c.cols * 4 + 63) / 64 * 64;
   const uint8_t* p = c.w + tile * tile_bytes<F>(c.cols);
   const uint8_t* x = c.acts + token * x_stride;
   typename S::Float acc[T][N];
@@ -352,7 +352,8 @@ void plain_block(const MatmulCall& c, int64_t tile, int64_t token, int64_t begin
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 16
-      for (int n = 0; n < N; ++n) acc[t][n] = S::template fma_plain<F>(w[n], x + t * x_stride + 4 * k, acc[t][n]);
+      for (int n = 0; n < N; ++n)
+        acc[t][n] = S::template fma_plain<F>(w[n], x + t * x_stride + 4 * kStep<F> * k, acc[t][n]);
     }
   }
   const bool last = end * kStep<F> >= c.cols;

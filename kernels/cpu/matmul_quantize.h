@@ -84,11 +84,5 @@ void prepare_int8_rest(const float* x, int64_t k, void* dst) {
   }
 }
 
-void prepare_bf16(const float* x, int64_t k, void* dst) {
-  auto* out = static_cast<uint16_t*>(dst);
-  for (int64_t i = 0; i < k; ++i) out[i] = f32_to_bf16(x[i]);
-  if (k % 2) out[k] = 0;
-}
-
 }  // namespace
 }  // namespace infer::cpu

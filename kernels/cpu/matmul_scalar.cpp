@@ -135,19 +135,19 @@ struct Scalar {
   }
   template <class F, class W>
   static INFER_HD Float fma_plain(const W& w, const uint8_t* x, Float acc) {
-    uint32_t bits;
-    std::memcpy(&bits, x, 4);
+    float of[F::id == DType::BF16 ? 2 : 1];
+    std::memcpy(of, x, sizeof of);
     if constexpr (F::id == DType::BF16) {
-      acc = fma(Float(w << 16), set(bits_float(bits << 16)), acc);
-      return fma(Float(w & static_cast<int32_t>(0xffff0000)), set(bits_float(bits & 0xffff0000)), acc);
+      acc = fma(Float(w << 16), set(of[0]), acc);
+      return fma(Float(w & static_cast<int32_t>(0xffff0000)), set(of[1]), acc);
     } else {
-      return fma(w, set(bits_float(bits)), acc);
+      return fma(w, set(of[0]), acc);
     }
   }
 };
 
 }  // namespace
 
-const MatmulTable kScalarMatmul = {prepare_int8<Scalar>, prepare_int8_rest<Scalar>, prepare_bf16, find_kernel<Scalar>};
+const MatmulTable kScalarMatmul = {prepare_int8<Scalar>, prepare_int8_rest<Scalar>, find_kernel<Scalar>};
 
 }  // namespace infer::cpu

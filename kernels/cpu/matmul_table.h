@@ -27,7 +27,7 @@ using PrepareFn = void (*)(const float* x, int64_t k, void* dst);
 using MatmulFn = void (*)(const MatmulCall& call);
 
 struct MatmulTable {
-  PrepareFn prepare_int8, prepare_int8_rest, prepare_bf16;
+  PrepareFn prepare_int8, prepare_int8_rest;
   MatmulFn (*find)(DType dtype);  ///< null for formats outside quant/formats.h
 };
 

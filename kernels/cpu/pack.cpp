@@ -199,11 +199,7 @@ bool matmul_supported(DType dtype) { return decodable(dtype); }
 ActivationForm activation_form(DType dtype) {
   ActivationForm form = ActivationForm::f32;
   if (!visit_format(dtype, [&]<class F>() {
-        if constexpr (F::id == DType::BF16) {
-          form = ActivationForm::bf16;
-        } else if constexpr (F::block > 1) {
-          form = ActivationForm::int8;
-        }
+        if constexpr (F::block > 1) form = ActivationForm::int8;
       })) {
     refuse(dtype, 0, 0);
   }
@@ -240,8 +236,6 @@ size_t activation_bytes(ActivationForm form, int64_t m, int64_t k) {
   switch (form) {
     case ActivationForm::f32:
       return rows * ((cols * 4 + 63) / 64 * 64);
-    case ActivationForm::bf16:
-      return rows * ((cols * 2 + 63) / 64 * 64);
     case ActivationForm::int8:
     case ActivationForm::int8_rest:
       return rows * (cols / kGroup) * sizeof(ActivationGroup);

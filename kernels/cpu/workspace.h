@@ -11,7 +11,7 @@
 
 namespace infer::cpu {
 
-inline constexpr int kForms = 4;  ///< of ActivationForm
+inline constexpr int kForms = 3;  ///< of ActivationForm
 /// Steps of up to this many tokens let every thread prepare the activations for itself, which costs less than to wait
 /// for one another.
 inline constexpr int64_t kOwnTokens = 2;

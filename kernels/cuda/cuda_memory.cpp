@@ -230,6 +230,7 @@ Tensor CudaBackend::pack(const Tensor& host, WeightRole role, void* dst) const {
   packed.data = dst;
   switch (role) {
     case WeightRole::matrix:
+    case WeightRole::fine_matrix:
       packed.layout = packed_layout(host.dtype);
       if (host.n_dims == 3) {
         const int64_t from = tensor_bytes(host.dtype, host.dims[1], host.dims[2]),

@@ -89,12 +89,10 @@ std::vector<float> random_activations(int64_t m, int64_t k, std::mt19937& random
   return x;
 }
 
-/// What the kernel of this format sees of x: all of it, or rounded to bf16, or to int8 per 32.
+/// What the kernel of this format sees of x: all of it, or rounded to int8 per 32.
 std::vector<float> rounded_activations(DType dtype, std::vector<float> x) {
   const ActivationForm form = activation_form(dtype);
-  if (form == ActivationForm::bf16) {
-    for (float& v : x) v = bf16_to_f32(f32_to_bf16(v));
-  } else if (form == ActivationForm::int8) {
+  if (form == ActivationForm::int8) {
     for (size_t g = 0; g + 32 <= x.size(); g += 32) {
       float most = 0;
       for (size_t i = g; i < g + 32; ++i) most = std::max(most, std::fabs(x[i]));
@@ -193,8 +191,6 @@ double bar(DType dtype) {
   switch (activation_form(dtype)) {
     case ActivationForm::f32:
       return 1e-10;
-    case ActivationForm::bf16:
-      return 1e-5;
     case ActivationForm::int8:
       return 1e-4;
     case ActivationForm::int8_rest:
@@ -310,7 +306,7 @@ TEST_CASE("activations are prepared to the same bits by every instruction set", 
     std::vector<float> x = random_activations(3, k, random);
     x[5] = std::numeric_limits<float>::quiet_NaN();
     for (size_t i = 32; i < x.size(); i += 9) x[i] *= i % 2 ? 1e30f : 1e-42f;
-    for (const ActivationForm form : {ActivationForm::f32, ActivationForm::bf16, ActivationForm::int8}) {
+    for (const ActivationForm form : {ActivationForm::f32, ActivationForm::int8, ActivationForm::int8_rest}) {
       Guarded want(activation_bytes(form, 3, k));
       std::memset(want.data(), 0, activation_bytes(form, 3, k));
       prepare_activations(Isa::scalar, form, x.data(), k, k, 0, 3, want.data());
