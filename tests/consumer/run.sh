@@ -24,11 +24,17 @@ c++ -std=c++20 "$source/tests/consumer/main.cpp" -o "$work/by_hand" $(pkg-config
 
 echo "== sources, add_subdirectory"
 # Unoptimised: what is tested is the build of a parent project, not speed.
-# Kernels are compiled as they were for the tested build, for nothing else would be quick: ccache knows them.
+# Kernels are compiled as they were for the tested build, so that ccache knows them; without it they are left out, for
+# they would take longer than all else.
 setting() { sed -n "s/^$1:[A-Z]*=//p" "$build/CMakeCache.txt"; }
-cuda_launcher=$(command -v ccache >/dev/null 2>&1 && echo "-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache" || echo "-DINFER_NO_CUDA_LAUNCHER=1")
+cuda=$(setting INFER_CUDA) cuda_launcher="-DINFER_NO_CUDA_LAUNCHER=1"
+if command -v ccache >/dev/null 2>&1; then
+  cuda_launcher="-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache"
+elif [ "$cuda" != OFF ] && [ "$cuda" != 0 ]; then
+  echo "(without CUDA: there is no ccache)" && cuda=OFF
+fi
 cmake "$generator" -S "$source/tests/consumer" -B "$work/sources" -DINFER_SOURCE="$source" -DCMAKE_BUILD_TYPE=Debug \
-  -DCMAKE_CXX_FLAGS_DEBUG=-O0 -DCMAKE_CUDA_FLAGS_DEBUG=-O3 -DINFER_CUDA="$(setting INFER_CUDA)" \
+  -DCMAKE_CXX_FLAGS_DEBUG=-O0 -DCMAKE_CUDA_FLAGS_DEBUG=-O3 -DINFER_CUDA="$cuda" \
   -DINFER_CUDA_ARCHS="$(setting INFER_CUDA_ARCHS)" "$launcher" "$cuda_launcher" >"$work/configure.log"
 cmake --build "$work/sources" -j2 >"$work/build.log" || { cat "$work/build.log"; exit 1; }
 "$work/sources/consumer" "$model"
