@@ -17,12 +17,13 @@
 //
 // Measured on 2026-11-22 on Zen 5 (2 cores, 3.7 GHz, other work running: best of many short runs), AVX-512, K = 2048.
 // One token, one core, GB/s of packed weights from memory, of 39 that a plain read reaches: Q4_0 38  Q4_1 37  Q5_0 38
-//   Q5_1 37  Q8_0 37  Q2_K 39  Q3_K 37  Q4_K 39  Q5_K 38  Q6_K 38  IQ4_NL 38  IQ4_XS 39  MXFP4 39  F16 36  BF16 37  F32
+//   Q5_1 37  Q8_0 37  Q2_K 39  Q3_K 37  Q4_K 39  Q5_K 38  Q6_K 38  IQ4_NL 38  IQ4_XS 39  MXFP4 39  F16 36  F32
 //   38 and the same with two terms of activations. Two cores reached 43-48 in Q4_0, Q4_1, Q4_K, Q6_K.
 // 512 tokens, one core, GMAC/s of the 467 of two vpdpbusd a cycle (a group takes 8 of them and 2 more operations on the
 //   same ports, 3 with offsets or two scales: 80 % and 73 % are the most): Q4_0 320  Q4_1 305  Q5_0 311  Q5_1 304  Q8_0
 //   320 Q2_K 260  Q3_K 290  Q4_K 315  Q5_K 300  Q6_K 306  IQ4_NL 313  IQ4_XS 321  MXFP4 321; of 117 of fma: F32 108 F16
-//   109 and BF16 as F16. Two cores: Q4_0 622, Q4_K 613. With two terms of activations half of that.
+//   109. Two cores: Q4_0 622, Q4_K 613. With two terms of activations half of that. BF16 (two fma of expanded weights
+//   since 2026-11-26): not measured alone; 0.5B on two shared cores 183 tok/s of prompts, by vdpbf16ps 121.
 // AVX2 on the same core, 512 tokens: 4 and 5 bits 117, Q6_K 103, Q8_0 75.
 #pragma once
 
