@@ -24,6 +24,7 @@
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/matmul_lt.h"
 #include "kernels/cuda/matmul_mma.h"
+#include "kernels/cuda/matmul_wgmma.h"
 #include "kernels/cuda/program.h"
 #include "kernels/cuda/unpack_ahead.h"
 #include "kernels/cuda/watch.h"
@@ -112,12 +113,15 @@ class CudaBackend : public Backend {
   Wide wide();
   /// out [m, n] (+)= x [m, k] * w^T + bias with x in f32; accumulate adds to what out holds.
   void product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate);
-  /// Whether products of m rows with all of these go by matmul_mma.
+  /// Whether products of m rows with all of these are Way::few.
   bool few(int64_t m, std::initializer_list<const Tensor*> weights);
   // cuda_few.cpp
-  Tensor norm_bf16(const Tensor& x, const Tensor& weight, float eps);
+  /// Whether products of m rows with all of these go by matmul_wgmma.
+  bool arranged(int64_t m, std::initializer_list<const Tensor*> weights) const;
+  Tensor norm_few(const Tensor& x, const Tensor& weight, float eps, bool arranged);
+  void product_few(const MmaArgs&, bool arranged);
   void attn_in_few(const AttnInArgs&);
-  Tensor gated_few(const FfnArgs&);
+  void ffn_few(const FfnArgs&, const Tensor& out, bool accumulate);
 
   // cuda_run.cpp
   void prepare_programs();
@@ -128,7 +132,7 @@ class CudaBackend : public Backend {
   void launch_stages(const Program& program);
 
   Mode mode_ = Mode::automatic;
-  bool fusion_ = true;
+  bool fusion_ = true, has_wgmma_ = false;
   Act act_ = Act::automatic;
   std::unique_ptr<MatmulLt> lt_;
   std::string why_no_lt_;  ///< for people; empty when there is one, or no need of it
@@ -138,6 +142,7 @@ class CudaBackend : public Backend {
   UnpackAhead unpacked_;        ///< 16-bit weights of products
   AttentionScratch attention_scratch_;
   MmaScratch mma_scratch_;
+  WgmmaLimits wgmma_limits_;
   Buffer program_memory_;  ///< stages and exchange buffers of all programs
   size_t program_used_ = 0;
   std::map<uint64_t, Recorded> recorded_;

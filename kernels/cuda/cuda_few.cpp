@@ -1,13 +1,32 @@
-// What stages of few rows with quantised weights are made of (Way::few): a norm that leaves bf16, then
-// products by matmul_mma that read packed weights once and close in registers what can be closed there.
+// What stages of few rows with quantised weights are made of (Way::few): a norm that leaves bf16, then products that
+// read packed weights once and close in registers what can be closed there: by matmul_wgmma, which wants its
+// activations arranged (operand.h), where GPU, rows and weights allow it, else by matmul_mma.
 #include "kernels/cuda/cuda_backend.h"
 
 namespace infer::cuda {
+
+bool CudaBackend::arranged(int64_t m, std::initializer_list<const Tensor*> weights) const {
+  bool all = has_wgmma_ && m >= kWgmmaLeast;
+  for (const Tensor* w : weights)
+    all = all && wgmma_takes(m, *w) && operand_tokens(m) * w->cols() <= narrow_a_.n_elements();
+  return all;
+}
+
 /// The norm of x in bf16, in narrow_a_.
-Tensor CudaBackend::norm_bf16(const Tensor& x, const Tensor& weight, float eps) {
+Tensor CudaBackend::norm_few(const Tensor& x, const Tensor& weight, float eps, bool arranged) {
   const Tensor normed = memory_as(narrow_a_, DType::BF16, x.rows(), x.cols());
-  norm({x, weight, eps, normed});
+  if (!arranged) return norm({x, weight, eps, normed}), normed;
+  ++counters_.launches;
+  norm_operand(x, weight, eps, normed.data, stream_.get());
   return normed;
+}
+
+void CudaBackend::product_few(const MmaArgs& args, bool arranged) {
+  ++counters_.launches;
+  if (arranged)
+    matmul_wgmma(args, wgmma_limits_, stream_.get());
+  else
+    matmul_mma(args, mma_scratch_, stream_.get());
 }
 
 /// q, k and v side by side in narrow_b_, or where they belong if that is too small; one launch for each run of a
@@ -15,15 +34,15 @@ Tensor CudaBackend::norm_bf16(const Tensor& x, const Tensor& weight, float eps) 
 void CudaBackend::attn_in_few(const AttnInArgs& a) {
   const int64_t m = a.x.rows(), rows = a.wq.rows() + a.wk.rows() + a.wv.rows();
   const RopeStoreArgs& r = a.rope_store;
-  const Tensor normed = norm_bf16(a.x, a.norm, a.eps);
+  const bool arranged = this->arranged(m, {&a.wq, &a.wk, &a.wv});
+  const Tensor normed = norm_few(a.x, a.norm, a.eps, arranged);
   const Tensor* weights[] = {&a.wq, &a.wk, &a.wv};
   if (m * rows * 2 > narrow_b_.n_elements()) {
     const Tensor* outs[] = {&r.q, &r.k, &r.v};
     const Tensor* biases[] = {&a.bq, &a.bk, &a.bv};
     for (int i = 0; i < 3; ++i)
-      matmul_mma({normed, {weights[i]}, {biases[i]}, MmaOutput::store, {}, outs[i]->data, weights[i]->rows()},
-                 mma_scratch_, stream_.get());
-    counters_.launches += 3;
+      product_few({normed, {weights[i]}, {biases[i]}, MmaOutput::store, {}, outs[i]->data, weights[i]->rows()},
+                  arranged);
     return rope_store(r);
   }
   const Tensor merged = memory_as(narrow_b_, DType::F32, m, rows);
@@ -35,30 +54,31 @@ void CudaBackend::attn_in_few(const AttnInArgs& a) {
       args.w[i - first] = weights[i];
       column += weights[i]->rows();
     }
-    matmul_mma(args, mma_scratch_, stream_.get());
-    ++counters_.launches;
+    product_few(args, arranged);
   }
   ++counters_.launches;
   rope_store_merged(r, merged, a.bq, a.bk, a.bv, stream_.get());
 }
 
-/// Up to the activation, whose result in bf16 lies in narrow_b_.
-Tensor CudaBackend::gated_few(const FfnArgs& a) {
+/// Up to the activation, whose result in bf16 lies in narrow_b_, and from there on.
+void CudaBackend::ffn_few(const FfnArgs& a, const Tensor& out, bool accumulate) {
   const int64_t m = a.add.x.rows(), ffn_dim = a.w_gate.rows();
-  const Tensor normed = norm_bf16(a.add.x, a.norm, a.eps), gated = memory_as(narrow_b_, DType::BF16, m, ffn_dim);
-  if (a.w_gate.dtype == a.w_up.dtype) {
-    ++counters_.launches;
-    matmul_mma(
+  const bool arranged = this->arranged(m, {&a.w_gate, &a.w_up}), down_arranged = this->arranged(m, {&a.w_down});
+  const bool fused = a.w_gate.dtype == a.w_up.dtype && arranged == down_arranged;
+  const Tensor normed = norm_few(a.add.x, a.norm, a.eps, arranged);
+  const Tensor gated = memory_as(narrow_b_, DType::BF16, m, ffn_dim);
+  if (fused) {
+    product_few(
         {normed, {&a.w_gate, &a.w_up}, {&a.b_gate, &a.b_up}, MmaOutput::gated, a.activation, gated.data, ffn_dim},
-        mma_scratch_, stream_.get());
-    return gated;
+        arranged);
+  } else {
+    product_few({normed, {&a.w_gate}, {&a.b_gate}, MmaOutput::store, {}, a.gate.data, ffn_dim}, arranged);
+    product_few({normed, {&a.w_up}, {&a.b_up}, MmaOutput::store, {}, a.up.data, ffn_dim}, arranged);
+    activate({a.gate, a.up, a.activation, down_arranged ? a.gate : gated});
+    if (down_arranged) ++counters_.launches, arrange_operand(a.gate, gated.data, stream_.get());
   }
-  counters_.launches += 2;
-  matmul_mma({normed, {&a.w_gate}, {&a.b_gate}, MmaOutput::store, {}, a.gate.data, ffn_dim}, mma_scratch_,
-             stream_.get());
-  matmul_mma({normed, {&a.w_up}, {&a.b_up}, MmaOutput::store, {}, a.up.data, ffn_dim}, mma_scratch_, stream_.get());
-  activate({a.gate, a.up, a.activation, gated});
-  return gated;
+  const MmaOutput output = accumulate ? MmaOutput::add : MmaOutput::store;
+  product_few({gated, {&a.w_down}, {&a.b_down}, output, {}, out.data, out.cols()}, down_arranged);
 }
 
 }  // namespace infer::cuda

@@ -40,6 +40,8 @@ void CudaBackend::prepare_ops(const Needs& needs) {
   refuse_what_has_no_kernel(needs);
   const int64_t rows = needs.max_tokens, width = needs.max_width;
   const bool decodes = all_decode_packed(needs.matrix_formats, act_);
+  has_wgmma_ = has_wgmma(device_.major, device_.minor);
+  if (has_wgmma_ && !wgmma_limits_.n_sms) wgmma_limits_ = wgmma_limits(device_.n_sms);
   if (!lt_ && (rows > kMatvecRows || !decodes)) lt_ = MatmulLt::open(why_no_lt_);
   if (!lt_ && !decodes)
     throw Error(ErrorKind::run, "act", "no kernel for these activations without cuBLASLt", why_no_lt_);
@@ -73,8 +75,16 @@ void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, 
   const Way way = wide.way(m, w);
   ++counters_.launches;
   if (way == Way::few) {
+    const bool arranged = this->arranged(m, {&w});
     const MmaOutput output = accumulate ? MmaOutput::add : MmaOutput::store;
-    return matmul_mma({x, {&w}, {&bias}, output, {}, out.data, out.cols()}, mma_scratch_, stream_.get());
+    Tensor operand = x;
+    if (arranged) {
+      operand = memory_as(narrow_a_, DType::BF16, m, w.cols());
+      arrange_operand(x, operand.data, stream_.get());
+    } else {
+      --counters_.launches;
+    }
+    return product_few({operand, {&w}, {&bias}, output, {}, out.data, out.cols()}, arranged);
   }
   if (way == Way::matvec) {
     for (int64_t row = 0; row < m; row += kMatvecRows) {

@@ -65,15 +65,7 @@ void CudaBackend::ffn(const FfnArgs& a) {
   const bool direct = !a.add.norm && a.add.scale == 1;  // the last product adds to the residual stream itself
   const Tensor& branch = direct ? a.add.x : a.add.branch;
   if (few(m, {&a.w_gate, &a.w_up, &a.w_down})) {
-    ++counters_.launches;
-    matmul_mma({gated_few(a),
-                {&a.w_down},
-                {&a.b_down},
-                direct ? MmaOutput::add : MmaOutput::store,
-                {},
-                branch.data,
-                branch.cols()},
-               mma_scratch_, stream_.get());
+    ffn_few(a, branch, direct);
   } else if (!fused) {
     norm(s.norm);
     matmul(s.gate);
@@ -120,10 +112,9 @@ void CudaBackend::logits(const LogitsArgs& a) {
   if (m == 0) return;
   if (few(m, {&a.head})) {
     gather(a.x, a.rows, a.normed);
-    const Tensor normed = norm_bf16(a.normed, a.norm, a.eps);
-    ++counters_.launches;
-    matmul_mma({normed, {&a.head}, {&a.bias}, MmaOutput::store, {}, a.out.data, a.out.cols()}, mma_scratch_,
-               stream_.get());
+    const bool arranged = this->arranged(m, {&a.head});
+    const Tensor normed = norm_few(a.normed, a.norm, a.eps, arranged);
+    product_few({normed, {&a.head}, {&a.bias}, MmaOutput::store, {}, a.out.data, a.out.cols()}, arranged);
     return scale_softcap(a.out, a.scale, a.softcap);
   }
   if (!wide.takes(m, a.head) || type == DType::F32) return Backend::logits(a);

@@ -16,6 +16,7 @@ namespace infer::cuda {
 inline constexpr int64_t kMatvecRows = 4;  ///< rows of x that one matvec takes
 inline constexpr int64_t kMatvecMost =
     2;  ///< rows up to which a quantised weight is read by matvec, where both ways could
+inline constexpr int64_t kWgmmaLeast = 3;  ///< rows from which wgmma beats mma
 inline constexpr int64_t kFewMost = 128;  ///< rows from which unpacking a quantised weight pays: 32 read it once
 
 /// How a product of m rows of x with a weight is made.

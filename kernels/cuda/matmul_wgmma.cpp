@@ -1,0 +1,91 @@
+// The host's side of matmul_wgmma.h: from tensors to a launch. Everything that can be decided before the kernel runs is
+// decided here and in wgmma_plan.h.
+#include "kernels/cuda/matmul_wgmma.h"
+
+#include <string_view>
+
+#include "infer/error.h"
+#include "kernels/cuda/device.h"
+#include "quant/formats.h"
+
+namespace infer::cuda {
+namespace {
+
+constexpr int kShared = 227 << 10;  ///< that a block of such a GPU may have
+
+}  // namespace
+
+bool has_wgmma(int major, int minor) {
+  return major == 9 && minor == 0 && std::string_view(INFER_CUDA_ARCHS).find("90a") != std::string_view::npos;
+}
+
+WgmmaLimits wgmma_limits(int n_sms) {
+  WgmmaLimits limits{n_sms, kShared, {n_sms, 0, 0, 0}};
+  for (int i = 1, parts = 2; i < 4; ++i, parts *= 2)
+    limits.n_clusters[i] = wgmma_clusters(parts, kShared - kWgmmaStatic);
+  return limits;
+}
+
+bool wgmma_takes(int64_t m, const Tensor& w) {
+  if (w.layout != kTiles || m < 1 || m > kOperandMaxTokens) return false;
+  bool takes = false;
+  visit_format(w.dtype, [&]<class F>() {
+    if constexpr (F::block > 1) takes = wgmma_takes_columns<F>(w.cols());
+  });
+  return takes;
+}
+
+void matmul_wgmma(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stream) {
+  const int64_t m = a.x.rows(), k = a.x.cols();
+  if (m == 0 || k == 0) return;
+  const bool gated = a.output == MmaOutput::gated;
+  const DType format = a.w[0]->dtype;
+  WgmmaLaunch p;
+  int64_t columns = 0;
+  for (int i = 0; i < 3 && a.w[i]; ++i) {
+    const Tensor& w = *a.w[i];
+    if (!wgmma_takes(m, w) || w.dtype != format || w.cols() != k)
+      throw Error(ErrorKind::run, "matmul_wgmma", "no CUDA kernel for this product", format_name(w.dtype));
+    MmaMatrix& to = p.w[i];
+    to.data = w.as<uint8_t>();
+    to.bias = a.bias[i] ? a.bias[i]->as<float>() : nullptr;
+    to.rows = static_cast<int32_t>(w.rows()), to.out_column = static_cast<int32_t>(columns);
+    to.first_unit = gated ? 0 : p.n_units;
+    const auto n_tiles = static_cast<int32_t>((w.rows() + kTileRows - 1) / kTileRows);
+    p.n_units = gated ? n_tiles : p.n_units + n_tiles;
+    columns += w.rows();
+  }
+  p.tiles_per_unit = gated ? 2 : 1;
+  p.n_groups = static_cast<int32_t>(k / kGroup), p.n_rows = static_cast<int32_t>(m);
+  p.x = a.x.as<uint8_t>();
+  p.output = a.output, p.gelu = a.activation == Activation::gelu_tanh;
+  p.out = a.out, p.out_stride = a.out_stride;
+
+  WgmmaShape shape;
+  shape.n_units = p.n_units, shape.tiles_per_unit = p.tiles_per_unit, shape.tokens = operand_tokens(m);
+  visit_format(format, [&]<class F>() {
+    if constexpr (F::block > 1) {
+      p.tile_bytes = tile_bytes<F>(k);
+      shape.tile_bytes = kWgmmaTileBytes<F>;
+      shape.slot_columns = kWgmmaSlotGroups<F> * kGroup;
+    }
+  });
+  shape.n_blocks = p.n_blocks = static_cast<int32_t>(k / shape.slot_columns);
+  p.plan = plan_wgmma(shape, limits);
+  if (p.plan.n_slots < 2)
+    throw Error(ErrorKind::run, "matmul_wgmma", "too little shared memory", std::to_string(p.plan.slot_bytes));
+  switch (shape.tokens) {
+    case 8:
+      return launch_wgmma<8>(format, p, stream);
+    case 16:
+      return launch_wgmma<16>(format, p, stream);
+    case 32:
+      return launch_wgmma<32>(format, p, stream);
+    case 64:
+      return launch_wgmma<64>(format, p, stream);
+    default:
+      return launch_wgmma<128>(format, p, stream);
+  }
+}
+
+}  // namespace infer::cuda

@@ -1,0 +1,495 @@
+// The kernel of matmul_wgmma.h. Four (for 128 tokens two) groups of four warps multiply, a tile of 16 rows to a warp;
+// one more group of warps fetches: for every slot of the ring each tile's part of a chunk, plane by plane, so that what
+// lies there is a small chunk of its own, and the operand's columns. Weights are unpacked for four instructions
+// while the four before them run. wgmma_plan.h says who does what.
+#pragma once
+
+#include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/matmul_wgmma.h"
+#include "kernels/cuda/mma_weights.cuh"
+#include "kernels/cuda/ring.cuh"
+#include "kernels/cuda/wgmma.cuh"
+
+namespace infer::cuda {
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+extern __shared__ __align__(128) uint8_t wgmma_memory[];
+
+inline constexpr int kFetchWarps = 4;  ///< the last one for activations, the others for weights
+
+/// Tiles that a pass has, and which of them is whose.
+struct WgmmaPass {
+  int first_unit, n_units;
+  int at_once;  ///< tiles of a full pass
+
+  /// Whether there is a tile `slot` (0 .. at_once - 1) in this pass: units in turn, or all gates before all ups.
+  __device__ __forceinline__ bool has(const WgmmaLaunch& p, int slot) const { return unit_in_pass(p, slot) < n_units; }
+  __device__ __forceinline__ int unit_in_pass(const WgmmaLaunch& p, int slot) const {
+    return p.tiles_per_unit == 2 && slot >= at_once / 2 ? slot - at_once / 2 : slot;
+  }
+  __device__ __forceinline__ int unit(const WgmmaLaunch& p, int slot) const {
+    return first_unit + unit_in_pass(p, slot);
+  }
+  __device__ __forceinline__ int matrix(const WgmmaLaunch& p, int slot) const {
+    if (p.tiles_per_unit == 2) return slot >= at_once / 2;
+    const int of = unit(p, slot);
+    return of >= p.w[2].first_unit ? 2 : of >= p.w[1].first_unit ? 1 : 0;
+  }
+};
+
+/// What is the same in all lanes, so that the compiler knows that it is.
+__device__ __forceinline__ int uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
+
+/// What a CTA has to do.
+struct WgmmaRange {
+  int begin, end, first_block, end_block;
+  int part, at_once, units_at_once;
+  __device__ __forceinline__ WgmmaRange(const WgmmaLaunch& p, int tiles) {
+    part = static_cast<int>(blockIdx.x) & (p.plan.n_parts - 1);  // parts and sets are powers of two
+    const int row_block = static_cast<int>(blockIdx.x) / p.plan.n_parts;
+    at_once = tiles / p.plan.n_sets, units_at_once = p.tiles_per_unit == 2 ? at_once / 2 : at_once;
+    begin = first_of_part(p.n_units, row_block, p.plan.n_row_blocks);
+    end = first_of_part(p.n_units, row_block + 1, p.plan.n_row_blocks);
+    first_block = first_of_part(p.n_blocks, part, p.plan.n_parts);
+    end_block = first_of_part(p.n_blocks, part + 1, p.plan.n_parts);
+  }
+};
+
+/// Copies one tile's groups of a block of columns into a slot, as a chunk of just these groups.
+template <class F>
+__device__ __forceinline__ void fetch_tile_part(const uint8_t* tile, int n_groups, int block, uint32_t to,
+                                                uint32_t full, uint64_t policy) {
+  using P = Packed<F>;
+  constexpr int kSlot = kWgmmaSlotGroups<F>, kChunk = P::chunk_groups;
+  constexpr Chunk<F> small{kSlot};
+  const int first = block * kSlot, chunk = first / kChunk, g = first % kChunk, left = n_groups - chunk * kChunk;
+  const Chunk<F> c{left < kChunk ? left : kChunk};
+  const uint8_t* from = tile + static_cast<int64_t>(chunk) * Chunk<F>{kChunk}.bytes();
+  bulk_copy(to + small.low(0, 0), from + c.low(0, g), kSlot * kTileRows * Chunk<F>::kLow, full, policy);
+  if constexpr (P::low_bits == 8)
+    bulk_copy(to + small.low_second(0, 0), from + c.low_second(0, g), kSlot * kTileRows * Chunk<F>::kLow, full, policy);
+  if constexpr (P::high_bits > 0)
+    bulk_copy(to + small.high(0, 0), from + c.high(0, g), kSlot * kTileRows * Chunk<F>::kHigh, full, policy);
+  if constexpr (Chunk<F>::kGroupScale > 0)
+    bulk_copy(to + small.group_scale(0, 0), from + c.group_scale(0, g), kSlot * kTileRows * Chunk<F>::kGroupScale, full,
+              policy);
+  if constexpr (Chunk<F>::kBlockScale > 0)
+    bulk_copy(to + small.block_scale(0, 0), from + c.block_scale(0, g), kSlot / 8 * kTileRows * Chunk<F>::kBlockScale,
+              full, policy);
+}
+
+/// The group of warps that fetches.
+template <class F, int kTokens>
+__device__ __forceinline__ void fetch_all(const WgmmaLaunch& p, const WgmmaRange& range, uint64_t* full,
+                                          uint64_t* empty) {
+  constexpr int kBytes = kWgmmaTileBytes<F>, kXBytes = kWgmmaSlotGroups<F> * kGroup * kTokens * 2;
+  const int warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32;
+  const uint64_t policy = evict_first_policy();
+  const bool weights = warp < kFetchWarps - 1;
+  if (!weights) wait_for_previous_kernel();  // weights depend on nothing, activations do
+  int slot = 0;
+  uint32_t parity = 1;
+  for (int first = range.begin; first < range.end; first += range.units_at_once) {
+    const WgmmaPass pass{first, min(range.units_at_once, range.end - first), range.at_once};
+    const int tile = warp + lane * (kFetchWarps - 1);
+    const bool mine = weights && tile < range.at_once && pass.has(p, tile);
+    const uint8_t* from = nullptr;
+    if (mine) {
+      const MmaMatrix& w = p.w[pass.matrix(p, tile)];
+      from = w.data + (pass.unit(p, tile) - w.first_unit) * p.tile_bytes;
+    }
+    const int bytes = weights ? __popc(__ballot_sync(0xffffffffu, mine)) * kBytes : kXBytes;
+    for (int block = range.first_block; block < range.end_block; ++block) {
+      const uint32_t to = shared_address(wgmma_memory) + slot * p.plan.slot_bytes,
+                     barrier = shared_address(&full[slot]);
+      if (lane == 0) {
+        barrier_wait(&empty[slot], parity);
+        barrier_expect(barrier, bytes);
+      }
+      __syncwarp();
+      if (mine) fetch_tile_part<F>(from, p.n_groups, block, to + tile * kBytes, barrier, policy);
+      if (!weights && fetches())
+        bulk_copy(to + p.plan.x_offset, p.x + static_cast<int64_t>(block) * kXBytes, kXBytes, barrier,
+                  evict_normal_policy());
+      if (++slot == p.plan.n_slots) slot = 0, parity ^= 1;
+    }
+  }
+}
+
+/// Whether codes are put into the upper bits of a bf16's mantissa: 16 + code times the scale and an offset is one
+/// instruction, whose rounding of the offset (2^-9 of 16 scales) is a small part of the format's own.
+template <class F>
+inline constexpr bool kUpperCodes = Packed<F>::low_bits == 4 && Packed<F>::high_bits == 0 && Packed<F>::bias != kTable;
+
+/// word & mask | bits, in one instruction: there are two where both are constants.
+template <uint32_t mask>
+__device__ __forceinline__ uint32_t masked(uint32_t word, uint32_t bits) {
+  uint32_t y;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(y) : "r"(word), "n"(mask), "r"(bits));
+  return y;
+}
+
+/// bf16 pairs that codes are put into, kept in registers.
+struct WgmmaBits {
+  uint32_t sixteen = kept_in_register(0x41804180u);
+  uint32_t two7 = kept_in_register(0x43004300u), minus_two7 = kept_in_register(0xc300c300u);
+};
+
+/// Codes of two rows of a group, as they are stored or as quads.
+template <class F>
+struct WgmmaCodes {
+  uint32_t q[2][kUpperCodes<F> ? 4 : 8];
+  __device__ __forceinline__ void load(const uint8_t* chunk, Chunk<F> c, int row, int g) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if constexpr (kUpperCodes<F>) {
+        const uint4 v = *reinterpret_cast<const uint4*>(chunk + c.low(row + 8 * r, g));
+        q[r][0] = v.x, q[r][1] = v.y, q[r][2] = v.z, q[r][3] = v.w;
+      } else {
+        load_quads<F>(chunk, c, row + 8 * r, g, q[r]);
+      }
+    }
+  }
+  /// Two weights of quad `i` that lie side by side along the columns, in bf16: codes 0 and 2 (pair 0), or 1 and 3.
+  template <int i, int pair>
+  __device__ __forceinline__ uint32_t weights(const WgmmaBits& bits, int r, uint32_t scale, uint32_t offset) const {
+    constexpr uint32_t kOne = 0x3f803f80u, kMinusTwo7 = 0xc300c300u;
+    if constexpr (kUpperCodes<F>) {
+      constexpr int kShift = (i < 4 ? -3 : 1) + (pair == 0 ? 0 : 8);  // to the right
+      const uint32_t word = q[r][i % 4], moved = kShift < 0 ? word << -kShift : word >> (kShift < 0 ? 0 : kShift);
+      return bf16x2_fma(masked<0x00780078u>(moved, bits.sixteen), scale, offset);
+    }
+    const uint32_t quad = q[r][i % (kUpperCodes<F> ? 4 : 8)];
+    uint32_t code;
+    if constexpr (kUnbias<F> == Unbias::signed_bytes) {
+      const uint32_t bytes = pair == 0 ? quad : quad >> 8;
+      code = bf16x2_fma(masked<0x007f007fu>(bytes, bits.two7), kOne, masked<0x00800080u>(bytes, bits.minus_two7));
+    } else {
+      constexpr uint32_t kOff = kMinusTwo7 + static_cast<uint32_t>(Packed<F>::bias) * 0x00010001u;  // counts in ones
+      code = bf16x2_fma(__byte_perm(quad, bits.two7, pair == 0 ? 0x5250 : 0x5351), kOne, kOff);
+    }
+    return bf16x2_fma(code, scale, offset);
+  }
+};
+
+/// Scales of a lane's group of two rows, in both halves of words.
+template <class F>
+struct WgmmaScales {
+  uint32_t scale[2][kHalves<F>], offset[2][kHalves<F>];
+  __device__ __forceinline__ void set(int row, const GroupScales& s) {
+#pragma unroll
+    for (int h = 0; h < kHalves<F>; ++h) {
+      scale[row][h] = Bf16Type::pack(s.scale[h], s.scale[h]);
+      float off = F::has_offset ? s.offset[h] : 0.0f;
+      if constexpr (kUpperCodes<F>) off -= (16 + Packed<F>::bias) * Bf16Type::low(scale[row][h]);
+      offset[row][h] = kUpperCodes<F> || F::has_offset ? Bf16Type::pack(off, off) : 0x80008000u;
+    }
+  }
+};
+
+/// c += a slot's columns of this warp's tile times the operand's, whose descriptor begins with `x`. On return products
+/// may still run that read the slot. No branches: with them the compiler writes to registers that products still read.
+/// `between` is called when those of the slot before are done.
+template <class F, int kTokens, class Between>
+__device__ __forceinline__ void multiply_slot(const WgmmaBits& bits, const uint8_t* chunk, uint32_t x,
+                                              float (&c)[kTokens / 2], Between&& between) {
+  const Chunk<F> small{kWgmmaSlotGroups<F>};
+  const int lane = threadIdx.x % 32, row = lane / 4, j = lane % 4;
+  uint4 block[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) block[r] = load_bytes<Chunk<F>::kBlockScale>(chunk + small.block_scale(row + 8 * r, 0));
+#pragma unroll
+  for (int step = 0; step < kWgmmaSlotGroups<F> / 4; ++step) {
+    const int g = 4 * step + j;
+    WgmmaCodes<F> q;
+    WgmmaScales<F> s;
+    q.load(chunk, small, row, g);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const uint32_t own = load_bytes<Chunk<F>::kGroupScale>(chunk + small.group_scale(row + 8 * r, g)).x;
+      s.set(r, decode_scales<F>(own, block[r], step, j));
+    }
+    const auto part = [&]<int kPart>() {
+      constexpr int kFirst = 4 * kPart, h = kHalves<F> == 2 ? kPart : 0;
+      uint32_t a[4][4];
+      const auto unpack = [&]<int i>() {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          a[i][r] = q.template weights<kFirst + i, 0>(bits, r, s.scale[r][h], s.offset[r][h]);
+          a[i][2 + r] = q.template weights<kFirst + i, 1>(bits, r, s.scale[r][h], s.offset[r][h]);
+        }
+      };
+      unpack.template operator()<0>(), unpack.template operator()<1>();
+      unpack.template operator()<2>(), unpack.template operator()<3>();
+      wgmma_fence();
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        wgmma<kTokens>(c, a[i], operand_descriptor(x + (step * 8 + kFirst + i) * (kTokens * 32 / 16)));
+      wgmma_commit();
+      wgmma_wait<1>();
+      if (step == 0 && kPart == 0) between();
+    };
+    part.template operator()<0>();
+    part.template operator()<1>();
+  }
+}
+
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+template <int kTokens>
+__device__ __forceinline__ void add_left(float (&sum)[kTokens / 2], const float4* left) {
+#pragma unroll
+  for (int i = 0; i < kTokens / 8; ++i) {
+    const float4 more = left[i * 32 + threadIdx.x % 32];
+    sum[4 * i] += more.x, sum[4 * i + 1] += more.y, sum[4 * i + 2] += more.z, sum[4 * i + 3] += more.w;
+  }
+}
+
+/// Adds up what the sets of groups have found, in the first one. All that multiply are done with the ring.
+template <int kTokens>
+__device__ __forceinline__ void join_sets(const WgmmaLaunch& p, int at_once, int set, int tile,
+                                          float (&c)[kTokens / 2]) {
+  constexpr int kThreads = 128 * wgmma_groups(kTokens);
+  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+  auto* memory = reinterpret_cast<float4*>(wgmma_memory) + tile * (kTokens / 8) * 32;
+  const int of_set = at_once * (kTokens / 8) * 32;
+  if (set > 0) {
+#pragma unroll
+    for (int i = 0; i < kTokens / 8; ++i)
+      memory[(set - 1) * of_set + i * 32 + threadIdx.x % 32] =
+          make_float4(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]);
+  }
+  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+  if (set == 0)
+    for (int other = 1; other < p.plan.n_sets; ++other) add_left<kTokens>(c, memory + (other - 1) * of_set);
+}
+
+/// Adds the cluster's sums up: tile `tile` of all CTAs in the CTA whose rank is tile % n_parts, in the order of the
+/// ranks. Others' sums are as they were. Nobody has anything in flight.
+template <int kTokens>
+__device__ __forceinline__ void join_parts(const WgmmaLaunch& p, const WgmmaRange& range, int tile, bool has_sums,
+                                           float (&c)[kTokens / 2]) {
+  constexpr int kTileFours = kTokens / 8 * 32;
+  const int n = p.plan.n_parts, owner = tile & (n - 1), per_rank = range.at_once / n, lane = threadIdx.x % 32;
+  cluster_arrive();
+  cluster_wait();  // all are done with their rings
+  if (has_sums && range.part != owner) {
+    const int from = range.part < owner ? range.part : range.part - 1;
+    uint32_t to;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+                 : "=r"(to)
+                 : "r"(shared_address(wgmma_memory) + p.plan.join_offset +
+                       ((from * per_rank + tile / n) * kTileFours + lane) * 16),
+                   "r"(owner));
+#pragma unroll
+    for (int i = 0; i < kTokens / 8; ++i)
+      asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to + i * 512), "f"(c[4 * i]),
+                   "f"(c[4 * i + 1]), "f"(c[4 * i + 2]), "f"(c[4 * i + 3])
+                   : "memory");
+  }
+  cluster_arrive();
+  cluster_wait();
+  if (!has_sums || range.part != owner) return;
+  float sum[kTokens / 2] = {};
+  const auto* left = reinterpret_cast<const float4*>(wgmma_memory + p.plan.join_offset) + tile / n * kTileFours;
+#pragma unroll 1
+  for (int r = 0; r < n; ++r) {
+    if (r == range.part) {
+#pragma unroll
+      for (int i = 0; i < kTokens / 2; ++i) sum[i] += c[i];
+    } else {
+      add_left<kTokens>(sum, left + (r < range.part ? r : r - 1) * per_rank * kTileFours);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kTokens / 2; ++i) c[i] = sum[i];
+}
+
+/// Bias, and out.
+template <int kTokens>
+__device__ __forceinline__ void put_sums(const WgmmaLaunch& p, const MmaMatrix& w, int first_row,
+                                         const float (&c)[kTokens / 2]) {
+  const int lane = threadIdx.x % 32;
+  float* out = static_cast<float*>(p.out) + w.out_column;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = first_row + lane / 4 + 8 * half;
+    if (row >= w.rows) continue;
+    const float bias = w.bias ? w.bias[row] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < kTokens / 8; ++i) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int token = 8 * i + lane % 4 * 2 + e;
+        if (token >= p.n_rows) continue;
+        float* to = out + token * p.out_stride + row;
+        const float v = c[4 * i + 2 * half + e] + bias;
+        // One writer to a place in a launch: additions have one result, and nothing waits for what is added to.
+        if (p.output == MmaOutput::add)
+          asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to), "f"(v) : "memory");
+        else
+          *to = v;
+      }
+    }
+  }
+}
+
+/// Of gate and up: the activation of one times the other, as the next product's operand.
+template <int kTokens>
+__device__ __forceinline__ void put_gated(const WgmmaLaunch& p, int first_row, const float (&c)[kTokens / 2],
+                                          const float4* up) {
+  const int lane = threadIdx.x % 32;
+  auto* out = static_cast<__nv_bfloat16*>(p.out);
+#pragma unroll
+  for (int i = 0; i < kTokens / 8; ++i) {
+    const float4 u = up[i * 32 + lane];
+    const float ups[4] = {u.x, u.y, u.z, u.w};
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int row = first_row + lane / 4 + e / 2 * 8, token = 8 * i + lane % 4 * 2 + e % 2;
+      if (row >= p.w[0].rows) continue;
+      const float a = c[4 * i + e] + (p.w[0].bias ? p.w[0].bias[row] : 0.0f);
+      const float b = ups[e] + (p.w[1].bias ? p.w[1].bias[row] : 0.0f);
+      const float gate = p.gelu ? activated_fast<Activation::gelu_tanh>(a) : activated_fast<Activation::silu>(a);
+      out[operand_place(kTokens, token, row)] = __float2bfloat16_rn(gate * b);
+    }
+  }
+}
+
+/// What follows a pass, by all warps that multiply.
+template <int kTokens>
+__device__ __forceinline__ void finish_pass(const WgmmaLaunch& p, const WgmmaRange& range, const WgmmaPass& pass,
+                                            int set, int tile, float (&c)[kTokens / 2]) {
+  if (p.plan.n_sets > 1) join_sets<kTokens>(p, range.at_once, set, tile, c);
+  if (p.plan.n_parts > 1) join_parts<kTokens>(p, range, tile, set == 0, c);
+  if (set > 0) return;
+  const bool mine = pass.has(p, tile) && (tile & (p.plan.n_parts - 1)) == range.part;
+  const int matrix = pass.matrix(p, tile), first_row = (pass.unit(p, tile) - p.w[matrix].first_unit) * kTileRows;
+  if (p.tiles_per_unit == 1) {
+    if (mine) put_sums<kTokens>(p, p.w[matrix], first_row, c);
+    return;
+  }
+  // Gates and ups of the same rows are in different groups of warps: ups come through shared memory.
+  const int half = range.at_once / 2, pair = tile >= half ? tile - half : tile, barrier = 2 + pair / 4;
+  auto* up = reinterpret_cast<float4*>(wgmma_memory + p.plan.gated_offset) + pair * (kTokens / 8) * 32;
+  if (tile >= half) {
+#pragma unroll
+    for (int i = 0; i < kTokens / 8; ++i)
+      up[i * 32 + threadIdx.x % 32] = make_float4(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]);
+  }
+  asm volatile("bar.sync %0, 256;" ::"r"(barrier) : "memory");
+  if (tile < half && mine) put_gated<kTokens>(p, first_row, c, up);
+  asm volatile("bar.sync %0, 256;" ::"r"(barrier) : "memory");
+}
+
+/// The groups of warps that multiply.
+template <class F, int kTokens>
+__device__ __forceinline__ void multiply_all(const WgmmaLaunch& p, const WgmmaRange& range, uint64_t* full,
+                                             uint64_t* empty) {
+  constexpr int kBytes = kWgmmaTileBytes<F>;
+  const int warp = uniform(threadIdx.x / 32), n_sets = p.plan.n_sets;
+  const int set = warp / range.at_once, tile = warp - set * range.at_once;
+  const WgmmaBits bits;
+  int slot = set, before = -1;
+  uint32_t parity = 0;
+  const auto release = [&] {
+    if (before >= 0 && threadIdx.x % 32 == 0) barrier_arrive(&empty[before]);
+  };
+  for (int first = range.begin; first < range.end; first += range.units_at_once) {
+    const WgmmaPass pass{first, min(range.units_at_once, range.end - first), range.at_once};
+    const bool busy = pass.has(p, tile / 4 * 4);  // all four warps have to take part, with or without a tile
+    float c[kTokens / 2];
+#pragma unroll
+    for (float& x : c) x = 0;
+    for (int block = range.first_block + set; block < range.end_block; block += n_sets) {
+      barrier_wait(&full[slot], parity);
+      const int at = slot * p.plan.slot_bytes;
+      if (busy)
+        multiply_slot<F, kTokens>(bits, wgmma_memory + at + tile * kBytes,
+                                  operand_start(shared_address(wgmma_memory) + at + p.plan.x_offset), c, release);
+      else
+        release();
+      before = slot;
+      slot += n_sets;
+      if (slot >= p.plan.n_slots) slot -= p.plan.n_slots, parity ^= 1;
+    }
+    wgmma_wait<0>();
+    release();
+    before = -1;
+    finish_pass<kTokens>(p, range, pass, set, tile, c);
+  }
+}
+
+#endif
+
+/// Grid: row blocks x parts, parts in a cluster, one CTA an SM. Block: 4 (128 tokens: 2) groups of warps that multiply
+/// and one that fetches. Shared: the ring, sums of the cluster, sums of up. Bytes: the packed weights once, the operand
+/// once for every row block and pass, from the L2.
+template <class F, int kTokens>
+__global__ void __launch_bounds__(wgmma_threads(kTokens), 1) wgmma_kernel(const __grid_constant__ WgmmaLaunch p) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  constexpr int kGroups = wgmma_groups(kTokens);
+  __shared__ uint64_t full[kWgmmaMaxSlots], empty[kWgmmaMaxSlots];
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < p.plan.n_slots; ++i)
+      barrier_init(&full[i], kFetchWarps), barrier_init(&empty[i], wgmma_tiles(kTokens) / p.plan.n_sets);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+  start_next_kernel();
+  const WgmmaRange range(p, wgmma_tiles(kTokens));
+  const int group = uniform(threadIdx.x / 128);
+  if (group == kGroups) {
+    // Registers that one group gives up the others take: 5 x 96 = 32 + 4 x 112, and 3 x 168 > 40 + 2 x 208.
+    if constexpr (kGroups == 4)
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+    else
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    fetch_all<F, kTokens>(p, range, full, empty);
+    if (p.plan.n_parts > 1) {
+      float none[kTokens / 2];
+      __syncwarp();
+      join_parts<kTokens>(p, range, 0, false, none);
+    }
+  } else {
+    if constexpr (kGroups == 4)
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
+    else
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+    wait_for_previous_kernel();
+    multiply_all<F, kTokens>(p, range, full, empty);
+  }
+#endif
+}
+
+template <class F, int kTokens>
+void launch_wgmma_format(const WgmmaLaunch& p, cudaStream_t stream) {
+  const auto kernel = wgmma_kernel<F, kTokens>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.plan.shared_bytes), "matmul_wgmma");
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = static_cast<unsigned>(p.plan.n_parts);
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(p.plan.n_row_blocks * p.plan.n_parts);
+  config.blockDim = wgmma_threads(kTokens);
+  config.dynamicSmemBytes = static_cast<size_t>(p.plan.shared_bytes);
+  config.stream = stream;
+  config.attrs = attributes, config.numAttrs = p.plan.n_parts > 1 ? 2 : 1;
+  check(cudaLaunchKernelEx(&config, kernel, p), "matmul_wgmma");
+}
+
+template <int kTokens>
+void launch_wgmma(DType dtype, const WgmmaLaunch& p, cudaStream_t stream) {
+  visit_format(dtype, [&]<class F>() {
+    if constexpr (F::block > 1) launch_wgmma_format<F, kTokens>(p, stream);
+  });
+}
+
+}  // namespace infer::cuda

@@ -1,0 +1,47 @@
+// A product of up to 128 tokens with packed weights on Hopper's warpgroup instructions, as the host asks for it and as
+// the kernel of matmul_wgmma.cuh gets it. Weights are the left operand: unpacked to bf16 in registers, once for all
+// tokens. Activations are the right one: bf16 in the order of operand.h, made by whoever computed them. Sums are f32.
+// A token's results do not depend on the other tokens, nor on how many there are up to the next size of an operand.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/matmul_mma.h"
+#include "kernels/cuda/wgmma_plan.h"
+
+namespace infer::cuda {
+
+struct WgmmaLaunch {
+  MmaMatrix w[3];
+  int64_t tile_bytes = 0;
+  int32_t tiles_per_unit = 1, n_units = 0, n_blocks = 0, n_groups = 0;
+  int32_t n_rows = 0;          ///< tokens that there are
+  const uint8_t* x = nullptr;  ///< operand
+  MmaOutput output = MmaOutput::store;
+  int32_t gelu = 0;
+  void* out = nullptr;  ///< f32 [n_rows, out_stride]; gated: an operand
+  int64_t out_stride = 0;
+  WgmmaPlan plan;
+};
+
+/// Whether the program and the GPU in use have the instructions.
+bool has_wgmma(int major, int minor);
+/// Of the GPU in use.
+WgmmaLimits wgmma_limits(int n_sms);
+/// Clusters of so many CTAs with so much shared memory that run at once: fewer than there are SMs for.
+int wgmma_clusters(int n_ctas, int shared_bytes);
+/// Whether matmul_wgmma has a kernel for m tokens and this weight.
+bool wgmma_takes(int64_t m, const Tensor& w);
+/// args.x: an operand for operand_tokens(m) tokens, its shape [m, k]. gated: args.out is an operand too.
+void matmul_wgmma(const MmaArgs& args, const WgmmaLimits&, cudaStream_t);
+
+/// bf16 operand of x, f32 [m, k]; k is a multiple of kOperandColumns.
+void arrange_operand(const Tensor& x, void* operand, cudaStream_t);
+/// The norm of x, f32 [m, k], as an operand.
+void norm_operand(const Tensor& x, const Tensor& weight, float eps, void* operand, cudaStream_t);
+
+/// Defined in matmul_wgmma_8.cu .. matmul_wgmma_128.cu, which compile side by side.
+template <int kTokens>
+void launch_wgmma(DType, const WgmmaLaunch&, cudaStream_t);
+
+}  // namespace infer::cuda

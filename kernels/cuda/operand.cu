@@ -1,0 +1,92 @@
+// Makers of operands (operand.h): from f32 as it is, and its norm. A thread takes four columns that lie side by side,
+// which are two pairs of neighbours there. Both start while the kernel before them runs, and let the next one start.
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/matmul_wgmma.h"
+
+namespace infer::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kKept = 4;  ///< quads of a row that a thread of the norm keeps in registers
+
+__device__ __forceinline__ void put_quad(uint32_t* operand, int tokens, int token, int64_t column, float4 v) {
+  const int64_t at = operand_place(tokens, token, column) / 2;
+  operand[at] = Bf16Type::pack(v.x, v.z);
+  operand[at + 32] = Bf16Type::pack(v.y, v.w);  // the other core matrix
+}
+
+/// Grid: threads over [m, k / 4]. Bytes: 4 in, 2 out for each number; bound by the launch.
+__global__ void __launch_bounds__(kThreads)
+    arrange_kernel(const float4* x, uint32_t* operand, int tokens, int n_quads, int64_t n) {
+  start_next_kernel();
+  wait_for_previous_kernel();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= n) return;
+  const int token = static_cast<int>(i / n_quads), quad = static_cast<int>(i % n_quads);
+  put_quad(operand, tokens, token, 4 * quad, x[i]);
+}
+
+/// Grid: a block to a token. The row is read once where it has up to 4096 numbers.
+__global__ void __launch_bounds__(kThreads)
+    norm_operand_kernel(const float4* x, const float4* weight, float eps, uint32_t* operand, int tokens, int n_quads) {
+  __shared__ float warps[kThreads / 32];
+  start_next_kernel();
+  wait_for_previous_kernel();
+  const float4* row = x + static_cast<int64_t>(blockIdx.x) * n_quads;
+  float4 kept[kKept];
+  float squares = 0;
+  const auto square = [&](float4 v) { squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; };
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+    const int quad = threadIdx.x + i * kThreads;
+    kept[i] = quad < n_quads ? row[quad] : float4{};
+    square(kept[i]);
+  }
+  for (int quad = threadIdx.x + kKept * kThreads; quad < n_quads; quad += kThreads) square(row[quad]);
+  squares = warp_sum(squares);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = squares;
+  __syncthreads();
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kThreads / 32; ++i) sum += warps[i];
+  const float inverse = 1.0f / sqrtf(sum / static_cast<float>(4 * n_quads) + eps);
+  const auto put = [&](int quad, float4 v) {
+    const float4 w = weight[quad];
+    put_quad(operand, tokens, static_cast<int>(blockIdx.x), 4 * quad,
+             make_float4(v.x * inverse * w.x, v.y * inverse * w.y, v.z * inverse * w.z, v.w * inverse * w.w));
+  };
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+    const int quad = threadIdx.x + i * kThreads;
+    if (quad < n_quads) put(quad, kept[i]);
+  }
+  for (int quad = threadIdx.x + kKept * kThreads; quad < n_quads; quad += kThreads) put(quad, row[quad]);
+}
+
+template <class... Params, class... Args>
+void launch_early(void (*kernel)(Params...), int64_t blocks, cudaStream_t stream, const char* what, Args... args) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(blocks);
+  config.blockDim = kThreads;
+  config.stream = stream;
+  config.attrs = &early, config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), what);
+}
+
+}  // namespace
+
+void arrange_operand(const Tensor& x, void* operand, cudaStream_t stream) {
+  const int64_t m = x.rows(), k = x.cols(), n = m * k / 4;
+  launch_early(arrange_kernel, ceil_div<int64_t>(n, kThreads), stream, "arrange_operand", x.as<float4>(),
+               static_cast<uint32_t*>(operand), operand_tokens(m), static_cast<int>(k / 4), n);
+}
+
+void norm_operand(const Tensor& x, const Tensor& weight, float eps, void* operand, cudaStream_t stream) {
+  launch_early(norm_operand_kernel, x.rows(), stream, "norm_operand", x.as<float4>(), weight.as<float4>(), eps,
+               static_cast<uint32_t*>(operand), operand_tokens(x.rows()), static_cast<int>(x.cols() / 4));
+}
+
+}  // namespace infer::cuda

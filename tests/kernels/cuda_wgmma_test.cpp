@@ -1,0 +1,125 @@
+// Products of up to 128 tokens by Hopper's warpgroup instructions: where an operand's numbers lie and how the work is
+// shared out, on the host; and on a GPU every quantised format in shapes that are cut in several ways.
+#include <set>
+
+#include "kernels/cuda/wgmma_plan.h"
+#include "tests/kernels/cuda_side.h"
+
+using namespace infer;
+using namespace infer::cuda;
+using namespace infer::cuda_test;
+
+namespace {
+
+constexpr int kSharedBytes = 227 << 10, kSms = 132;
+
+template <class... F>
+std::vector<WgmmaShape> shapes_of(FormatList<F...>) {
+  std::vector<WgmmaShape> shapes;
+  const auto add = [&]<class G>() {
+    if constexpr (G::block > 1)
+      for (const int64_t cols : {256, 2304, 4096, 14336})
+        for (const int units : {1, 3, 63, 256, 384, 896, 8016})
+          for (const int tokens : {8, 16, 32, 64, 128})
+            for (const int tiles : {1, 2}) {
+              if (!wgmma_takes_columns<G>(cols)) continue;
+              WgmmaShape s;
+              s.n_units = units, s.tiles_per_unit = tiles, s.tokens = tokens;
+              s.slot_columns = kWgmmaSlotGroups<G> * kGroup;
+              s.n_blocks = static_cast<int>(cols / s.slot_columns), s.tile_bytes = kWgmmaTileBytes<G>;
+              shapes.push_back(s);
+            }
+  };
+  (add.template operator()<F>(), ...);
+  return shapes;
+}
+
+}  // namespace
+
+TEST_CASE("cuda wgmma: every number of an operand has a place of its own, and pairs of columns are neighbours") {
+  for (const int tokens : {8, 16, 32, 64, 128}) {
+    std::set<int64_t> places;
+    constexpr int kColumns = 384;
+    for (int token = 0; token < tokens; ++token)
+      for (int column = 0; column < kColumns; ++column) {
+        const int64_t at = operand_place(tokens, token, column);
+        CHECK((at >= 0 && at < int64_t{tokens} * kColumns));
+        CHECK(at / (int64_t{tokens} * kOperandColumns) == column / kOperandColumns);
+        places.insert(at);
+        if (column % 4 < 2) CHECK(operand_place(tokens, token, column + 2) == at + 1);
+      }
+    CHECK(places.size() == static_cast<size_t>(tokens) * kColumns);
+  }
+}
+
+TEST_CASE("cuda wgmma: an operand agrees with what a lane of the left operand brings") {
+  // Lane j of a row has the columns 32 j + 4 i .. + 3 in instruction i: as k 2j, 2j + 1 the first and third, as k 2j +
+  // 8, 2j + 9 the second and fourth. Core matrix (k / 8) of eight tokens holds k % 8.
+  for (int instruction = 0; instruction < 8; ++instruction)
+    for (int j = 0; j < 4; ++j)
+      for (int pair = 0; pair < 2; ++pair)
+        for (int half = 0; half < 2; ++half) {
+          const int column = 32 * j + mma_column(instruction, pair, half), k = 2 * j + half + 8 * pair;
+          const int64_t wanted = instruction * 16 * 8 + k / 8 * 64 + 5 * 8 + k % 8;
+          CHECK(operand_place(8, 5, column) == wanted);
+        }
+}
+
+TEST_CASE("cuda wgmma: plans cover all units and columns, and fit") {
+  const WgmmaLimits h200{kSms, kSharedBytes, {kSms, 64, 30, 14}}, alone{kSms, kSharedBytes, {kSms, 0, 0, 0}};
+  for (const WgmmaShape& s : shapes_of(Formats{}))
+    for (const WgmmaLimits& limits : {h200, alone}) {
+      const WgmmaPlan plan = plan_wgmma(s, limits);
+      INFO(s.n_units << " units of " << s.tiles_per_unit << ", " << s.n_blocks << " blocks, " << s.tokens << " tokens");
+      REQUIRE((plan.n_parts == 1 || plan.n_parts == 2 || plan.n_parts == 4 || plan.n_parts == 8));
+      const int at_most = limits.n_clusters[plan.n_parts == 1 ? 0 : plan.n_parts == 2 ? 1 : plan.n_parts == 4 ? 2 : 3];
+      CHECK((plan.n_row_blocks >= 1 && plan.n_row_blocks <= s.n_units && plan.n_row_blocks <= at_most));
+      CHECK(plan.n_parts <= s.n_blocks);
+      CHECK((plan.n_slots >= 2 && plan.n_slots >= plan.n_sets && plan.n_slots <= kWgmmaMaxSlots));
+      CHECK(plan.shared_bytes <= kSharedBytes - kWgmmaStatic);
+      const int tiles = wgmma_tiles_at_once(s.tokens, plan.n_sets), sums = wgmma_sums_bytes(s.tokens);
+      CHECK(tiles * plan.n_sets == wgmma_tiles(s.tokens));
+      CHECK(plan.x_offset >= tiles * s.tile_bytes);
+      const int units = (s.n_units + plan.n_row_blocks - 1) / plan.n_row_blocks;
+      if (plan.n_parts * plan.n_sets > 1) {
+        CHECK(units * s.tiles_per_unit <= tiles);  // one pass: what is joined is joined once
+        CHECK(tiles % plan.n_parts == 0);
+        const int left = plan.join_offset + tiles / plan.n_parts * (plan.n_parts - 1) * sums;
+        CHECK(plan.join_offset >= (plan.n_sets - 1) * tiles * sums);
+        CHECK(left <= plan.n_slots * plan.slot_bytes);  // in the ring
+      }
+      // Gate and up of a row: in different groups of four warps, and owned by the same CTA.
+      if (s.tiles_per_unit == 2) CHECK((tiles >= 8 && tiles / 2 % plan.n_parts == 0));
+    }
+}
+
+TEST_CASE("cuda wgmma: the oracle's product for every format, long rows, many rows and single tiles") {
+  if (skipped()) return;
+  auto backend = make_backend("cuda");
+  Needs needs = needs_of_these_tests();
+  needs.max_width = 14336, needs.max_tokens = 128;
+  backend->prepare(needs);
+  const std::pair<int64_t, int64_t> shapes[] = {{40, 14336}, {4500, 512}, {16, 256}, {7, 2304}, {1030, 4096}};
+  for (const DType type : kFormats) {
+    if (is_plain(type)) continue;
+    for (const auto& [n, k] : shapes) {
+      const Weight w(type, n, k, static_cast<uint32_t>(n + k));
+      const int64_t most = 128;
+      const Floats x = random_floats(most * k, 1);
+      Floats all = poison(most * n), first;
+      Side exact(ref());
+      ref().matmul({exact.in(x, {most, k}), exact.weight(w), {}, exact.out(all, {most, n})});
+      exact.fetch();
+      for (const int64_t m : {3, 8, 9, 16, 17, 33, 64, 65, 128}) {
+        Side side(*backend);
+        Floats found = poison(m * n);
+        backend->matmul(
+            {side.in(Floats(x.begin(), x.begin() + m * k), {m, k}), side.weight(w), {}, side.out(found, {m, n})});
+        side.fetch();
+        const double error = nmse(found, Floats(all.begin(), all.begin() + m * n));
+        INFO(format_name(type) << " m " << m << " n " << n << " k " << k << ": error " << error);
+        CHECK(error <= 5e-4);
+      }
+    }
+  }
+}
