@@ -40,6 +40,7 @@ struct Section {
 /// Limits that were measured for the sections before, for what is said of the model.
 struct Measured {
   double cpu_gbps = 0, cpu_gops = 0, gpu_gbps = 0, gpu_tflops = 0;
+  size_t cpu_cache_bytes = 0;
 };
 
 struct DoctorFlags {

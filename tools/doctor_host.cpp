@@ -56,6 +56,8 @@ Section judge_cpu(const MachineFacts& m, const HostInfo& host, int n_threads) {
             fmt::format("{:.0f} MHz{}{}", *m.mhz, m.max_mhz ? fmt::format(" of {:.0f}", *m.max_mhz) : "",
                         m.governor.empty() ? "" : ", governor " + escaped(m.governor)),
             {{"mhz", *m.mhz}, {"max_mhz", m.max_mhz.value_or(0)}, {"governor", m.governor}});
+  if (m.cache_bytes > 0)
+    out.add("last_cache", fmt::format("{:.0f} MiB", static_cast<double>(m.cache_bytes) / 1048576.0), m.cache_bytes);
   if (m.load) {
     const bool busy = *m.load > 0.5 * std::max(1, m.n_cores);
     out.add("load", fmt::format("{:.2f} processes computing over the last minute", *m.load), *m.load,
@@ -92,6 +94,7 @@ std::vector<Section> check_host(const DoctorFlags& flags, Measured& measured) {
   const HostInfo host = host_info();
   const int n_threads = flags.n_threads() > 0 ? flags.n_threads() : host.n_threads;
   std::vector<Section> out = {judge_cpu(machine, host, n_threads), judge_memory(machine, host)};
+  measured.cpu_cache_bytes = machine.cache_bytes;
   if (!flags.measure) return out;
   note("measuring the CPU\n");
   measured.cpu_gops = measure_int8_peak(n_threads);

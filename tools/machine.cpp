@@ -118,6 +118,17 @@ int count_nodes(const std::string& root) {
   return std::max(n, 1);
 }
 
+// The largest of the caches that the first CPU sees: "32768K", "300M".
+size_t largest_cache(const std::string& root) {
+  double most = 0;
+  for (int i = 0; i < 8; ++i) {
+    const std::string text = read_line(root + "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(i) + "/size");
+    const double unit = text.ends_with('K') ? 1024.0 : text.ends_with('M') ? 1048576.0 : 1;
+    most = std::max(most, number(text).value_or(0) * unit);
+  }
+  return most < 1e15 ? static_cast<size_t>(most) : 0;
+}
+
 // "always [madvise] never" to "madvise".
 std::string chosen(const std::string& line) {
   const size_t open = line.find('['), close = line.find(']');
@@ -152,6 +163,7 @@ MachineFacts read_machine(const std::string& root) {
   read_cpuinfo(root, m);
   read_meminfo(root, m);
   m.n_nodes = count_nodes(root);
+  m.cache_bytes = largest_cache(root);
   m.cpu_quota = least_quota(root);
   m.load = number(read_line(root + "/proc/loadavg"));
   const std::string clock = root + "/sys/devices/system/cpu/cpu0/cpufreq/";

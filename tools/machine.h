@@ -19,6 +19,7 @@ struct MachineFacts {
   std::optional<double> load;          ///< processes that want to compute, over the last minute
   std::string governor;                ///< of the first CPU's clock
   std::optional<double> mhz, max_mhz;  ///< of the first CPU
+  size_t cache_bytes = 0;              ///< the largest cache of the first CPU
   size_t memory_bytes = 0, free_bytes = 0, available_bytes = 0, swap_used_bytes = 0;
   std::string huge_pages;  ///< transparent ones: "always", "madvise", "never"
   int64_t reserved_huge_pages = 0;

@@ -1,9 +1,11 @@
 // `infer bench` over time, against an earlier run, and from the start of the program. Nothing here depends on how quick
 // the machine is.
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "tests/catch.h"
 #include "tests/tools/program.h"
+#include "tools/baseline.h"
 #include "tools/startup_phases.h"
 #include "tools/sustained.h"
 
@@ -158,6 +160,38 @@ TEST_CASE("a file of results is not trusted") {
     CHECK(lines_of(o.err).size() == 1);
   }
   CHECK(run(bench({"--against", path_in_folder("absent.json")})).status == 1);
+}
+
+TEST_CASE("damaged files of results are refused by an error of ours, or are results") {
+  const std::string whole = read_file(kept());
+  std::mt19937 random(3);
+  int n_refused = 0;
+  for (int round = 0; round < 2000; ++round) {
+    std::string bytes = whole;
+    const auto at = [&] { return random() % bytes.size(); };
+    switch (round % 4) {
+      case 0:
+        bytes[at()] = static_cast<char>(random());
+        break;
+      case 1:
+        bytes.erase(at(), 1 + random() % 40);
+        break;
+      case 2:
+        bytes.insert(at(), bytes.substr(at(), 1 + random() % 40));
+        break;
+      default:
+        bytes.resize(at());
+    }
+    const std::string path = write_file("damaged.json", bytes);
+    try {
+      Baseline base(path);
+    } catch (const infer::Error& e) {
+      ++n_refused;
+      CHECK(e.kind() == infer::ErrorKind::usage);
+      CHECK(std::string(e.what()).find('\n') == std::string::npos);
+    }
+  }
+  CHECK(n_refused > 1000);
 }
 
 TEST_CASE("a long test has a line to an interval and ends with first against last") {

@@ -57,6 +57,9 @@ TEST_CASE("cores, features and nodes of a machine with two packages") {
       .put("/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n")
       .put("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "powersave\n")
       .put("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", "3600000\n")
+      .put("/sys/devices/system/cpu/cpu0/cache/index0/size", "48K\n")
+      .put("/sys/devices/system/cpu/cpu0/cache/index3/size", "32768K\n")
+      .put("/sys/devices/system/cpu/cpu0/cache/index2/size", "2M\n")
       .put("/sys/class/thermal/thermal_zone3/type", "x86_pkg_temp\n")
       .put("/sys/class/thermal/thermal_zone3/temp", "61500\n");
   const MachineFacts m = read_machine(root.path());
@@ -68,6 +71,7 @@ TEST_CASE("cores, features and nodes of a machine with two packages") {
   CHECK(m.memory_bytes == size_t{1} << 30);
   CHECK(m.available_bytes == size_t{1} << 29);
   CHECK(m.swap_used_bytes == 3072 * 1024);
+  CHECK(m.cache_bytes == size_t{32} << 20);
   CHECK(m.reserved_huge_pages == 7);
   CHECK(m.huge_pages == "madvise");
   CHECK(m.load == 1.25);
