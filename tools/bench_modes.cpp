@@ -10,7 +10,7 @@ void declare(Arguments& a, BenchModes& m) {
   a.group("Over time, and against earlier runs");
   a.add({"--duration"}, "T", "repeat each test for this long (60s, 500ms, 2m), a line to an interval",
         [&m](const std::string& t) { m.duration = parse_duration("--duration", t); });
-  a.flag({"--energy"}, "also joules per token, where the device's counters can be read", &m.energy);
+  a.flag({"--energy"}, "also joules per token, where counters can be read; '-' for less than 0.3 s of work", &m.energy);
   a.text({"--save"}, "FILE", "keep the results, as -o json prints them", &m.save);
   a.text({"--against"}, "FILE", "compare with kept results; status 5: a test is slower beyond tolerance and noise",
          &m.against);
