@@ -1,6 +1,7 @@
 // `infer doctor`: GPUs, through the CUDA runtime and through NVML.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "tools/doctor.h"
@@ -114,18 +115,22 @@ void judge_health(const GpuState& s, Section& out) {
             "nvidia-smi -pm 1 makes programs start sooner");
 }
 
-void judge_pcie(const GpuState& idle, const GpuState& loaded, Section& out) {
-  if (!loaded.pcie_generation || !loaded.pcie_width) return;
-  // An idle link slows down to save power: what was seen under load counts.
-  const unsigned generation = std::max(*loaded.pcie_generation, idle.pcie_generation.value_or(0));
-  const unsigned width = std::max(*loaded.pcie_width, idle.pcie_width.value_or(0));
-  const unsigned most = loaded.max_pcie_generation.value_or(generation), widest = loaded.max_pcie_width.value_or(width);
+/// `loaded`: null where the GPU had nothing to do, and its link may have slowed down to save power.
+void judge_pcie(const GpuState& idle, const GpuState* loaded, Section& out) {
+  const GpuState& seen = loaded ? *loaded : idle;
+  if (!seen.pcie_generation || !seen.pcie_width) return;
+  const unsigned generation = std::max(*seen.pcie_generation, idle.pcie_generation.value_or(0));
+  const unsigned width = std::max(*seen.pcie_width, idle.pcie_width.value_or(0));
+  const unsigned most = seen.max_pcie_generation.value_or(generation), widest = seen.max_pcie_width.value_or(width);
   const bool narrow = width < widest, slow = generation < most;
-  const std::string advice =
-      narrow ? "fewer lanes than the GPU has: another slot or riser; loading suffers, generation hardly"
-      : slow ? "an older generation than the GPU and slot allow: look into the BIOS; loading suffers, generation hardly"
-             : "";
-  out.add("pcie", fmt::format("generation {} of {}, x{} of x{}", generation, most, width, widest),
+  std::string advice;
+  if (narrow)
+    advice = "fewer lanes than the GPU has: another slot or riser; loading suffers, generation hardly";
+  else if (slow && loaded)
+    advice = "an older generation than GPU and slot allow: look into the BIOS; loading suffers, generation hardly";
+  out.add("pcie",
+          fmt::format("generation {} of {}, x{} of x{}{}", generation, most, width, widest,
+                      slow && !loaded ? "; idle links slow down" : ""),
           {{"generation", generation}, {"max_generation", most}, {"width", width}, {"max_width", widest}},
           advice.empty() ? Mark::good : Mark::warn, advice);
 }
@@ -174,7 +179,7 @@ Section judge_gpu(const GpuInfo* cuda, const GpuState* state, const GpuState* lo
   const GpuState& busy = loaded ? *loaded : *state;
   judge_clocks(busy, out);
   judge_health(*state, out);
-  judge_pcie(*state, busy, out);
+  judge_pcie(*state, loaded, out);
   return out;
 }
 

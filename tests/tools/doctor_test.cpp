@@ -113,10 +113,9 @@ TEST_CASE("what is off with a GPU is marked, and nothing else") {
   CHECK(well.at("pcie").at("value").at("width") == 16);
   const struct {
     const char *trouble, *key, *advice;
-  } kTroubles[] = {{"narrow", "pcie", "fewer lanes"},      {"old-link", "pcie", "older generation"},
-                   {"capped", "power_limit", "-pl 700"},   {"hot", "temperature", "cooling"},
-                   {"ecc", "ecc", "results may be wrong"}, {"throttled", "clock", "cooling and power"},
-                   {"full", "memory", "other programs"}};
+  } kTroubles[] = {{"narrow", "pcie", "fewer lanes"},           {"capped", "power_limit", "-pl 700"},
+                   {"hot", "temperature", "cooling"},           {"ecc", "ecc", "results may be wrong"},
+                   {"throttled", "clock", "cooling and power"}, {"full", "memory", "other programs"}};
   for (const auto& t : kTroubles) {
     INFO(t.trouble);
     const json off = gpu(t.trouble);
@@ -126,6 +125,17 @@ TEST_CASE("what is off with a GPU is marked, and nothing else") {
     for (const auto& [key, f] : off.items()) n_off += f.at("mark") == "warning" && key != "name";
     CHECK(n_off == 1);
   }
+}
+
+TEST_CASE("a link that is slow counts under load only: idle ones save power") {
+  GpuState slow, quick;
+  slow.pcie_generation = 1, slow.max_pcie_generation = 5, slow.pcie_width = slow.max_pcie_width = 16;
+  quick = slow;
+  quick.pcie_generation = 5;
+  CHECK(finding(judge_gpu(nullptr, &slow, nullptr), "pcie").mark == Mark::good);
+  CHECK(contains(finding(judge_gpu(nullptr, &slow, nullptr), "pcie").text, "idle links slow down"));
+  CHECK(finding(judge_gpu(nullptr, &slow, &quick), "pcie").mark == Mark::good);
+  CHECK(finding(judge_gpu(nullptr, &slow, &slow), "pcie").mark == Mark::warn);
 }
 
 TEST_CASE("a GPU that the program cannot reach is named, with the reason") {

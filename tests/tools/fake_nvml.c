@@ -98,7 +98,7 @@ int nvmlDeviceGetEnforcedPowerLimit(Device d, unsigned* mw) {
 }
 int nvmlDeviceGetPowerManagementDefaultLimit(Device d, unsigned* mw) { return (void)d, tell(mw, 700000); }
 int nvmlDeviceGetPersistenceMode(Device d, unsigned* on) { return (void)d, tell(on, 1); }
-int nvmlDeviceGetCurrPcieLinkGeneration(Device d, unsigned* n) { return (void)d, tell(n, has("old-link") ? 3 : 5); }
+int nvmlDeviceGetCurrPcieLinkGeneration(Device d, unsigned* n) { return (void)d, tell(n, 5); }
 int nvmlDeviceGetCurrPcieLinkWidth(Device d, unsigned* n) { return (void)d, tell(n, has("narrow") ? 4 : 16); }
 int nvmlDeviceGetMaxPcieLinkGeneration(Device d, unsigned* n) { return (void)d, tell(n, 5); }
 int nvmlDeviceGetMaxPcieLinkWidth(Device d, unsigned* n) { return (void)d, tell(n, 16); }
