@@ -371,14 +371,10 @@ void add_sizes(const std::vector<BoundTensor>& bound, const std::vector<size_t>&
   std::set<const HostTensor*> counted, in_place;
   for (size_t i = 0; i < bound.size(); ++i) {
     const BoundTensor& t = bound[i];
-    const auto active = [&](size_t all) {
-      return is_stack(t) ? all / static_cast<size_t>(experts.n_experts) * static_cast<size_t>(experts.n_active) : all;
-    };
     if (counted.insert(t.source).second) weights.n_params += static_cast<size_t>(t.source->n_elements());
     weights.packed_bytes += packed[i];
     if (packed[i] == 0 && in_place.insert(t.source).second) weights.file_bytes += t.source->bytes;
-    const size_t held = packed[i] != 0 ? packed[i] : static_cast<size_t>(tensor_file_bytes(t.host));
-    weights.stream_bytes += t.role == WeightRole::embedding ? held / static_cast<size_t>(t.host.rows()) : active(held);
+    weights.stream_bytes += stream_bytes(t, packed[i], experts);
   }
 }
 
@@ -427,6 +423,13 @@ size_t planned_packed_bytes(const std::vector<BoundTensor>& bound, const Backend
   size_t total = 0;
   for (const BoundTensor& t : bound) total += aligned(packed_bytes(t, backend));
   return total;
+}
+
+size_t stream_bytes(const BoundTensor& t, size_t packed, const ExpertsConfig& experts) {
+  const size_t held = packed != 0 ? packed : static_cast<size_t>(tensor_file_bytes(t.host));
+  if (t.role == WeightRole::embedding) return held / static_cast<size_t>(t.host.rows());
+  if (!is_stack(t)) return held;
+  return held / static_cast<size_t>(experts.n_experts) * static_cast<size_t>(experts.n_active);
 }
 
 Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, int n_threads,

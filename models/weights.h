@@ -57,6 +57,9 @@ Needs model_needs(const Config& config, const std::vector<BoundTensor>& bound);
 /// Bytes that load_weights() will allocate on this backend.
 size_t planned_packed_bytes(const std::vector<BoundTensor>& bound, const Backend& backend);
 
+/// Weight bytes that one decoded token reads of this one, which takes `packed` bytes in a backend's form (0: as it is).
+size_t stream_bytes(const BoundTensor& tensor, size_t packed, const ExpertsConfig& experts);
+
 /// Binds and packs, several tensors at a time on `n_threads`. `progress(fraction)` is called from this thread; false
 /// cancels (Error run). `check_tensors` decodes every weight once and refuses NaN and Inf by tensor name and index.
 /// The copies live in one buffer of `backend`, which they outlive.

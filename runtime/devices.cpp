@@ -1,11 +1,14 @@
-// What a build can compute on and what this machine can do, for people: names of devices, measured limits; and the
-// names of reasons to end.
+// What a build can compute on and what this machine is and can do, for people: names of devices, facts, measured
+// limits; and the names of reasons to end.
 #include <algorithm>
 
 #include "infer.h"
 #include "kernels/backend.h"
+#include "kernels/build.h"
 #include "kernels/cpu/bandwidth.h"
+#include "kernels/cpu/thread_pool.h"
 #include "kernels/cuda/limits.h"
+#include "runtime/memory.h"
 
 namespace infer {
 namespace {
@@ -66,6 +69,23 @@ double measure_gpu_read_bandwidth() {
 double measure_gpu_tensor_peak() {
   static const double measured = cuda::tensor_peak_tflops();
   return measured;
+}
+
+std::vector<GpuInfo> list_gpus(bool with_memory) {
+  std::vector<GpuInfo> out;
+  for (const cuda::DeviceFacts& f : cuda::device_facts(with_memory))
+    out.push_back({f.index, f.name, f.unusable, f.pci_bus_id, f.major, f.minor, f.n_sms, f.driver_version,
+                   f.runtime_version, f.total_bytes, f.free_bytes});
+  return out;
+}
+
+GpuCopySpeeds measure_gpu_copies(int index) {
+  const cuda::CopySpeeds s = cuda::copy_speeds(index);
+  return {s.pinned_to_device, s.pinned_from_device, s.pageable_to_device, s.pageable_from_device, s.on_device};
+}
+
+HostInfo host_info() {
+  return {cpu::to_string(cpu::best_isa()), cpu::default_threads(), available_memory(), build_kind()};
 }
 
 }  // namespace infer

@@ -34,6 +34,8 @@ void plan_run(const Checkpoint& checkpoint, int64_t n_ctx, const LoadOptions& op
   std::set<const HostTensor*> used_in_place;
   for (const BoundTensor& tensor : bound)
     if (packed_bytes(tensor, *backend) == 0) used_in_place.insert(tensor.source);
+  for (const BoundTensor& tensor : bound)
+    out.info.stream_bytes += stream_bytes(tensor, packed_bytes(tensor, *backend), config.experts);
   size_t in_place = 0;
   for (const HostTensor* tensor : used_in_place) in_place += tensor->bytes;
   const size_t resident = options.mmap ? in_place : checkpoint.file_bytes;

@@ -39,7 +39,18 @@ void load_tokenizer(const Checkpoint& checkpoint, Model::Impl& model) {
   model.info.warnings.insert(model.info.warnings.end(), warnings.begin(), warnings.end());
 }
 
-void load_weights_of(Checkpoint& checkpoint, const LoadOptions& options, Model::Impl& model) {
+using Clock = std::chrono::steady_clock;
+
+double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
+
+/// Ends a phase of loading, which began where the one before it ended.
+void end_phase(const char* name, Clock::time_point start, ModelInfo& info) {
+  double before = 0;
+  for (const auto& [other, taken] : info.load_phases) before += taken;
+  info.load_phases.emplace_back(name, seconds(Clock::now() - start) - before);
+}
+
+void load_weights_of(Checkpoint& checkpoint, const LoadOptions& options, Clock::time_point start, Model::Impl& model) {
   model.config = read_config(checkpoint);
   describe_config(model.config, model.info);
   if (model.tokenizer && model.tokenizer->n_tokens() > model.config.vocab)
@@ -57,6 +68,7 @@ void load_weights_of(Checkpoint& checkpoint, const LoadOptions& options, Model::
   // Tokens and merges by the hundred thousand, which the tokenizer has copied: make room before the peak.
   checkpoint.metadata.clear();
   return_free_memory();
+  end_phase("device", start, model.info);
   model.weights = pack_weights(checkpoint, model.config, *backend, options);
   model.storage = checkpoint.storage;
   model.info.device = backend->describe();
@@ -64,6 +76,7 @@ void load_weights_of(Checkpoint& checkpoint, const LoadOptions& options, Model::
   model.info.packed_bytes = model.weights.packed_bytes;
   model.info.stream_bytes = model.weights.stream_bytes;
   if (checkpoint.mapped) model.info.mapped_bytes = model.weights.file_bytes;
+  end_phase("weights", start, model.info);
 }
 
 // Templates of a folder see the texts that its author names, whether or not they are tokens.
@@ -73,23 +86,23 @@ void take_template_texts(const std::string& folder, Model::Impl& model) {
   model.eos_text = config.eos;
 }
 
-using Clock = std::chrono::steady_clock;
-
 std::shared_ptr<const Model::Impl> load_checkpoint(Checkpoint checkpoint, const LoadOptions& options,
                                                    Clock::time_point start) {
   auto model = std::make_shared<Model::Impl>();
   model->info = describe_file(checkpoint);
   model->vocab_only = options.vocab_only;
+  end_phase("open", start, model->info);
   load_tokenizer(checkpoint, *model);
   if (is_folder(checkpoint.path)) take_template_texts(checkpoint.path, *model);
   model->chat_template = checkpoint.find_string("tokenizer.chat_template").value_or("");
   const std::string fault = chat_template_fault(model->chat_template);  // no reason not to use the model otherwise
   if (!fault.empty()) model->info.warnings.push_back(fault);
+  end_phase("tokenizer", start, model->info);
   if (!options.vocab_only)
-    load_weights_of(checkpoint, options, *model);
+    load_weights_of(checkpoint, options, start, *model);
   else if (model->tokenizer)
     model->info.vocab = model->tokenizer->n_tokens();
-  model->info.load_seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  model->info.load_seconds = seconds(Clock::now() - start);
   return model;
 }
 

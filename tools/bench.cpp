@@ -4,11 +4,17 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
+#include "tools/baseline.h"
 #include "tools/bench_flags.h"
 #include "tools/bench_levels.h"
+#include "tools/bench_records.h"
 #include "tools/bench_run.h"
+#include "tools/bench_startup.h"
+#include "tools/bench_sustained.h"
 #include "tools/terminal.h"
 
 namespace infer::tools {
@@ -32,6 +38,90 @@ int bench_tokenizer(ModelFlags& flags, const std::string& file, int64_t repetiti
   return 0;
 }
 
+namespace {
+
+// What happens to the rows beside printing: compared with those of an earlier run, kept for a later one.
+class Keeper {
+ public:
+  explicit Keeper(const BenchModes& modes) : modes_(modes) {
+    if (!modes.against.empty()) baseline_.emplace(modes.against);
+    if (!modes.save.empty()) require_folder_writable(modes.save);
+  }
+  /// Before rows are measured: whether there is anything to compare it with.
+  void require(const BenchRow& row) const {
+    if (baseline_) baseline_->samples_of(row);
+  }
+  void take(BenchRow& row) {
+    if (!modes_.save.empty()) records_.push_back(bench_record(row));
+    if (!baseline_) return;
+    row.against = compare(baseline_->samples_of(row), row.rates(), modes_.tolerance);
+    n_slower_ += row.against->verdict == Verdict::slower;
+  }
+  /// The exit status.
+  int end() const {
+    if (!modes_.save.empty() && interrupted())
+      note("{} is not written: interrupted\n", escaped(modes_.save));
+    else if (!modes_.save.empty())
+      save_records(modes_.save, records_);
+    if (n_slower_ == 0) return 0;
+    note("slower than in {} by more than {:g} % and the noise: {} of the tests\n", escaped(modes_.against),
+         100 * modes_.tolerance, n_slower_);
+    return static_cast<int>(ErrorKind::gate);
+  }
+
+ private:
+  const BenchModes& modes_;
+  std::optional<Baseline> baseline_;
+  nlohmann::ordered_json records_ = nlohmann::ordered_json::array();
+  int64_t n_slower_ = 0;
+};
+
+// The counters of the model's device, if --energy wants and can have them; says why not.
+std::optional<EnergyMeter> meter_for(const BenchFlags& f, const Model& model) {
+  if (!f.modes.energy) return std::nullopt;
+  EnergyMeter meter = EnergyMeter::of_device(model.info().device);
+  if (!meter.why_not().empty()) note("J/token cannot be told: {}\n", meter.why_not());
+  return meter;
+}
+
+int bench_tests(BenchFlags& f) {
+  std::vector<BenchCase> cases;
+  for (const std::string& path : f.models)
+    for (const BenchCase& c : expand(f, path)) cases.push_back(c);
+  BenchOutput output(f.form, cases, f.bandwidth, f.modes.energy, !f.modes.against.empty());
+  Keeper keeper(f.modes);
+  Limits limits;
+  for (const std::string& path : f.models) {
+    f.model.path = path;
+    const Model model = f.model.open();
+    if (!model.info().device_note.empty()) note("device: {}; {}\n", model.info().device, model.info().device_note);
+    if (f.bandwidth) limits.measure(on_gpu(model), f.n_threads.empty() ? 0 : static_cast<int>(f.n_threads[0]));
+    std::optional<EnergyMeter> meter = meter_for(f, model);
+    const auto row_of = [&](BenchCase c) {
+      if (f.n_ubatch.empty()) c.n_ubatch = default_ubatch(model);
+      BenchRow row = describe(c, model);
+      row.n_threads = static_cast<int>(c.n_threads);
+      return row;
+    };
+    for (const BenchCase& c : expand(f, path)) keeper.require(row_of(c));
+    for (const BenchCase& c : expand(f, path)) {
+      if (interrupted()) break;
+      BenchRow row = row_of(c);
+      if (f.progress) note("{}: {}\n", path, row.test_name());
+      limits.put_into(row);
+      if (!measure_row(row, model, f.model.load, f.warmup, f.repetitions, meter ? &*meter : nullptr)) break;
+      keeper.take(row);
+      fmt::print("{}", output.row(row));
+      std::fflush(stdout);
+      if (f.delay) std::this_thread::sleep_for(std::chrono::seconds(f.delay));
+    }
+  }
+  fmt::print("{}", output.end());
+  return keeper.end();
+}
+
+}  // namespace
+
 int bench_command(const Args& args) {
   BenchFlags f;
   Arguments a("infer bench -m MODEL [-p 512] [-n 128] [-r 5]",
@@ -39,36 +129,17 @@ int bench_command(const Args& args) {
   a.positional("MODEL", [&f](const std::string& t) { f.models.push_back(t); });
   declare(a, f);
   if (!parse_or_help(a, args)) return 0;
+  check(f.modes, wants_levels(f), f.tokenizer, f.repetitions);
   if (wants_levels(f)) return bench_levels(f);
   if (f.models.empty()) throw Error(ErrorKind::usage, "-m", "no model given; see infer bench --help");
   if (f.tokenizer) {
     f.model.path = f.models[0];
     return bench_tokenizer(f.model, f.tokenizer_file, f.repetitions);
   }
-  std::vector<BenchCase> cases;
-  for (const std::string& path : f.models)
-    for (const BenchCase& c : expand(f, path)) cases.push_back(c);
-  BenchOutput output(f.form, cases, f.bandwidth);
-  Limits limits;
-  for (const std::string& path : f.models) {
-    f.model.path = path;
-    const Model model = f.model.open();
-    if (!model.info().device_note.empty()) note("device: {}; {}\n", model.info().device, model.info().device_note);
-    if (f.bandwidth) limits.measure(on_gpu(model), f.n_threads.empty() ? 0 : static_cast<int>(f.n_threads[0]));
-    for (BenchCase c : expand(f, path)) {
-      if (interrupted()) break;
-      if (f.n_ubatch.empty()) c.n_ubatch = default_ubatch(model);
-      BenchRow row = describe(c, model);
-      if (f.progress) note("{}: {}\n", path, row.test_name());
-      limits.put_into(row);
-      if (!measure_row(row, model, f.model.load, f.warmup, f.repetitions)) break;
-      fmt::print("{}", output.row(row));
-      std::fflush(stdout);
-      if (f.delay) std::this_thread::sleep_for(std::chrono::seconds(f.delay));
-    }
-  }
-  fmt::print("{}", output.end());
-  return 0;
+  if (f.modes.startup_marks) return print_startup_marks(f);
+  if (f.modes.startup) return bench_startup(f, args);
+  if (f.modes.duration > 0) return bench_sustained(f);
+  return bench_tests(f);
 }
 
 }  // namespace infer::tools

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "tools/common.h"
+#include "tools/compare.h"
 #include "tools/table.h"
 
 namespace infer::tools {
@@ -29,10 +31,13 @@ struct BenchRow {
   size_t model_size = 0, stream_bytes = 0, kv_bytes_per_token = 0;
   int64_t n_params = 0, matrix_params = 0;
   int n_threads = 0;
-  std::vector<double> seconds;    ///< one per repetition
-  double bandwidth_gbps = 0;      ///< measured limits, 0 when not asked for
-  double int8_peak_gops = 0;      ///< of a CPU
-  double tensor_peak_tflops = 0;  ///< of a GPU
+  std::vector<double> seconds;             ///< one per repetition
+  double bandwidth_gbps = 0;               ///< measured limits, 0 when not asked for
+  double int8_peak_gops = 0;               ///< of a CPU
+  double tensor_peak_tflops = 0;           ///< of a GPU
+  std::optional<double> joules_per_token;  ///< absent: not asked for; 0: not told, or measured for too short a time
+  std::optional<Comparison> against;
+
   bool on_gpu() const { return !gpu_info.empty(); }
   std::string test_name() const;  ///< "pp512", "tg128 @ d4096"
   double tokens() const { return static_cast<double>(c.n_prompt + c.n_gen); }
@@ -55,7 +60,8 @@ struct BenchColumn {
 class BenchOutput {
  public:
   /// Throws Error(usage) for another form. The cases say which parameters deserve a column.
-  BenchOutput(const std::string& form, const std::vector<BenchCase>& cases, bool bandwidth);
+  BenchOutput(const std::string& form, const std::vector<BenchCase>& cases, bool bandwidth, bool energy = false,
+              bool against = false);
   std::string row(const BenchRow& row);  ///< with the head before the first
   std::string end() const;
 

@@ -74,7 +74,22 @@ std::vector<BenchColumn> all_columns() {
   };
 }
 
-ordered_json record(const BenchRow& r) {
+// Medians, which is what is compared; the column t/s beside them has means, as in llama-bench.
+std::vector<BenchColumn> against_columns() {
+  const auto rate = [](double r) { return fmt::format("{:.2f}", r); };
+  const auto change = [](const BenchRow& r) {
+    const Interval& c = r.against->change;
+    return fmt::format("{:+.1f} % ({:+.1f} to {:+.1f})", 100 * c.middle, 100 * c.low, 100 * c.high);
+  };
+  return {{{"old", 10, true}, [=](const BenchRow& r) { return rate(r.against->before.middle); }, nullptr},
+          {{"new", 10, true}, [=](const BenchRow& r) { return rate(r.against->after.middle); }, nullptr},
+          {{"change", 24, true}, change, nullptr},
+          {{"verdict", 7, false}, [](const BenchRow& r) { return to_string(r.against->verdict); }, nullptr}};
+}
+
+}  // namespace
+
+ordered_json bench_record(const BenchRow& r) {
   std::vector<int64_t> ns;
   for (double s : r.seconds) ns.push_back(static_cast<int64_t>(s * 1e9));
   const auto time = mean_deviation(r.seconds), rate = mean_deviation(r.rates());
@@ -90,10 +105,16 @@ ordered_json record(const BenchRow& r) {
             {"samples_ns", ns},
             {"samples_ts", r.rates()}});
   if (r.bandwidth_gbps > 0) j.update(limits_record(r));
+  if (r.joules_per_token) j["joules_per_token"] = *r.joules_per_token;
+  if (r.against)
+    j.update({{"old_median_ts", r.against->before.middle},
+              {"median_ts", r.against->after.middle},
+              {"change", r.against->change.middle},
+              {"change_low", r.against->change.low},
+              {"change_high", r.against->change.high},
+              {"verdict", to_string(r.against->verdict)}});
   return j;
 }
-
-}  // namespace
 
 ordered_json machine_record(const BenchRow& r) {
   return {{"build_commit", INFER_BUILD_COMMIT},
@@ -165,11 +186,19 @@ MeanDeviation mean_deviation(const std::vector<double>& values) {
   return m;
 }
 
-BenchOutput::BenchOutput(const std::string& form, const std::vector<BenchCase>& cases, bool bandwidth)
+BenchOutput::BenchOutput(const std::string& form, const std::vector<BenchCase>& cases, bool bandwidth, bool energy,
+                         bool against)
     : records_(form) {
   for (BenchColumn& c : all_columns())
     if (!c.varies || std::any_of(cases.begin(), cases.end(), c.varies)) columns_.push_back(std::move(c));
   if (bandwidth) columns_.push_back({{"of the limit", 20, true}, share, nullptr});
+  const auto joules = [](const BenchRow& r) {
+    const double joules = r.joules_per_token.value_or(0);
+    return joules > 0 ? fmt::format("{:.4g}", joules) : std::string("-");
+  };
+  if (energy) columns_.push_back({{"J/token", 9, true}, joules, nullptr});
+  if (against)
+    for (BenchColumn& c : against_columns()) columns_.push_back(std::move(c));
 }
 
 std::string BenchOutput::row(const BenchRow& row) {
@@ -177,7 +206,7 @@ std::string BenchOutput::row(const BenchRow& row) {
   if (first)  // as in llama-bench: layers on a GPU, threads on a CPU
     std::erase_if(columns_, [&](const BenchColumn& c) { return c.head.title == (row.on_gpu() ? "threads" : "ngl"); });
   last_ = row;
-  if (!records_.is_table()) return records_.add(record(row));
+  if (!records_.is_table()) return records_.add(bench_record(row));
   std::vector<TableColumn> heads;
   std::vector<std::string> cells;
   for (const BenchColumn& c : columns_) heads.push_back(c.head), cells.push_back(c.text(row));

@@ -11,6 +11,8 @@ namespace infer::tools {
 nlohmann::ordered_json machine_record(const BenchRow& row);
 /// What was measured with --bw.
 nlohmann::ordered_json limits_record(const BenchRow& row);
+/// All of a row, as -o json prints it.
+nlohmann::ordered_json bench_record(const BenchRow& row);
 /// Below a table: measured limits, if there are any, and the build.
 std::string last_lines(const BenchRow& row);
 /// "256.63 MiB", as llama-bench says it.

@@ -91,6 +91,18 @@ double BenchRunner::measure(int64_t n_prompt, int64_t n_gen) {
   return seconds;
 }
 
+int64_t matrix_params(const ModelInfo& info) {
+  int64_t n = 0;
+  for (const TensorInfo& t : info.tensors) {
+    if (t.dims.size() < 2 || t.name == "token_embd.weight" || t.name == "output.weight") continue;
+    int64_t elements = 1;
+    for (int64_t d : t.dims) elements *= d;
+    // Of a stack of experts, those that a token meets.
+    n += t.dims.size() == 3 && info.n_experts > 0 ? elements / info.n_experts * info.n_active : elements;
+  }
+  return n;
+}
+
 BenchRow describe(const BenchCase& c, const Model& model) {
   const ModelInfo& info = model.info();
   BenchRow row;
@@ -106,26 +118,21 @@ BenchRow describe(const BenchCase& c, const Model& model) {
   row.cpu_info = cpu_name();
   row.test_time = utc_now();
   row.model_size = info.tensor_bytes, row.stream_bytes = info.stream_bytes, row.n_params = info.n_params;
-  // Weights in matrices that every prompt token meets: neither the embedding rows nor the head, which only one row
-  // sees.
-  for (const TensorInfo& t : info.tensors) {
-    if (t.dims.size() < 2 || t.name == "token_embd.weight" || t.name == "output.weight") continue;
-    int64_t elements = 1;
-    for (int64_t d : t.dims) elements *= d;
-    // Of a stack of experts, those that a token meets.
-    row.matrix_params +=
-        t.dims.size() == 3 && info.n_experts > 0 ? elements / info.n_experts * info.n_active : elements;
-  }
+  row.matrix_params = matrix_params(info);
   return row;
 }
 
-bool measure_row(BenchRow& row, const Model& model, const LoadOptions& load, bool warmup, int64_t repetitions) {
+bool measure_row(BenchRow& row, const Model& model, const LoadOptions& load, bool warmup, int64_t repetitions,
+                 EnergyMeter* energy) {
   BenchRunner runner(model, load, row.c);
   const EngineStats stats = runner.engine().stats();
   row.n_threads = stats.n_threads;
   row.kv_bytes_per_token = stats.kv_bytes_per_token;
   if (warmup) runner.warm_up();
+  PowerAverage power(energy);
   for (int64_t r = 0; r < repetitions && !interrupted(); ++r) row.seconds.push_back(runner.measure());
+  if (energy)
+    row.joules_per_token = power.watts().value_or(0) * mean_deviation(row.seconds).mean / std::max(1.0, row.tokens());
   return !interrupted();
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tools/bench.h"
+#include "tools/energy.h"
 
 namespace infer::tools {
 
@@ -30,14 +31,19 @@ class BenchRunner {
   std::vector<TokenId> depth_;
 };
 
+/// Weights in matrices that every prompt token meets: neither the embedding rows nor the head, which only one row sees.
+int64_t matrix_params(const ModelInfo& info);
+
 /// What a row says about model and machine.
 BenchRow describe(const BenchCase& c, const Model& model);
 
 /// How an engine for a case computes.
 EngineOptions engine_options(const LoadOptions& load, const BenchCase& c);
 
-/// Measures one case `repetitions` times, after a warm-up if asked for; false when Ctrl-C came in between.
-bool measure_row(BenchRow& row, const Model& model, const LoadOptions& load, bool warmup, int64_t repetitions);
+/// Measures one case `repetitions` times, after a warm-up if asked for; false when Ctrl-C came in between. `energy`:
+/// null, or what tells the joules.
+bool measure_row(BenchRow& row, const Model& model, const LoadOptions& load, bool warmup, int64_t repetitions,
+                 EnergyMeter* energy = nullptr);
 
 /// What this machine can do: the CPU's limits or the GPU's.
 struct Limits {

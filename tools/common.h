@@ -84,6 +84,7 @@ int inspect_command(const Args& args);
 int perplexity_command(const Args& args);
 int bench_command(const Args& args);
 int plan_command(const Args& args);
+int doctor_command(const Args& args);
 int selftest_command(const Args& args);
 int quantize_command(const Args& args);
 int imatrix_command(const Args& args);

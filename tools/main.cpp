@@ -35,6 +35,7 @@ const Command kCommands[] = {
     {"imatrix", "measure on a text which weights matter, for quantize", imatrix_command},
     {"inspect", "what a file holds and what it needs to run", inspect_command},
     {"plan", "what a model takes of a GPU's or the host's memory", plan_command},
+    {"doctor", "what this machine can do, what holds it back, what a model reaches", doctor_command},
     {"selftest", "every kernel that a model uses, against the reference", selftest_command},
     {"tokenize", "text to token ids", tokenize_command},
     {"detokenize", "token ids to text", detokenize_command},

@@ -2,7 +2,9 @@
 #include "kernels/cuda/limits.h"
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
+#include <vector>
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launchers.h"
@@ -12,6 +14,7 @@ namespace infer::cuda {
 namespace {
 
 constexpr size_t kReadBytes = size_t{4} << 30;
+constexpr size_t kCopyBytes = size_t{256} << 20;
 constexpr int64_t kProductSize = 8192;
 constexpr double kSeconds = 0.25;  ///< of timed work, about
 
@@ -68,6 +71,31 @@ double best_ms(const std::function<void()>& launch, cudaStream_t stream) {
   return best > 0 ? best : total;
 }
 
+/// GB/s of the quickest of four copies after one that does not count, by the host's clock: copies of pageable memory
+/// are partly its own work.
+double copy_gbps(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  double best = 0;
+  for (int i = 0; i < 5; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    check(cudaMemcpy(to, from, bytes, kind), "cudaMemcpy");
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (i > 0) best = std::max(best, static_cast<double>(bytes) / seconds / 1e9);
+  }
+  return best;
+}
+
+class PinnedBlock {
+ public:
+  explicit PinnedBlock(size_t bytes) { check(cudaMallocHost(&data_, bytes), "cudaMallocHost"); }
+  PinnedBlock(const PinnedBlock&) = delete;
+  PinnedBlock& operator=(const PinnedBlock&) = delete;
+  ~PinnedBlock() { cudaFreeHost(data_); }
+  void* get() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+};
+
 [[noreturn]] void too_little(const char* what, size_t bytes) {
   throw Error(ErrorKind::does_not_fit, "device memory", std::string("too little is free to measure ") + what, "",
               std::to_string(bytes >> 20) + " MiB or more");
@@ -87,6 +115,33 @@ double read_bandwidth_gbps() {
     return static_cast<double>(bytes) / ms / 1e6;
   }
   too_little("its bandwidth", kReadBytes / 4);
+}
+
+CopySpeeds copy_speeds(int index) {
+  check(cudaSetDevice(index), "cudaSetDevice");
+  const Stream stream = new_stream();
+  for (const size_t bytes : {kCopyBytes, kCopyBytes / 4}) {
+    const Block device(bytes), from(4 * bytes), to(4 * bytes);
+    if (!device.get() || !from.get() || !to.get()) continue;
+    CopySpeeds speeds;
+    {
+      const PinnedBlock pinned(bytes);
+      speeds.pinned_to_device = copy_gbps(device.get(), pinned.get(), bytes, cudaMemcpyHostToDevice);
+      speeds.pinned_from_device = copy_gbps(pinned.get(), device.get(), bytes, cudaMemcpyDeviceToHost);
+    }
+    std::vector<char> pageable(bytes, 1);
+    speeds.pageable_to_device = copy_gbps(device.get(), pageable.data(), bytes, cudaMemcpyHostToDevice);
+    speeds.pageable_from_device = copy_gbps(pageable.data(), device.get(), bytes, cudaMemcpyDeviceToHost);
+    random_bf16(from.get(), static_cast<int64_t>(2 * bytes), sm_count(), stream.get());
+    const double ms = best_ms(
+        [&] {
+          check(cudaMemcpyAsync(to.get(), from.get(), 4 * bytes, cudaMemcpyDeviceToDevice, stream.get()), "cudaMemcpy");
+        },
+        stream.get());
+    speeds.on_device = static_cast<double>(4 * bytes) / ms / 1e6;
+    return speeds;
+  }
+  too_little("its copies", 9 * kCopyBytes / 4);
 }
 
 double tensor_peak_tflops() {

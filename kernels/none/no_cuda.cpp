@@ -29,5 +29,7 @@ namespace infer::cuda {
 
 double read_bandwidth_gbps() { refuse(); }
 double tensor_peak_tflops() { refuse(); }
+CopySpeeds copy_speeds(int) { refuse(); }
+std::vector<DeviceFacts> device_facts(bool) { return {}; }
 
 }  // namespace infer::cuda

@@ -87,6 +87,8 @@ struct ModelInfo {
   size_t stream_bytes = 0;         ///< weight bytes that one decoded token reads
   size_t tensor_bytes = 0;         ///< all tensors as stored in the file
   double load_seconds = 0;
+  /// What load_seconds went into, in order: "open", "tokenizer", "device", "weights".
+  std::vector<std::pair<std::string, double>> load_phases;
   bool has_tokenizer = false, has_chat_template = false;
   std::vector<std::pair<std::string, std::string>> metadata;  ///< key, escaped one-line text
   std::vector<std::pair<std::string, std::string>> metadata_types;
@@ -466,5 +468,36 @@ double measure_int8_peak(int n_threads = 0, double seconds = 0.2);
 /// Measured once per process. Throws Error(run) without one.
 double measure_gpu_read_bandwidth();
 double measure_gpu_tensor_peak();
+
+/// A GPU as the CUDA runtime sees it.
+struct GpuInfo {
+  int index = 0;
+  std::string name, unusable;  ///< the second: why nothing can be computed on it; empty when all is well
+  std::string pci_bus_id;      ///< "0000:17:00.0": what other libraries know it by
+  int major = 0, minor = 0;    ///< compute capability
+  int n_sms = 0;
+  int driver_version = 0, runtime_version = 0;  ///< of CUDA: 12080 is 12.8
+  size_t total_bytes = 0, free_bytes = 0;       ///< where they were asked for
+};
+/// All that are visible; none without a driver or in a program built without CUDA, see list_unusable_devices(). Asking
+/// for memory makes a context on each GPU that can be used, which lives as long as the process.
+std::vector<GpuInfo> list_gpus(bool with_memory = false);
+
+/// GB/s of copies of a quarter of a gigabyte, on the device of a whole one; best of several.
+struct GpuCopySpeeds {
+  double pinned_to_device = 0, pinned_from_device = 0, pageable_to_device = 0, pageable_from_device = 0;
+  double on_device = 0;  ///< from one place of its memory to another, counted once: reads and writes together move twice that
+};
+/// Measured now; this thread has then used that GPU last. Throws Error(run, does_not_fit).
+GpuCopySpeeds measure_gpu_copies(int index);
+
+/// The host as infer computes on it.
+struct HostInfo {
+  std::string isa;             ///< level of the kernels that is chosen here: "avx512"
+  int n_threads = 0;           ///< chosen where nobody says how many
+  size_t available_bytes = 0;  ///< of memory, the limits of control groups among the reasons
+  std::string build;           ///< of the library: "optimised", "not optimised", "sanitized"
+};
+HostInfo host_info();
 
 }  // namespace infer

@@ -10,7 +10,7 @@ using namespace infer::test;
 namespace {
 
 const char* const kCommands[] = {"run",        "bench",    "perplexity", "inspect", "tokenize",
-                                 "detokenize", "template", "logits",     "eval"};
+                                 "detokenize", "template", "logits",     "eval",    "doctor"};
 
 // A refusal: nothing on stdout, one line on stderr that says `part`.
 void check_refusal(const Outcome& o, int status, const std::string& part) {
