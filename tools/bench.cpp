@@ -6,8 +6,10 @@
 #include <chrono>
 #include <thread>
 
+#include "tools/bench_batch.h"
 #include "tools/bench_flags.h"
 #include "tools/bench_levels.h"
+#include "tools/bench_load.h"
 #include "tools/bench_run.h"
 #include "tools/terminal.h"
 
@@ -32,6 +34,12 @@ int bench_tokenizer(ModelFlags& flags, const std::string& file, int64_t repetiti
   return 0;
 }
 
+/// The modes of many_flags.h.
+int bench_many(const BenchFlags& f) {
+  if (!f.many.arrivals.empty()) return bench_arrival(f);
+  return f.many.targets.empty() ? bench_batch(f) : bench_sla(f);
+}
+
 int bench_command(const Args& args) {
   BenchFlags f;
   Arguments a("infer bench -m MODEL [-p 512] [-n 128] [-r 5]",
@@ -39,6 +47,7 @@ int bench_command(const Args& args) {
   a.positional("MODEL", [&f](const std::string& t) { f.models.push_back(t); });
   declare(a, f);
   if (!parse_or_help(a, args)) return 0;
+  if (f.many.given) return bench_many(f);
   if (wants_levels(f)) return bench_levels(f);
   if (f.models.empty()) throw Error(ErrorKind::usage, "-m", "no model given; see infer bench --help");
   if (f.tokenizer) {

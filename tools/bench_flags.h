@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tools/bench.h"
+#include "tools/many_flags.h"
 
 namespace infer::tools {
 
@@ -21,6 +22,7 @@ struct BenchFlags {
   std::vector<std::string> levels, kv_levels;
   std::string shape, quality_file, reference, plot;
   int64_t n_ctx = 0, n_windows = -1;  ///< of the quality; 0: the table's usual context
+  ManyFlags many;
   bool warmup = true, bandwidth = false, tokenizer = false, progress = false;
 };
 
