@@ -138,8 +138,9 @@ void refuse_flags_of_load(const ManyFlags& f) {
 }  // namespace
 
 int bench_batch(const BenchFlags& f) {
+  if (f.many.n_seqs.empty())
+    throw Error(ErrorKind::usage, "-npl", "missing, or --arrival or --sla: one of them says what to measure");
   refuse_flags_of_load(f.many);
-  if (f.many.n_seqs.empty()) throw Error(ErrorKind::usage, "-npl", "-npp, -ntg and -pps need it: -npl 1,2,4,8");
   RowStream out(f.form, columns(f.bandwidth));
   const std::vector<BatchCase> cases = all_cases(f.many);
   BenchSubject subject(f, "-npl");

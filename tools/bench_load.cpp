@@ -144,14 +144,14 @@ void measure_arrival(const BenchFlags& f, LoadBench& bench, const Requests& requ
   const ArrivalTimes times(arrival, static_cast<uint64_t>(f.many.seed));
   const LoadResult result = run_arrivals(
       engine, [&](int64_t i) { return requests(i); }, times, duration, real_clock());
-  if (interrupted()) return;
+  if (result.n_finished == 0 && interrupted()) return;  // else what was measured until then is told
   nlohmann::ordered_json record = bench.record();
   record["arrival"] = arrival.text;
   record.update(load_record(requests.shape(), result));
   std::vector<std::string> cells = load_cells(requests.shape(), result);
   cells.insert(cells.begin(), arrival.text);
   out.add(cells, record);
-  if (result.n_unfinished > 0)
+  if (result.n_unfinished > 0 && !interrupted())
     note("{}: more than was served: {} of {} requests were under way or waiting {} after the last arrival\n",
          arrival.text, result.n_unfinished, result.n_arrived, duration_text(duration));
 }

@@ -118,6 +118,20 @@ TEST_CASE("load: a row to an arrival, with quantiles of what requests felt") {
   CHECK(all[0]["e2e_p50_ms"].get<double>() >= all[0]["ttft_p50_ms"].get<double>());
 }
 
+TEST_CASE("load: Ctrl-C keeps what was measured until then") {
+  Call call;
+  call.args = {"bench",     "-m",    tiny_bpe(),  "-t",           "1",          "-npp", "8",   "-ntg", "4",
+               "--arrival", "all:3", "--arrival", "fixed:1000/s", "--duration", "10m",  "-np", "2"};
+  call.interrupt_at = 400;  // head and first row
+  const Outcome o = run(call);
+  INFO(o.out << o.err);
+  CHECK(o.status == 130);
+  const auto rows = rows_of(o.out);
+  REQUIRE(rows.size() >= 3);
+  CHECK(rows[2][0] == "all:3");
+  CHECK(contains(o.out, "build: "));
+}
+
 TEST_CASE("load: prompts of a file, a line each, in turn") {
   const std::string file = write_file("prompts.txt", "hello world\n\nthe quick brown fox\nx");
   const json all = json::parse(
@@ -160,6 +174,7 @@ TEST_CASE("many sequences: what makes no sense is refused by its flag") {
   const std::string m = tiny_bpe();
   check_refusals(
       {{{"bench", "-m", m, "-npp", "8"}, 2, "-npl"},
+       {{"bench", "-m", m, "--duration", "8s"}, 2, "--arrival or --sla"},
        {{"bench", "-m", m, "-npl", "0"}, 2, "-npl"},
        {{"bench", "-m", m, "-npl", "2000"}, 2, "-npl"},
        {{"bench", "-m", m, "-npl", "x"}, 2, "-npl"},
