@@ -50,6 +50,7 @@ struct Needs {
   int64_t expert_width = 0;             ///< wider of dim and expert_dim
   bool whole_qk_norm = false;           ///< RopeStoreArgs::q_norm spans all heads
   bool silu_clamped = false;            ///< Activation::silu_clamped
+  bool deterministic = false;           ///< bits of a row that do not depend on the step's other rows, or on chance
 };
 
 /// Counters that only grow; tests and --perf read them.

@@ -1,6 +1,7 @@
 // Which device computes a model: names as people type them, and what "auto" means. A GPU is asked for its memory before
 // a byte of the weights moves.
 #include <algorithm>
+#include <utility>
 
 #include "runtime/engine_plan.h"
 #include "runtime/loader.h"
@@ -15,6 +16,22 @@ constexpr int64_t kUsefulContext = 4096;
 
 std::unique_ptr<Backend> make(const DeviceName& device, const LoadOptions& options) {
   return make_backend(device.name, backend_options(options, device.index));
+}
+
+Needs needs_of(const LoadOptions& options, const Config& config, const std::vector<BoundTensor>& bound) {
+  Needs needs = model_needs(config, bound);
+  needs.deterministic = options.deterministic;
+  return needs;
+}
+
+/// What the file asks for comes first: it cannot be had in any way.
+void require_kernels(const DeviceRow& devices, Needs needs) {
+  const bool deterministic = std::exchange(needs.deterministic, false);
+  std::string refusal = devices.refusal(needs);
+  if (!refusal.empty()) throw Error(ErrorKind::bad_file, "model", refusal);
+  needs.deterministic = deterministic;
+  refusal = devices.refusal(needs);
+  if (!refusal.empty()) throw Error(ErrorKind::usage, "deterministic", refusal);
 }
 
 /// Whether weights and a useful context fit; else why not.
@@ -36,7 +53,7 @@ std::string too_small(const Backend& backend, const std::string& name, const Con
 std::unique_ptr<Backend> try_device(const BackendRow& row, int index, const LoadOptions& options, const Config& config,
                                     const std::vector<BoundTensor>& bound, std::string& why_not) {
   why_not = row.devices->unusable_reason(index);
-  if (why_not.empty()) why_not = row.devices->refusal(model_needs(config, bound));
+  if (why_not.empty()) why_not = row.devices->refusal(needs_of(options, config, bound));
   if (!why_not.empty()) return nullptr;
   try {
     auto backend = make({row.name, index}, options);
@@ -85,8 +102,7 @@ DeviceChoice choose_device(const LoadOptions& options, const Config& config, con
     choice.backend = make(choice.device, options);
     choice.backend->check_activations(model_needs(config, bound));
     const DeviceRow* devices = find_backend(choice.device.name).devices;
-    const std::string refusal = devices ? devices->refusal(model_needs(config, bound)) : "";
-    if (!refusal.empty()) throw Error(ErrorKind::bad_file, "model", refusal);
+    if (devices) require_kernels(*devices, needs_of(options, config, bound));
     return choice;
   }
   for (const BackendRow& row : backends()) {

@@ -34,6 +34,7 @@ Engine::Impl::Prepared Engine::Impl::prepare(const Model::Impl& model, const Eng
     throw Error(ErrorKind::usage, escaped(model.info.path), "a model loaded for its vocabulary only makes no engine");
   Prepared out;
   Needs needs = model.needs;
+  needs.deterministic = needs.deterministic || options.deterministic;
   out.backend = std::move(backend);
   if (!out.backend) out.backend = make_backend(model.device, backend_options(model, options));
   const size_t available = memory_for_engine(*out.backend, model.info.mapped_bytes);
@@ -135,6 +136,8 @@ void Engine::Impl::abandon(RequestId id) {
 EngineStats Engine::Impl::stats() const {
   EngineStats stats = counters_;
   const BackendStats backend = backend_->stats();
+  stats.n_running = std::count_if(sequences_.begin(), sequences_.end(), [](auto& s) { return s->running; });
+  stats.n_waiting = static_cast<int64_t>(sequences_.size()) - stats.n_running;
   stats.n_ctx = plan_.limits.n_ctx;
   stats.n_pages = cache_.n_pages();
   stats.n_free_pages = cache_.n_free();

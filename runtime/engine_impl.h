@@ -56,6 +56,7 @@ struct Engine::Impl {
   void check(const Request& request, std::span<const TokenId> ids) const;
   void check_ids(std::span<const TokenId> ids) const;
   void apply_cancellations();
+  std::optional<size_t> next_to_start();
   void start_waiting();
   void make_schedule();
   void refresh_views();
@@ -75,6 +76,7 @@ struct Engine::Impl {
   StepSequence step_sequence(const Share& share) const;
   void give_back_pages(Sequence& sequence);
   std::span<const TokenId> computed_ids(const Sequence& sequence) const;
+  std::span<const TokenId> reusable_ids(const Sequence& sequence) const;
 
   Model model_;  // keeps the weights alive
   const Model::Impl& shared_;

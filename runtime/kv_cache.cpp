@@ -49,6 +49,18 @@ PrefixMatch KvCache::match(std::span<const int32_t> ids, SequencePages& sequence
   return match;
 }
 
+int64_t KvCache::n_held(std::span<const int32_t> ids) {
+  int64_t n = 0;
+  uint64_t node = 0;
+  for (; ids.size() >= kPageTokens; ids = ids.subspan(kPageTokens)) {
+    const PageId page = find_full(node, ids.data());
+    if (page == kNoPage) break;
+    if (ref_count(page) > 0) ++n;
+    node = at(page).node;
+  }
+  return n;
+}
+
 bool KvCache::extend(SequencePages& sequence, int64_t n_positions) {
   const int64_t wanted = (n_positions + kPageTokens - 1) / kPageTokens - static_cast<int64_t>(sequence.pages.size());
   if (wanted > n_available()) return false;

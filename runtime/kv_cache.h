@@ -40,6 +40,8 @@ class KvCache {
   /// prompt: its logits are wanted. Pages found are shared; of a page that agrees only in part the head is to be
   /// copied.
   PrefixMatch match(std::span<const int32_t> ids, SequencePages& sequence);
+  /// Of the full pages that match() would find, those that sequences hold: to share them takes none of n_available().
+  int64_t n_held(std::span<const int32_t> ids);
   /// Makes room for `n_positions` in all. False, and nothing changed, when there are not enough free or evictable
   /// pages.
   bool extend(SequencePages& sequence, int64_t n_positions);

@@ -59,6 +59,7 @@ void load_weights_of(Checkpoint& checkpoint, const LoadOptions& options, Clock::
   Weights unpacked;
   const std::vector<BoundTensor> bound = bind_weights(checkpoint, model.config, unpacked);
   model.needs = model_needs(model.config, bound);
+  model.needs.deterministic = options.deterministic;
   const DeviceChoice choice = choose_device(options, model.config, bound);
   Backend* const backend = choice.backend.get();
   require_room_for_weights(*backend, bound);

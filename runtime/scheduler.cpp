@@ -77,18 +77,23 @@ class StepPlanner {
 
 }  // namespace
 
-std::vector<size_t> admit(std::span<const SequenceView> sequences, int64_t n_available, const SchedulerLimits& limits) {
-  std::vector<size_t> admitted;
-  int64_t n_running = std::count_if(sequences.begin(), sequences.end(), [](auto& s) { return s.running; });
-  for (size_t i = 0; i < sequences.size() && n_running < limits.max_running; ++i) {
-    if (sequences[i].running) continue;
-    const int64_t wanted = pages_for(sequences[i].n_tokens + 1, limits.page_tokens);
-    if (wanted > n_available && n_running > 0) break;  // no overtaking: a large prompt would wait for ever
-    n_available -= wanted;
+std::optional<size_t> admit(std::span<const SequenceView> sequences, int64_t n_available,
+                            const SchedulerLimits& limits) {
+  int64_t n_running = 0;
+  std::optional<size_t> first;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const SequenceView& s = sequences[i];
+    if (!s.running) {
+      if (!first) first = i;  // nobody overtakes: a large prompt would wait for ever
+      continue;
+    }
     ++n_running;
-    admitted.push_back(i);
+    n_available -= std::max<int64_t>(0, pages_for(s.n_tokens + 1, limits.page_tokens) - s.n_pages);
   }
-  return admitted;
+  if (!first || n_running >= limits.max_running) return std::nullopt;
+  const SequenceView& s = sequences[*first];
+  const int64_t wanted = pages_for(s.n_tokens + 1, limits.page_tokens) - s.n_shared;
+  return n_running == 0 || wanted <= n_available ? first : std::nullopt;
 }
 
 void plan_step(std::span<const SequenceView> sequences, int64_t n_available, const SchedulerLimits& limits,

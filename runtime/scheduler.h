@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -26,6 +27,7 @@ struct SequenceView {
   int64_t n_computed = 0;  ///< of these, with K and V in pages
   int64_t n_pages = 0;     ///< held
   int64_t n_private = 0;   ///< of these, held by nobody else
+  int64_t n_shared = 0;    ///< of one that waits: pages that others hold and it would share
 };
 
 struct Schedule {
@@ -37,9 +39,11 @@ struct Schedule {
   std::vector<size_t> preempted;  ///< to be stripped of their pages before the work is done
 };
 
-/// How many waiting sequences may start now: the first waiting ones, in order, while their known tokens fit into
-/// `n_available` pages. When nothing runs the first one always may.
-std::vector<size_t> admit(std::span<const SequenceView> sequences, int64_t n_available, const SchedulerLimits& limits);
+/// The waiting sequence that may start now, if any: the first one, when its known tokens fit into the pages that those
+/// who run have no claim to: a prompt that is being computed will want the pages of all of it. When nothing runs it
+/// always may.
+std::optional<size_t> admit(std::span<const SequenceView> sequences, int64_t n_available,
+                            const SchedulerLimits& limits);
 
 /// The work of one step. `schedule` keeps its storage between steps. Empty work with preempted sequences means: plan
 /// again, shared pages may have become free.

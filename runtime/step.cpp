@@ -58,13 +58,21 @@ void Engine::Impl::refresh_views() {
                       static_cast<int64_t>(s->pages.pages.size()), cache_.n_private(s->pages)});
 }
 
-void Engine::Impl::start_waiting() {
+std::optional<size_t> Engine::Impl::next_to_start() {
   refresh_views();
-  for (size_t index : admit(views_, cache_.n_available(), limits_)) {
-    Sequence& sequence = *sequences_[index];
+  const auto first = std::find_if(sequences_.begin(), sequences_.end(), [](auto& s) { return !s->running; });
+  if (first == sequences_.end()) return std::nullopt;
+  if ((*first)->request().reuse_prefix)
+    views_[static_cast<size_t>(first - sequences_.begin())].n_shared = cache_.n_held(reusable_ids(**first));
+  return admit(views_, cache_.n_available(), limits_);
+}
+
+// One by one: each takes pages, and claims others.
+void Engine::Impl::start_waiting() {
+  while (const std::optional<size_t> index = next_to_start()) {
+    Sequence& sequence = *sequences_[*index];
     PrefixMatch match;
-    if (sequence.request().reuse_prefix)
-      match = cache_.match(std::span(sequence.ids).first(sequence.ids.size() - 1), sequence.pages);
+    if (sequence.request().reuse_prefix) match = cache_.match(reusable_ids(sequence), sequence.pages);
     if (match.copy_from != kNoPage) runner_.copy_page(match.copy_from, match.copy_to);
     sequence.n_computed = match.n_tokens;
     sequence.running = true;
@@ -134,8 +142,7 @@ bool Engine::Impl::set_may_change() {
   const auto n_running = std::count_if(sequences_.begin(), sequences_.end(), [](auto& s) { return s->running; });
   if (n_running != static_cast<int64_t>(flight_.size())) return true;
   if (sequences_.size() == flight_.size() || n_running >= limits_.max_running) return false;
-  refresh_views();
-  return !admit(views_, cache_.n_available(), limits_).empty();
+  return next_to_start().has_value();
 }
 
 void Engine::Impl::run_ahead() {
@@ -154,6 +161,7 @@ void Engine::Impl::run_ahead() {
 
 void Engine::Impl::take_results() {
   runner_.finish();
+  counters_.forward_seconds += runner_.seconds();
   taken_.clear();
   taken_.swap(flight_);
   flight_.swap(ahead_);
@@ -192,6 +200,11 @@ void Engine::Impl::take_result(size_t index, int64_t output) {
 
 std::span<const TokenId> Engine::Impl::computed_ids(const Sequence& sequence) const {
   return std::span(sequence.ids).first(static_cast<size_t>(sequence.n_computed));
+}
+
+// All that is known but the last token, whose logits are wanted.
+std::span<const TokenId> Engine::Impl::reusable_ids(const Sequence& sequence) const {
+  return std::span(sequence.ids).first(sequence.ids.size() - 1);
 }
 
 void Engine::Impl::fail_non_finite(const Share& share) {

@@ -9,8 +9,10 @@
 #include <thread>
 
 #include "tools/baseline.h"
+#include "tools/bench_batch.h"
 #include "tools/bench_flags.h"
 #include "tools/bench_levels.h"
+#include "tools/bench_load.h"
 #include "tools/bench_records.h"
 #include "tools/bench_run.h"
 #include "tools/bench_startup.h"
@@ -122,6 +124,12 @@ int bench_tests(BenchFlags& f) {
 
 }  // namespace
 
+/// The modes of many_flags.h.
+int bench_many(const BenchFlags& f) {
+  if (!f.many.arrivals.empty()) return bench_arrival(f);
+  return f.many.targets.empty() ? bench_batch(f) : bench_sla(f);
+}
+
 int bench_command(const Args& args) {
   BenchFlags f;
   Arguments a("infer bench -m MODEL [-p 512] [-n 128] [-r 5]",
@@ -129,7 +137,9 @@ int bench_command(const Args& args) {
   a.positional("MODEL", [&f](const std::string& t) { f.models.push_back(t); });
   declare(a, f);
   if (!parse_or_help(a, args)) return 0;
-  check(f.modes, wants_levels(f), f.tokenizer, f.repetitions);
+  check(f.modes, wants_levels(f), f.tokenizer, f.repetitions, f.many.given);
+  f.many.duration = f.modes.duration;
+  if (f.many.given) return bench_many(f);
   if (wants_levels(f)) return bench_levels(f);
   if (f.models.empty()) throw Error(ErrorKind::usage, "-m", "no model given; see infer bench --help");
   if (f.tokenizer) {

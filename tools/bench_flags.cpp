@@ -63,6 +63,7 @@ void declare(Arguments& a, BenchFlags& f) {
   a.integer({"--chunks"}, "N", "windows of the text to score (default: all)", &f.n_windows, 1, 1 << 30);
   a.text({"--shape"}, "NAME", "no file: random weights in the shape of a published model: 1b, 3b, 8b ...", &f.shape);
   a.text({"--plot"}, "FILE", "draw quality against speed as SVG; needs --quality", &f.plot);
+  declare(a, f.many);
   declare(a, f.modes);
   a.group("How");
   add_device_flags(a, f.model.load);

@@ -7,6 +7,7 @@
 
 #include "tools/bench.h"
 #include "tools/bench_modes.h"
+#include "tools/many_flags.h"
 
 namespace infer::tools {
 
@@ -23,6 +24,7 @@ struct BenchFlags {
   std::string shape, quality_file, reference, plot;
   int64_t n_ctx = 0, n_windows = -1;  ///< of the quality; 0: the table's usual context
   BenchModes modes;
+  ManyFlags many;
   bool warmup = true, bandwidth = false, tokenizer = false, progress = false;
 };
 

@@ -8,7 +8,9 @@ namespace infer::tools {
 
 void declare(Arguments& a, BenchModes& m) {
   a.group("Over time, and against earlier runs");
-  a.add({"--duration"}, "T", "repeat each test for this long (60s, 500ms, 2m), a line to an interval",
+  a.add({"--duration"}, "T",
+        "repeat each test for this long (60s, 500ms, 2m), a line to an interval; how long requests of\n"
+        "                                   --arrival come, or the search of --sla may take (60s)",
         [&m](const std::string& t) { m.duration = parse_duration("--duration", t); });
   a.flag({"--energy"}, "also joules per token, where counters can be read; '-' for less than 0.3 s of work", &m.energy);
   a.text({"--save"}, "FILE", "keep the results, as -o json prints them", &m.save);
@@ -22,10 +24,12 @@ void declare(Arguments& a, BenchModes& m) {
   a.flag({"--startup-marks"}, "", &m.startup_marks);
 }
 
-void check(const BenchModes& m, bool levels, bool tokenizer, int64_t repetitions) {
+void check(const BenchModes& m, bool levels, bool tokenizer, int64_t repetitions, bool many) {
   const auto refuse = [](const char* flag, const std::string& why) { throw Error(ErrorKind::usage, flag, why); };
   if (m.any() && levels) refuse("--levels", "the table of levels has no --duration, --energy, --against and --startup");
   if (m.any() && tokenizer) refuse("--tokenizer", "encoding has no --duration, --energy, --against and --startup");
+  if (many && (m.energy || !m.save.empty() || !m.against.empty() || m.startup || m.startup_marks))
+    refuse("-npl, --arrival, --sla", "these tables have no --energy, --save, --against and --startup");
   const bool starts = m.startup || m.startup_marks;
   if (starts && (m.duration > 0 || m.energy || !m.save.empty() || !m.against.empty()))
     refuse("--startup", "measures starts and nothing else: without --duration, --energy, --save, --against");

@@ -21,6 +21,6 @@ struct BenchModes {
 void declare(Arguments& arguments, BenchModes& modes);
 
 /// Throws Error(usage) for flags that say different things, or nothing together.
-void check(const BenchModes& modes, bool levels, bool tokenizer, int64_t repetitions);
+void check(const BenchModes& modes, bool levels, bool tokenizer, int64_t repetitions, bool many);
 
 }  // namespace infer::tools

@@ -51,6 +51,8 @@ void add_device_flags(Arguments& a, LoadOptions& load) {
         });
   a.flag({"--no-fusion"}, "one simple op after another instead of fused stages, to see what these gain", &load.fusion,
          false);
+  a.flag({"--deterministic"}, "the same bits whatever is computed beside a text: always on the CPU, refused by a GPU",
+         &load.deterministic);
   a.flag({"--debug-sync"}, "wait for every kernel of a GPU, so that an error names the one that failed",
          &load.debug_sync);
   a.add({"-ngl", "--gpu-layers", "--n-gpu-layers"}, "N", "", [&load](const std::string& t) {

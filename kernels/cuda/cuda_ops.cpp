@@ -31,7 +31,7 @@ void refuse_what_has_no_kernel(const Needs& needs) {
     }
   }
   const std::string reason = refusal(needs);
-  if (!reason.empty()) throw Error(ErrorKind::bad_file, reason);
+  if (!reason.empty()) throw Error(needs.deterministic ? ErrorKind::usage : ErrorKind::bad_file, reason);
 }
 
 }  // namespace

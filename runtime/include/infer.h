@@ -58,6 +58,9 @@ struct LoadOptions {
   bool debug_sync = false;      ///< cuda: eager, waiting for every kernel, so that an error names the one that failed
   std::string act;              ///< activations in products: "" or "auto" by the weights' format, "f16", "bf16", "int8"
   bool fusion = true;           ///< false: one simple op after another instead of fused stages, to see what these gain
+  /// The same logits to the bit whatever else is computed beside them, in whatever chunks and on however many threads. On
+  /// cpu and ref it is so anyway; a device that cannot promise it is refused.
+  bool deterministic = false;
   std::vector<MetadataOverride> overrides;
   RopeOptions rope;
   std::string quant;              ///< one of quantize_types(): quantise while loading, to the weights that quantize() writes
@@ -268,6 +271,7 @@ struct EngineOptions {
   std::string isa, mode, act;  ///< as in LoadOptions; empty: as the model was loaded with
   bool debug_sync = false;     ///< the same; on when either is
   bool fusion = true;          ///< the same; off when either is
+  bool deterministic = false;  ///< the same; on when either is
   /// Positions of all sequences together; 0: n_seqs * n_ctx. With fewer, the newest sequence gives way when all are taken
   /// and is computed again later, with the same tokens.
   int64_t n_pool = 0;
@@ -278,7 +282,9 @@ struct EngineStats {
   size_t kv_bytes = 0, kv_bytes_per_token = 0, scratch_bytes = 0;
   int64_t n_steps = 0, n_tokens = 0;  ///< forward passes, and tokens computed in them
   int64_t n_steps_ahead = 0;          ///< of the passes, started before the tokens of the one before were known
+  double forward_seconds = 0;         ///< in these passes
   int64_t n_preempted = 0;            ///< times a sequence gave its pages to an older one
+  int64_t n_running = 0, n_waiting = 0;  ///< requests that hold pages, and that wait for some
   int64_t n_allocations = 0, n_parallel_regions = 0;  ///< of the backend, ever
   int64_t n_launches = 0, n_captures = 0, n_syncs = 0;  ///< of a GPU, ever: launches, recorded steps, waits of the host
   size_t device_free_bytes = 0;  ///< on a device with memory of its own, when the engine had been made

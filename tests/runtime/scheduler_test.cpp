@@ -78,11 +78,58 @@ TEST_CASE("scheduler: shared pages free nothing, so planning is repeated after p
 }
 
 TEST_CASE("scheduler: admission is in order, up to the limit, while pages last") {
-  CHECK(admit(std::vector{waiting(10), waiting(10)}, 100, kLimits) == std::vector<size_t>{0, 1});
-  CHECK(admit(std::vector{running(5, 0, 0), running(5, 0, 0), running(5, 0, 0), waiting(5), waiting(5)}, 100,
-              kLimits) == std::vector<size_t>{3});
-  CHECK(admit(std::vector{running(5, 0, 1), waiting(100), waiting(5)}, 2, kLimits).empty());  // nobody overtakes
-  CHECK(admit(std::vector{waiting(100)}, 2, kLimits) == std::vector<size_t>{0});
+  CHECK(admit(std::vector{waiting(10), waiting(10)}, 100, kLimits) == 0);
+  CHECK(admit(std::vector{running(10, 0, 0), waiting(10)}, 100, kLimits) == 1);
+  const SequenceView some = running(5, 0, 0);
+  CHECK(admit(std::vector{some, some, some, waiting(5), waiting(5)}, 100, kLimits) == 3);
+  CHECK_FALSE(admit(std::vector{some, some, some, some, waiting(5)}, 100, kLimits));
+  CHECK_FALSE(admit(std::vector{running(5, 0, 1), waiting(100), waiting(5)}, 2, kLimits));  // nobody overtakes
+  CHECK(admit(std::vector{waiting(100)}, 2, kLimits) == 0);
+  CHECK_FALSE(admit(std::vector{some, some}, 100, kLimits));
+}
+
+TEST_CASE("scheduler: pages that a prompt under way will want are not given to newcomers") {
+  // 10 pages wanted, 2 held: of the 12 that are free 8 are spoken for.
+  CHECK(admit(std::vector{running(300, 64, 2), waiting(120)}, 12, kLimits) == 1);
+  CHECK_FALSE(admit(std::vector{running(300, 64, 2), waiting(120)}, 11, kLimits));
+  // Who talks claims the page that the next token begins.
+  CHECK_FALSE(admit(std::vector{running(32, 31, 1), waiting(31)}, 1, kLimits));
+  CHECK(admit(std::vector{running(31, 30, 1), waiting(31)}, 1, kLimits) == 1);
+}
+
+TEST_CASE("scheduler: pages that others hold cost a newcomer nothing") {
+  std::vector<SequenceView> views = {running(320, 319, 10), waiting(320)};
+  CHECK_FALSE(admit(views, 3, kLimits));
+  views[1].n_shared = 9;
+  CHECK(admit(views, 3, kLimits) == 1);
+}
+
+TEST_CASE("scheduler: a prompt of 100 000 tokens among 32 that talk delays none of them by more than a chunk") {
+  const SchedulerLimits limits{.max_tokens = 512, .max_running = 33, .page_tokens = 32, .chunk_beside_decodes = 128};
+  constexpr int64_t kPrompt = 100000, kPages = 3125 + 32 * 40;
+  std::vector<SequenceView> views(32, running(20, 19, 1));
+  views.insert(views.begin(), running(kPrompt, 0, 0));  // the oldest: it comes before all others wherever it can
+  int64_t steps = 0;
+  Schedule schedule;
+  for (; views[0].n_computed < kPrompt; ++steps) {
+    REQUIRE(steps < 1000);
+    int64_t held = 0, n_tokens = 0, n_talking = 0;
+    for (const SequenceView& v : views) held += v.n_pages;
+    plan_step(views, kPages - held, limits, schedule);
+    REQUIRE(schedule.preempted.empty());
+    for (const auto& w : schedule.work) {
+      SequenceView& v = views[w.index];
+      v.n_computed += w.n_tokens;
+      v.n_pages = v.n_private = std::max(v.n_pages, (v.n_computed + 31) / 32);
+      n_tokens += w.n_tokens;
+      if (w.index == 0) continue;
+      ++v.n_tokens, ++n_talking;
+      REQUIRE(w.n_tokens == 1);
+    }
+    REQUIRE(n_talking == 32);
+    REQUIRE(n_tokens <= 32 + limits.chunk_beside_decodes);
+  }
+  CHECK(steps == (kPrompt + 127) / 128);
 }
 
 TEST_CASE("scheduler: with too few pages every sequence still ends, the oldest without interruption") {
@@ -97,7 +144,7 @@ TEST_CASE("scheduler: with too few pages every sequence still ends, the oldest w
     REQUIRE(++steps < 20000);
     int64_t held = 0;
     for (const auto& v : views) held += v.n_pages;
-    for (size_t i : admit(views, kPages - held, limits)) views[i].running = true;
+    while (const auto i = admit(views, kPages - held, limits)) views[*i].running = true;
     plan_step(views, kPages - held, limits, schedule);
     for (size_t i : schedule.preempted) {
       CHECK(i != 0);

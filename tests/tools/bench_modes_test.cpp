@@ -299,7 +299,7 @@ TEST_CASE("modes of bench that say different things are refused together") {
   check_refusals({{{"bench", "-m", m, "--startup", "--duration", "1s"}, 2, "--startup"},
                   {{"bench", "-m", m, "--duration", "1s", "--save", "never"}, 2, "--duration"},
                   {{"bench", "-m", m, "--levels", "q8_0", "--energy"}, 2, "--levels"},
-                  {{"bench", "-m", m, "--duration", "1h"}, 2, "--duration"},
+                  {{"bench", "-m", m, "--duration", "1d"}, 2, "--duration"},
                   {{"bench", "-m", m, "--tolerance", "all"}, 2, "--tolerance"},
                   {{"bench", "-m", m, "-m", m, "--startup"}, 2, "one model at a time"}},
                  "never");

@@ -6,12 +6,11 @@
 using namespace infer;
 using namespace infer::tools;
 
-TEST_CASE("durations have milliseconds, seconds or minutes, and seconds where nothing is said") {
+TEST_CASE("durations have a unit") {
   CHECK(parse_duration("--duration", "500ms") == Approx(0.5));
   CHECK(parse_duration("--duration", "60s") == 60);
   CHECK(parse_duration("--duration", "1.5m") == 90);
-  CHECK(parse_duration("--duration", "90") == 90);
-  for (const char* bad : {"", "s", "60h", "60 s", "-5s", "1e3s", "5sm", "0", "0.1ms", "99999m", "1.2.3s", "nan"}) {
+  for (const char* bad : {"", "s", "90", "60 s", "-5s", "1e3s", "5sm", "0", "99999m", "1.2.3s", "nan"}) {
     INFO(bad);
     try {
       parse_duration("--duration", bad);
