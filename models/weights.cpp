@@ -365,6 +365,8 @@ void add_names(const std::vector<BoundTensor>& bound, Weights& weights) {
 
 /// A weight that only the chosen experts read.
 bool is_stack(const BoundTensor& t) { return is_matrix(t.role) && t.host.n_dims == 3; }
+/// The same, biases included: the one vector that has a row for each expert.
+bool is_of_experts(const BoundTensor& t) { return is_stack(t) || (t.role == WeightRole::vector && t.host.n_dims == 2); }
 
 void add_sizes(const std::vector<BoundTensor>& bound, const std::vector<size_t>& packed, const ExpertsConfig& experts,
                Weights& weights) {
@@ -372,7 +374,8 @@ void add_sizes(const std::vector<BoundTensor>& bound, const std::vector<size_t>&
   for (size_t i = 0; i < bound.size(); ++i) {
     const BoundTensor& t = bound[i];
     const auto active = [&](size_t all) {
-      return is_stack(t) ? all / static_cast<size_t>(experts.n_experts) * static_cast<size_t>(experts.n_active) : all;
+      return is_of_experts(t) ? all / static_cast<size_t>(experts.n_experts) * static_cast<size_t>(experts.n_active)
+                              : all;
     };
     if (counted.insert(t.source).second) weights.n_params += static_cast<size_t>(t.source->n_elements());
     weights.packed_bytes += packed[i];

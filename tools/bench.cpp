@@ -6,6 +6,7 @@
 #include <chrono>
 #include <thread>
 
+#include "tools/bench_explain.h"
 #include "tools/bench_flags.h"
 #include "tools/bench_levels.h"
 #include "tools/bench_run.h"
@@ -39,7 +40,9 @@ int bench_command(const Args& args) {
   a.positional("MODEL", [&f](const std::string& t) { f.models.push_back(t); });
   declare(a, f);
   if (!parse_or_help(a, args)) return 0;
-  if (wants_levels(f)) return bench_levels(f);
+  if (wants_explanation(f)) return bench_explanation(f);
+  const bool depth_curve = wants_depth_curve(f);
+  if (!depth_curve && wants_levels(f)) return bench_levels(f);
   if (f.models.empty()) throw Error(ErrorKind::usage, "-m", "no model given; see infer bench --help");
   if (f.tokenizer) {
     f.model.path = f.models[0];
@@ -50,6 +53,8 @@ int bench_command(const Args& args) {
     for (const BenchCase& c : expand(f, path)) cases.push_back(c);
   BenchOutput output(f.form, cases, f.bandwidth);
   Limits limits;
+  std::vector<BenchRow> measured;
+  if (depth_curve) require_writable(f.plot);
   for (const std::string& path : f.models) {
     f.model.path = path;
     const Model model = f.model.open();
@@ -63,11 +68,13 @@ int bench_command(const Args& args) {
       limits.put_into(row);
       if (!measure_row(row, model, f.model.load, f.warmup, f.repetitions)) break;
       fmt::print("{}", output.row(row));
+      if (depth_curve) measured.push_back(row);
       std::fflush(stdout);
       if (f.delay) std::this_thread::sleep_for(std::chrono::seconds(f.delay));
     }
   }
   fmt::print("{}", output.end());
+  if (depth_curve && !interrupted()) write_depth_curve(f.plot, measured);
   return 0;
 }
 
