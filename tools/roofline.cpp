@@ -82,6 +82,7 @@ std::string below(const RooflinePhase& p, const RooflineRow& step) {
       v.bound(), v.most() < 0.5 ? ", which explains less than half" : "", 100 * v.memory, p.peak_name(),
       100 * v.compute, static_cast<double>(p.profile.n_whole_launches) / static_cast<double>(p.profile.n_tokens),
       100 * v.launch, 100 * v.host);
+  if (v.most() > 1.05) out += "above 100 %: it came from a cache, or others were busy while the limits were measured\n";
   out += fmt::format(
       "op by op {:.2f} us/token; as usual {:.2f} us on the device ({:+.1f} %), {:.2f} us on the wall: {:.2f} us "
       "({:.1f} %) between steps\n",

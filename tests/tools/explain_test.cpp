@@ -119,6 +119,8 @@ TEST_CASE("roofline: the table says what fits into the cache only where it does"
   CHECK(contains(text, "bound by: memory;"));
   RooflinePhase slow = some_phase(0.2, 0.19);
   CHECK(contains(roofline_text("md", {slow}), "explains less than half"));
+  CHECK_FALSE(contains(text, "above 100 %"));
+  CHECK(contains(roofline_text("md", {some_phase(0.01, 0.009)}), "above 100 %"));
   CHECK(roofline_text("json", {}) == "[]\n");
 }
 
