@@ -67,8 +67,7 @@ void declare(Arguments& a, BenchFlags& f) {
          &f.roofline);
   a.flag({"--ladder"}, "from plain F32 to INT4, a technique to a row (default -p 128 -n 32)", &f.ladder);
   a.flag({"--host-overhead"}, "what the host does while a device generates", &f.host_overhead);
-  a.text({"--plot"}, "FILE",
-         "draw as SVG: --roofline, --ladder, speed over several -d, quality against speed of --quality", &f.plot);
+  a.text({"--plot"}, "FILE", "draw --roofline, --ladder, several -d, or quality against speed, as SVG", &f.plot);
   a.group("How");
   add_device_flags(a, f.model.load);
   add_quant_flags(a, f.model.load);

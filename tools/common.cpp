@@ -64,7 +64,7 @@ void add_device_flags(Arguments& a, LoadOptions& load) {
           throw Error(ErrorKind::usage, "--act", "unknown", "'" + escaped(t) + "'", "auto, f16, bf16, int8");
         });
   a.switch_or({"--no-fusion"}, "STAGE,..",
-              "one simple op after another instead of all fused stages, or of these: attn_in, attn_out, ffn, logits",
+              "simple ops instead of fused stages: all, or of attn_in, attn_out, ffn, logits",
               [&load](const std::string& t) { set_unfused(load, t); });
   a.flag({"--debug-sync"}, "wait for every kernel of a GPU, so that an error names the one that failed",
          &load.debug_sync);
