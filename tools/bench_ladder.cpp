@@ -58,7 +58,8 @@ class LadderBench {
           measure(step);
         } catch (const Error& error) {  // of a device: a type or a mode that it lacks
           plan_.omissions.push_back({step.name.substr(step.name.find_first_not_of(' ')), error.what()});
-          if (rows_.empty() && n_done_ == plan_.steps.size()) throw;
+          if (error.kind() == ErrorKind::run || (rows_.empty() && n_done_ == plan_.steps.size())) throw;
+          if (error.kind() == ErrorKind::does_not_fit) status_ = static_cast<int>(error.kind());
         }
       }
     } catch (...) {
@@ -67,7 +68,7 @@ class LadderBench {
     }
     print();
     if (!f_.plot.empty() && !rows_.empty() && !interrupted()) write_file(f_.plot, ladder_plot(rows_));
-    return 0;
+    return status_;
   }
 
  private:
@@ -166,6 +167,7 @@ class LadderBench {
   std::vector<LadderRow> rows_;
   ProgressBar bar_{"ladder", true};
   size_t n_done_ = 0;
+  int status_ = 0;
 };
 
 }  // namespace
