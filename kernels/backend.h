@@ -92,6 +92,14 @@ class Backend {
   /// until the second one after it is made.
   virtual uint64_t mark() { return 0; }
   virtual void wait_for(uint64_t) { wait(); }
+  // For profilers: stamp() names the moment when all work asked for so far is done, seconds_between() waits for both of
+  // two and tells the time from one to the other, by the clock of the device where it has one. Not while run() records.
+  // forget_stamps() ends the life of all of them.
+  virtual uint64_t stamp();
+  virtual double seconds_between(uint64_t first, uint64_t second);
+  virtual void forget_stamps() {}
+  /// Of the largest cache that all of the device shares; 0: not known.
+  virtual size_t cache_bytes() const;
   /// Bytes that allocate() can still give on a device with memory of its own; nothing: host memory.
   virtual std::optional<size_t> memory_left() const { return std::nullopt; }
 
@@ -143,8 +151,19 @@ struct BackendOptions {
   bool debug_sync = false;       ///< cuda: eager, and waits for every launch, so that an error names its kernel
   double watchdog_seconds = 60;  ///< cuda: without an answer, after which the device counts as hung
   bool fusion = true;            ///< false: stages run as their definition, one primitive after another
+  std::vector<std::string> unfused = {};  ///< the same for these stages alone, by name: see fused_stages()
   std::string act = {};  ///< activations in products: "" or "auto" as the weights' format, "f16", "bf16", "int8"
 };
+
+/// Which stages a backend may fuse; the others run as their definition. moe_ffn goes with ffn.
+struct FusedStages {
+  bool attn_in = true, attn_out = true, ffn = true, logits = true;
+  bool all() const { return attn_in && attn_out && ffn && logits; }
+  /// ", no fusion", ", no fusion of ffn, logits", or nothing: for Backend::describe().
+  std::string note() const;
+};
+/// Throws Error(usage) for a stage that there is not.
+FusedStages fused_stages(const BackendOptions& options);
 
 /// What can be asked about a backend whose devices have memory of their own, before one is made and where there is
 /// none.

@@ -20,6 +20,27 @@ void require_known(const char* option, const std::string& value, const std::vect
 
 }  // namespace
 
+std::string FusedStages::note() const {
+  std::string off;
+  for (const auto& [on, name] :
+       {std::pair(attn_in, "attn_in"), {attn_out, "attn_out"}, {ffn, "ffn"}, {logits, "logits"}})
+    if (!on) off += (off.empty() ? " of " : ", ") + std::string(name);
+  if (off.empty()) return {};
+  return ", no fusion" + (attn_in || attn_out || ffn || logits ? off : "");
+}
+
+FusedStages fused_stages(const BackendOptions& options) {
+  FusedStages out{options.fusion, options.fusion, options.fusion, options.fusion};
+  for (const std::string& name : options.unfused) {
+    require_known("fusion", name, {"attn_in", "attn_out", "ffn", "logits"});
+    if (name == "attn_in") out.attn_in = false;
+    if (name == "attn_out") out.attn_out = false;
+    if (name == "ffn") out.ffn = false;
+    if (name == "logits") out.logits = false;
+  }
+  return out;
+}
+
 const std::vector<BackendRow>& backends() {
   static const std::vector<BackendRow> rows = {
       {"cuda", "NVIDIA GPUs: hand-fused kernels, replayed", make_cuda_backend, &kCudaDevices},
@@ -40,9 +61,10 @@ const BackendRow& find_backend(const std::string& name) {
 
 std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOptions& options) {
   const BackendRow& row = find_backend(name);
+  fused_stages(options);  // refuses unknown ones on every backend
   require_known("mode", options.mode, {"auto", "persistent", "graph", "eager"});
   require_known("act", options.act, {"auto", "f16", "bf16", "int8"});
-  if (options.mode == "persistent" && !options.fusion)
+  if (options.mode == "persistent" && !fused_stages(options).all())
     throw Error(ErrorKind::usage, "mode", "one kernel for a whole step is made of fused stages", "persistent",
                 "auto, graph, eager without fusion");
   return row.make(options);

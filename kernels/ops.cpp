@@ -2,6 +2,7 @@
 // and formats, never values: the same functions serve the profiler of every backend.
 #include "kernels/ops.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "quant/formats.h"
@@ -19,6 +20,9 @@ Tensor flat(const Tensor& t) {
 }
 
 double bytes(const Tensor& t) { return static_cast<double>(tensor_file_bytes(t)); }
+double held(const Tensor& t, const std::function<double(const Tensor&)>& size) {
+  return size && t ? size(t) : bytes(t);
+}
 double count(const Tensor& t) { return t ? static_cast<double>(t.n_elements()) : 0; }
 
 /// Traffic of the cache rows of one token: all KV heads of K and V.
@@ -88,16 +92,17 @@ OpCost& OpCost::operator+=(const OpCost& other) {
   return *this;
 }
 
-OpCost cost(const EmbedArgs& a) {
+OpCost cost(const EmbedArgs& a, const WeightSizes& sizes) {
   const double rows = static_cast<double>(a.ids.rows());
-  return {rows * static_cast<double>(row_bytes(a.table.dtype, a.table.cols())), bytes(a.ids) + bytes(a.out),
+  return {rows * held(a.table, sizes.table) / static_cast<double>(a.table.rows()), bytes(a.ids) + bytes(a.out),
           count(a.out)};
 }
 
 OpCost cost(const NormArgs& a) { return {bytes(a.weight), bytes(a.x) + bytes(a.out), 4 * count(a.x)}; }
 
-OpCost cost(const MatmulArgs& a) {
-  return {bytes(a.w) + bytes(a.bias), bytes(a.x) + bytes(a.out), 2 * count(a.out) * static_cast<double>(a.w.cols())};
+OpCost cost(const MatmulArgs& a, const WeightSizes& sizes) {
+  return {held(a.w, sizes.matrix) + bytes(a.bias), bytes(a.x) + bytes(a.out),
+          2 * count(a.out) * static_cast<double>(a.w.cols())};
 }
 
 OpCost cost(const ActivateArgs& a) { return {0, bytes(a.gate) + bytes(a.up) + bytes(a.out), 5 * count(a.gate)}; }
@@ -111,10 +116,10 @@ OpCost cost(const RouteArgs& a) {
           count(a.logits) * (2 + static_cast<double>(a.ids.cols()))};
 }
 
-OpCost cost(const ExpertMatmulArgs& a) {
+OpCost cost(const ExpertMatmulArgs& a, const WeightSizes& sizes) {
   const double chosen = static_cast<double>(a.ids.cols()) / static_cast<double>(a.w.dims[0]);
   const double reached = 1 - std::pow(1 - chosen, static_cast<double>(a.ids.rows()));
-  return {reached * (bytes(a.w) + bytes(a.bias)), bytes(a.x) + bytes(a.ids) + bytes(a.out),
+  return {reached * (held(a.w, sizes.matrix) + bytes(a.bias)), bytes(a.x) + bytes(a.ids) + bytes(a.out),
           2 * count(a.out) * static_cast<double>(a.w.cols())};
 }
 
@@ -131,52 +136,66 @@ OpCost cost(const RopeStoreArgs& a) {
           (a.q_norm ? 7 : 3) * (count(a.q) + count(a.k))};
 }
 
-OpCost cost(const AttentionArgs& a, double kv_tokens) {
-  return {0, bytes(a.q) + bytes(a.out) + kv_tokens * cache_token_bytes(a.k_cache, a.v_cache),
+OpCost cost(const AttentionArgs& a, double kv_tokens, double kv_read) {
+  if (kv_read < 0) kv_read = kv_tokens;
+  return {bytes(a.sinks), bytes(a.q) + bytes(a.out) + kv_read * cache_token_bytes(a.k_cache, a.v_cache),
           4 * kv_tokens * static_cast<double>(a.q.dims[1] * a.q.dims[2])};
 }
 
-OpCost cost(const AttnInArgs& a) {
+OpCost cost(const AttnInArgs& a, const WeightSizes& sizes) {
   const AttnInSteps s = steps(a);
   OpCost sum = cost(s.norm);
-  for (const MatmulArgs* m : {&s.q, &s.k, &s.v}) sum += cost(*m);
+  for (const MatmulArgs* m : {&s.q, &s.k, &s.v}) sum += cost(*m, sizes);
   return sum += cost(s.rope_store);
 }
 
-OpCost cost(const AttnOutArgs& a) {
+OpCost cost(const AttnOutArgs& a, const WeightSizes& sizes) {
   const AttnOutSteps s = steps(a);
-  OpCost sum = cost(s.project);
+  OpCost sum = cost(s.project, sizes);
   return sum += cost(s.add);
 }
 
-OpCost cost(const FfnArgs& a) {
+OpCost cost(const FfnArgs& a, const WeightSizes& sizes) {
   const FfnSteps s = steps(a);
   OpCost sum = cost(s.norm);
-  for (const MatmulArgs* m : {&s.gate, &s.up, &s.down}) sum += cost(*m);
+  for (const MatmulArgs* m : {&s.gate, &s.up, &s.down}) sum += cost(*m, sizes);
   sum += cost(s.activate);
   return sum += cost(s.add);
 }
 
-OpCost cost(const MoeFfnArgs& a) {
+OpCost cost(const MoeFfnArgs& a, const WeightSizes& sizes) {
   const MoeFfnSteps s = steps(a);
   OpCost sum = cost(s.norm);
-  sum += cost(s.router);
+  sum += cost(s.router, sizes);
   sum += cost(s.route);
-  for (const ExpertMatmulArgs* m : {&s.gate, &s.up, &s.down}) sum += cost(*m);
+  for (const ExpertMatmulArgs* m : {&s.gate, &s.up, &s.down}) sum += cost(*m, sizes);
   sum += cost(s.activate);
   if (a.w_shared_gate) {
-    for (const MatmulArgs* m : {&s.shared_gate, &s.shared_up, &s.shared_down}) sum += cost(*m);
+    for (const MatmulArgs* m : {&s.shared_gate, &s.shared_up, &s.shared_down}) sum += cost(*m, sizes);
     sum += cost(s.shared_activate);
   }
   sum += cost(s.combine);
   return sum += cost(s.add);
 }
 
-OpCost cost(const LogitsArgs& a) {
+OpCost cost(const LogitsArgs& a, const WeightSizes& sizes) {
   const LogitsSteps s = steps(a);
   OpCost sum = {0, 2 * bytes(a.normed) + bytes(a.rows), 0};
   sum += cost(s.norm);
-  return sum += cost(s.head);
+  return sum += cost(s.head, sizes);
+}
+
+OpCost cost(const SampleArgs& a) { return {0, bytes(a.logits) + bytes(a.rows) + bytes(a.out), count(a.logits)}; }
+
+OpCost cost_of_gather(const Tensor& rows, const Tensor& out) { return {0, bytes(rows) + 2 * bytes(out), 0}; }
+
+OpCost cost_of_scale_softcap(const Tensor& x) { return {0, 2 * bytes(x), count(x)}; }
+
+double seen_positions(int64_t position, int64_t n, int64_t window) {
+  double sum = 0;
+  for (int64_t i = position; i < position + n; ++i)
+    sum += static_cast<double>(window > 0 ? std::min(window, i + 1) : i + 1);
+  return sum;
 }
 
 }  // namespace infer

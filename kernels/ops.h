@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "kernels/tensor.h"
 
@@ -308,23 +309,35 @@ LogitsSteps steps(const LogitsArgs&);
 /// Bytes of a tensor as its format stores it in a file; 0 for a null tensor. A packed form has at least as many.
 int64_t tensor_file_bytes(const Tensor&);
 
-OpCost cost(const EmbedArgs&);
+/// Bytes that weights take where they are held; null: as in a file.
+struct WeightSizes {
+  std::function<double(const Tensor&)> matrix, table;
+};
+
+OpCost cost(const EmbedArgs&, const WeightSizes& = {});
 OpCost cost(const NormArgs&);
-OpCost cost(const MatmulArgs&);
+OpCost cost(const MatmulArgs&, const WeightSizes& = {});
 OpCost cost(const ActivateArgs&);
 OpCost cost(const AddArgs&);
 OpCost cost(const RouteArgs&);
 /// Weights of the experts that tokens choosing at random would reach: all n_active of one token's.
-OpCost cost(const ExpertMatmulArgs&);
+OpCost cost(const ExpertMatmulArgs&, const WeightSizes& = {});
 OpCost cost(const CombineArgs&);
 OpCost cost(const RopeStoreArgs&);
-/// `kv_tokens`: sum over query tokens of the positions they see (host knowledge; the args hold device integers). The
-/// cache counts as read once per query token and KV head: exact for decoding, an upper bound for prompts.
-OpCost cost(const AttentionArgs&, double kv_tokens);
-OpCost cost(const AttnInArgs&);
-OpCost cost(const AttnOutArgs&);
-OpCost cost(const FfnArgs&);
-OpCost cost(const MoeFfnArgs&);
-OpCost cost(const LogitsArgs&);
+/// `kv_tokens`: sum over query tokens of the positions they see (host knowledge; the args hold device integers).
+/// `kv_read`: positions that are read from the cache, at least those that any token sees; negative: as many as
+/// kv_tokens, which is exact for decoding.
+OpCost cost(const AttentionArgs&, double kv_tokens, double kv_read = -1);
+OpCost cost(const AttnInArgs&, const WeightSizes& = {});
+OpCost cost(const AttnOutArgs&, const WeightSizes& = {});
+OpCost cost(const FfnArgs&, const WeightSizes& = {});
+OpCost cost(const MoeFfnArgs&, const WeightSizes& = {});
+OpCost cost(const LogitsArgs&, const WeightSizes& = {});
+OpCost cost(const SampleArgs&);
+OpCost cost_of_gather(const Tensor& rows, const Tensor& out);
+OpCost cost_of_scale_softcap(const Tensor& x);
+
+/// Positions that `n` tokens from `position` on see, all of them together; window as in AttentionArgs.
+double seen_positions(int64_t position, int64_t n, int64_t window);
 
 }  // namespace infer

@@ -365,6 +365,8 @@ void add_names(const std::vector<BoundTensor>& bound, Weights& weights) {
 
 /// A weight that only the chosen experts read.
 bool is_stack(const BoundTensor& t) { return is_matrix(t.role) && t.host.n_dims == 3; }
+/// The same, biases included: the one vector that has a row for each expert.
+bool is_of_experts(const BoundTensor& t) { return is_stack(t) || (t.role == WeightRole::vector && t.host.n_dims == 2); }
 
 void add_sizes(const std::vector<BoundTensor>& bound, const std::vector<size_t>& packed, const ExpertsConfig& experts,
                Weights& weights) {
@@ -428,7 +430,7 @@ size_t planned_packed_bytes(const std::vector<BoundTensor>& bound, const Backend
 size_t stream_bytes(const BoundTensor& t, size_t packed, const ExpertsConfig& experts) {
   const size_t held = packed != 0 ? packed : static_cast<size_t>(tensor_file_bytes(t.host));
   if (t.role == WeightRole::embedding) return held / static_cast<size_t>(t.host.rows());
-  if (!is_stack(t)) return held;
+  if (!is_of_experts(t)) return held;
   return held / static_cast<size_t>(experts.n_experts) * static_cast<size_t>(experts.n_active);
 }
 

@@ -76,6 +76,7 @@ BackendOptions backend_options(const LoadOptions& options, int device_index) {
           .mode = options.mode,
           .debug_sync = options.debug_sync,
           .fusion = options.fusion,
+          .unfused = options.unfused,
           .act = options.act};
 }
 

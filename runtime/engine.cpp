@@ -23,10 +23,15 @@ BackendOptions backend_options(const Model::Impl& model, const EngineOptions& en
   if (!engine.act.empty()) o.act = engine.act;
   o.debug_sync = o.debug_sync || engine.debug_sync;
   o.fusion = o.fusion && engine.fusion;
+  o.unfused.insert(o.unfused.end(), engine.unfused.begin(), engine.unfused.end());
   return o;
 }
 
 }  // namespace
+
+std::unique_ptr<Backend> make_engine_backend(const Model::Impl& model, const EngineOptions& options) {
+  return make_backend(model.device, backend_options(model, options));
+}
 
 Engine::Impl::Prepared Engine::Impl::prepare(const Model::Impl& model, const EngineOptions& options,
                                              std::unique_ptr<Backend> backend) {
@@ -36,7 +41,7 @@ Engine::Impl::Prepared Engine::Impl::prepare(const Model::Impl& model, const Eng
   Needs needs = model.needs;
   needs.deterministic = needs.deterministic || options.deterministic;
   out.backend = std::move(backend);
-  if (!out.backend) out.backend = make_backend(model.device, backend_options(model, options));
+  if (!out.backend) out.backend = make_engine_backend(model, options);
   const size_t available = memory_for_engine(*out.backend, model.info.mapped_bytes);
   out.plan = plan_engine(model.config, model.device, options, available, needs);
   out.backend->prepare(needs);

@@ -17,6 +17,9 @@
 
 namespace infer {
 
+/// A backend for a loaded model: its device, with the options it was loaded with unless the engine has its own.
+std::unique_ptr<Backend> make_engine_backend(const Model::Impl& model, const EngineOptions& options);
+
 struct Engine::Impl {
   /// A backend that is ready for steps of the sizes beside it. `backend`: as below.
   struct Prepared {

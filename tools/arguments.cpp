@@ -119,7 +119,7 @@ Arguments& Arguments::group(const std::string& title) {
 
 Arguments& Arguments::add(std::vector<std::string> names, std::string value, std::string help,
                           std::function<void(const std::string&)> set) {
-  flags_.push_back({std::move(names), std::move(value), std::move(help), std::move(set), group_});
+  flags_.push_back({std::move(names), std::move(value), std::move(help), std::move(set), group_, false});
   return *this;
 }
 
@@ -143,6 +143,13 @@ Arguments& Arguments::real(std::vector<std::string> names, std::string value, st
 
 Arguments& Arguments::flag(std::vector<std::string> names, std::string help, bool* target, bool becomes) {
   return add(std::move(names), "", std::move(help), [=](const std::string&) { *target = becomes; });
+}
+
+Arguments& Arguments::switch_or(std::vector<std::string> names, std::string value, std::string help,
+                                std::function<void(const std::string&)> set) {
+  add(std::move(names), std::move(value), std::move(help), std::move(set));
+  flags_.back().optional = true;
+  return *this;
 }
 
 Arguments& Arguments::ignored(std::vector<std::string> names, bool takes_value) {
@@ -185,11 +192,13 @@ void Arguments::read_environment() const {
       // others give the opposite of a pair, where there is one: INFER_MMAP=0 is --no-mmap.
       const std::string v = value;
       const bool off = v.empty() || v == "0" || v == "off" || v == "no" || v == "false";
+      const bool on = v == "1" || v == "on" || v == "yes" || v == "true";
+      const bool is_switch = f.value.empty() || (f.optional && (on || off));
       const Flag* meant = &f;
-      if (f.value.empty() && off) meant = v.empty() ? nullptr : find("--no-" + flag_name.substr(2));
+      if (is_switch && off) meant = v.empty() ? nullptr : find("--no-" + flag_name.substr(2));
       if (!meant) continue;
       try {
-        meant->set(f.value.empty() ? "" : v);
+        meant->set(is_switch ? "" : v);
       } catch (const Error& e) {
         throw Error(ErrorKind::usage, "environment variable " + name + ": " + e.what());
       }
@@ -214,7 +223,7 @@ bool Arguments::parse(const std::vector<std::string>& args) {
     if (!f) unknown(name);
     if (f->value.empty()) {
       if (joined) throw Error(ErrorKind::usage, name, "this flag takes no value", "'" + escaped(value) + "'");
-    } else if (!joined) {
+    } else if (!joined && !f->optional) {
       if (i + 1 >= args.size()) throw Error(ErrorKind::usage, name, "needs a value: " + f->value);
       value = args[++i];
     }
@@ -234,7 +243,10 @@ std::string Arguments::help() const {
     }
     std::string names = f.names[0];
     for (size_t i = 1; i < f.names.size(); ++i) names += ", " + f.names[i];
-    if (!f.value.empty()) names += " " + f.value;
+    if (f.optional)
+      names += "[=" + f.value + "]";
+    else if (!f.value.empty())
+      names += " " + f.value;
     out += names.size() > 32 ? fmt::format("  {}\n  {:32} {}\n", names, "", f.help)
                              : fmt::format("  {:32} {}\n", names, f.help);
   }

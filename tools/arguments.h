@@ -18,6 +18,7 @@ struct Flag {
   std::string help;
   std::function<void(const std::string& text)> set;  ///< switches get ""
   std::string group;
+  bool optional = false;  ///< the value is: --flag or --flag=VALUE; without it, set gets ""
 };
 
 class Arguments {
@@ -36,6 +37,9 @@ class Arguments {
   Arguments& real(std::vector<std::string> names, std::string value, std::string help, float* target, float min,
                   float max);
   Arguments& flag(std::vector<std::string> names, std::string help, bool* target, bool becomes = true);
+  /// A switch that takes --flag=VALUE too.
+  Arguments& switch_or(std::vector<std::string> names, std::string value, std::string help,
+                       std::function<void(const std::string&)> set);
   /// Accepted for the sake of old habits, without effect.
   Arguments& ignored(std::vector<std::string> names, bool takes_value);
   Arguments& positional(std::string name, std::function<void(const std::string&)> set);

@@ -10,6 +10,7 @@
 
 #include "tools/baseline.h"
 #include "tools/bench_batch.h"
+#include "tools/bench_explain.h"
 #include "tools/bench_flags.h"
 #include "tools/bench_levels.h"
 #include "tools/bench_load.h"
@@ -93,6 +94,9 @@ int bench_tests(BenchFlags& f) {
   BenchOutput output(f.form, cases, f.bandwidth, f.modes.energy, !f.modes.against.empty());
   Keeper keeper(f.modes);
   Limits limits;
+  const bool depth_curve = wants_depth_curve(f);
+  std::vector<BenchRow> measured;
+  if (depth_curve) require_writable(f.plot);
   for (const std::string& path : f.models) {
     f.model.path = path;
     const Model model = f.model.open();
@@ -114,11 +118,13 @@ int bench_tests(BenchFlags& f) {
       if (!measure_row(row, model, f.model.load, f.warmup, f.repetitions, meter ? &*meter : nullptr)) break;
       keeper.take(row);
       fmt::print("{}", output.row(row));
+      if (depth_curve) measured.push_back(row);
       std::fflush(stdout);
       if (f.delay) std::this_thread::sleep_for(std::chrono::seconds(f.delay));
     }
   }
   fmt::print("{}", output.end());
+  if (depth_curve && !interrupted()) write_depth_curve(f.plot, measured);
   return keeper.end();
 }
 
@@ -137,10 +143,12 @@ int bench_command(const Args& args) {
   a.positional("MODEL", [&f](const std::string& t) { f.models.push_back(t); });
   declare(a, f);
   if (!parse_or_help(a, args)) return 0;
-  check(f.modes, wants_levels(f), f.tokenizer, f.repetitions, f.many.given);
+  const bool depth_curve = wants_depth_curve(f);
+  check(f.modes, !depth_curve && wants_levels(f), f.tokenizer, f.repetitions, f.many.given || wants_explanation(f));
   f.many.duration = f.modes.duration;
   if (f.many.given) return bench_many(f);
-  if (wants_levels(f)) return bench_levels(f);
+  if (wants_explanation(f)) return bench_explanation(f);
+  if (!depth_curve && wants_levels(f)) return bench_levels(f);
   if (f.models.empty()) throw Error(ErrorKind::usage, "-m", "no model given; see infer bench --help");
   if (f.tokenizer) {
     f.model.path = f.models[0];

@@ -20,6 +20,7 @@ struct BenchCase {
   std::string k_type = "f16", v_type = "f16";
   std::string mode = "auto", act = "auto";
   bool fusion = true;
+  std::vector<std::string> unfused = {};  ///< stages, where not all of them
 };
 
 struct BenchRow {

@@ -8,8 +8,10 @@
 #include <nlohmann/json.hpp>
 
 #include "tools/batch_run.h"
+#include "tools/bench_explain.h"
 #include "tools/bench_records.h"
 #include "tools/bench_subject.h"
+#include "tools/charts.h"
 #include "tools/terminal.h"
 
 namespace infer::tools {
@@ -124,6 +126,26 @@ BatchRow measure(const BenchFlags& f, const BenchSubject& subject, const BatchCa
   return row;
 }
 
+/// Prompt and generation over the number of sequences, for each pair of lengths.
+void draw(const std::string& path, const std::vector<BatchRow>& rows) {
+  if (rows.empty()) return;
+  std::vector<CurveChart::Line> lines;
+  const auto line = [&](const std::string& name) -> CurveChart::Line& {
+    for (CurveChart::Line& l : lines)
+      if (l.name == name) return l;
+    return lines.emplace_back(CurveChart::Line{name, {}});
+  };
+  for (const BatchRow& r : rows) {
+    const auto n = static_cast<double>(r.c.n_seqs);
+    if (r.c.n_gen > 0)
+      line(fmt::format("tg{} after pp{}", r.c.n_gen, r.c.n_prompt))
+          .points.emplace_back(n, rate(r.c.gen_tokens(), r.gen_seconds()));
+    if (r.c.n_prompt > 0)
+      line(fmt::format("pp{}", r.c.n_prompt)).points.emplace_back(n, rate(r.c.prompt_tokens(), r.prompt_seconds()));
+  }
+  write_file(path, batch_curve_svg(rows[0].machine.model_type, lines));
+}
+
 void refuse_flags_of_load(const ManyFlags& f) {
   auto refuse = [](bool given, const char* flag) {
     if (given) throw Error(ErrorKind::usage, flag, "means nothing with -npl");
@@ -144,7 +166,9 @@ int bench_batch(const BenchFlags& f) {
   RowStream out(f.form, columns(f.bandwidth));
   const std::vector<BatchCase> cases = all_cases(f.many);
   BenchSubject subject(f, "-npl");
+  if (!f.plot.empty()) require_writable(f.plot);
   subject.open();
+  std::vector<BatchRow> measured;
   int status = 0;
   for (const BatchCase& c : cases) {
     if (interrupted()) break;
@@ -152,10 +176,13 @@ int bench_batch(const BenchFlags& f) {
     if (f.progress) note("{}\n", name);
     measured_or_told(name, status, [&] {
       const BatchRow row = measure(f, subject, c);
-      if (!interrupted()) out.add(cells(row), record(row));
+      if (interrupted()) return;
+      out.add(cells(row), record(row));
+      measured.push_back(row);
     });
   }
   out.end(last_lines(subject.row()));
+  if (!f.plot.empty() && !interrupted()) draw(f.plot, measured);
   return status;
 }
 

@@ -62,7 +62,12 @@ void declare(Arguments& a, BenchFlags& f) {
   a.integer({"-c", "--ctx-size"}, "N", "context of --quality (default 512, of a cache 2048)", &f.n_ctx, 8, 1 << 24);
   a.integer({"--chunks"}, "N", "windows of the text to score (default: all)", &f.n_windows, 1, 1 << 30);
   a.text({"--shape"}, "NAME", "no file: random weights in the shape of a published model: 1b, 3b, 8b ...", &f.shape);
-  a.text({"--plot"}, "FILE", "draw quality against speed as SVG; needs --quality", &f.plot);
+  a.group("Why: tables that explain a speed");
+  a.flag({"--roofline"}, "time, bytes, operations and limits of every stage of a prompt and of generation",
+         &f.roofline);
+  a.flag({"--ladder"}, "from plain F32 to INT4, a technique to a row (default -p 128 -n 32)", &f.ladder);
+  a.flag({"--host-overhead"}, "what the host does while a device generates", &f.host_overhead);
+  a.text({"--plot"}, "FILE", "draw --roofline, --ladder, -npl, several -d, or quality against speed, as SVG", &f.plot);
   declare(a, f.many);
   declare(a, f.modes);
   a.group("How");
@@ -95,7 +100,7 @@ std::vector<BenchCase> expand(const BenchFlags& f, const std::string& model) {
   for (BenchCase& c : all) {
     if (!load.mode.empty()) c.mode = load.mode;
     if (!load.act.empty()) c.act = load.act;
-    c.fusion = load.fusion;
+    c.fusion = load.fusion, c.unfused = load.unfused;
   }
   return all;
 }

@@ -22,7 +22,8 @@ struct BenchFlags {
   // Of the table of levels, see bench_levels.h.
   std::vector<std::string> levels, kv_levels;
   std::string shape, quality_file, reference, plot;
-  int64_t n_ctx = 0, n_windows = -1;  ///< of the quality; 0: the table's usual context
+  int64_t n_ctx = 0, n_windows = -1;                             ///< of the quality; 0: the table's usual context
+  bool roofline = false, ladder = false, host_overhead = false;  ///< see bench_explain.h
   BenchModes modes;
   ManyFlags many;
   bool warmup = true, bandwidth = false, tokenizer = false, progress = false;

@@ -2,15 +2,12 @@
 // level, window by window, so that no logits are kept.
 #include "tools/bench_levels.h"
 
-#include <unistd.h>
-
-#include <cstdio>
-#include <cstring>
 #include <map>
 #include <memory>
 #include <optional>
 #include <utility>
 
+#include "tools/bench_explain.h"
 #include "tools/bench_run.h"
 #include "tools/levels.h"
 #include "tools/terminal.h"
@@ -63,7 +60,7 @@ class LevelBench {
     const LoadOptions& load = f_.model.load;
     if (!load.mode.empty()) case_.mode = load.mode;
     if (!load.act.empty()) case_.act = load.act;
-    case_.fusion = load.fusion;
+    case_.fusion = load.fusion, case_.unfused = load.unfused;
     list_levels();
   }
 
@@ -89,7 +86,7 @@ class LevelBench {
       throw;
     }
     print();
-    if (!f_.plot.empty() && !rows_.empty() && !interrupted()) write_plot();
+    if (!f_.plot.empty() && !rows_.empty() && !interrupted()) write_file(f_.plot, levels_plot(rows_, about_));
     return status_;
   }
 
@@ -112,13 +109,6 @@ class LevelBench {
       refuse("--quant", "the levels say which");
     if (!f_.plot.empty()) require_writable(f_.plot);
     if (quality) read_text_file(f_.quality_file);  // before anything takes its time
-  }
-
-  static void require_writable(const std::string& path) {
-    const size_t slash = path.rfind('/');
-    const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-    if (access(access(path.c_str(), F_OK) == 0 ? path.c_str() : folder.c_str(), W_OK) != 0)
-      throw Error(ErrorKind::run, escaped(path), std::strerror(errno));
   }
 
   // All of them are checked before the first is measured.
@@ -200,8 +190,9 @@ class LevelBench {
     // Computed as usual, in whatever way the levels are.
     const std::string act = std::exchange(opener_.load.act, "");
     const bool fusion = std::exchange(opener_.load.fusion, true);
+    const std::vector<std::string> unfused = std::exchange(opener_.load.unfused, {});
     reference_ = open(reference_path(), kv_ ? f_.model.load.quant : "");
-    opener_.load.act = act, opener_.load.fusion = fusion;
+    opener_.load.act = act, opener_.load.fusion = fusion, opener_.load.unfused = unfused;
     announce(*reference_);
     // Levels go where the source went, or nowhere: a table that is half of one device and half of another is none.
     if (on_gpu(*reference_) && opener_.load.device == "auto") opener_.load.device = "cuda";
@@ -260,7 +251,7 @@ class LevelBench {
     fit_to_windows(options, windows_, model.vocab());
     Engine engine(model, options);
     if (kv_) usual.k_type = usual.v_type = "f16";
-    usual.act.clear(), usual.fusion = true;
+    usual.act.clear(), usual.unfused.clear(), usual.fusion = true;
     fit_to_windows(usual, windows_, model.vocab());
     Engine base(*reference_, usual);
     return measure_quality(engine, &base, windows_, options.n_seqs, [this](int64_t n, const Quality&) {
@@ -274,14 +265,6 @@ class LevelBench {
     for (LevelRow& row : rows_) limits_.put_into(row.prompt), limits_.put_into(row.generation);
     mark_best(rows_);
     write_out(levels_text(f_.form, rows_, about_), true);
-  }
-
-  void write_plot() const {
-    const std::string svg = levels_plot(rows_, about_);
-    std::FILE* file = std::fopen(f_.plot.c_str(), "wb");
-    const bool written = file && std::fwrite(svg.data(), 1, svg.size(), file) == svg.size();
-    if ((file && std::fclose(file) != 0) || !written)
-      throw Error(ErrorKind::run, escaped(f_.plot), std::strerror(errno));
   }
 
   const BenchFlags& f_;

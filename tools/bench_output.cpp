@@ -35,6 +35,14 @@ std::string share(const BenchRow& r) {
   return fmt::format("{:.0f} GOP/s ({:.0f} %)", gops, 100 * gops / r.int8_peak_gops);
 }
 
+/// "on", "off", "no ffn"
+std::string fusion_text(const BenchRow& r) {
+  if (!r.c.fusion) return "off";
+  std::string off;
+  for (const std::string& stage : r.c.unfused) off += (off.empty() ? "no " : ", ") + stage;
+  return off.empty() ? "on" : off;
+}
+
 /// How llama-bench says that all layers are on the GPU.
 constexpr int kAllLayers = 99;
 
@@ -68,7 +76,7 @@ std::vector<BenchColumn> all_columns() {
       {{"type_v", 6, true}, [](const BenchRow& r) { return r.c.v_type; }, changed(&BenchCase::v_type)},
       {{"mode", 10, true}, [](const BenchRow& r) { return r.c.mode; }, changed(&BenchCase::mode)},
       {{"act", 4, false}, [](const BenchRow& r) { return r.c.act; }, changed(&BenchCase::act)},
-      {{"fusion", 6, true}, [](const BenchRow& r) { return r.c.fusion ? "on" : "off"; }, changed(&BenchCase::fusion)},
+      {{"fusion", 6, true}, fusion_text, [](const BenchCase& c) { return !c.fusion || !c.unfused.empty(); }},
       {{"test", 15, true}, [](const BenchRow& r) { return r.test_name(); }, nullptr},
       {{"t/s", 20, true}, rate, nullptr},
   };
@@ -117,25 +125,27 @@ ordered_json bench_record(const BenchRow& r) {
 }
 
 ordered_json machine_record(const BenchRow& r) {
-  return {{"build_commit", INFER_BUILD_COMMIT},
-          {"build_number", INFER_BUILD_NUMBER},
-          {"cpu_info", r.cpu_info},
-          {"gpu_info", r.gpu_info},
-          {"backends", r.backend},
-          {"model_filename", r.c.model},
-          {"model_type", r.model_type},
-          {"model_size", r.model_size},
-          {"model_n_params", r.n_params},
-          {"n_batch", r.c.n_batch},
-          {"n_ubatch", r.c.n_ubatch},
-          {"n_threads", r.n_threads},
-          {"type_k", r.c.k_type},
-          {"type_v", r.c.v_type},
-          {"n_gpu_layers", r.on_gpu() ? kAllLayers : 0},
-          {"flash_attn", true},
-          {"mode", r.c.mode},
-          {"act", r.c.act},
-          {"fusion", r.c.fusion}};
+  ordered_json j = {{"build_commit", INFER_BUILD_COMMIT},
+                    {"build_number", INFER_BUILD_NUMBER},
+                    {"cpu_info", r.cpu_info},
+                    {"gpu_info", r.gpu_info},
+                    {"backends", r.backend},
+                    {"model_filename", r.c.model},
+                    {"model_type", r.model_type},
+                    {"model_size", r.model_size},
+                    {"model_n_params", r.n_params},
+                    {"n_batch", r.c.n_batch},
+                    {"n_ubatch", r.c.n_ubatch},
+                    {"n_threads", r.n_threads},
+                    {"type_k", r.c.k_type},
+                    {"type_v", r.c.v_type},
+                    {"n_gpu_layers", r.on_gpu() ? kAllLayers : 0},
+                    {"flash_attn", true},
+                    {"mode", r.c.mode},
+                    {"act", r.c.act},
+                    {"fusion", r.c.fusion}};
+  if (!r.c.unfused.empty()) j["unfused"] = r.c.unfused;
+  return j;
 }
 
 ordered_json limits_record(const BenchRow& r) {

@@ -45,7 +45,7 @@ EngineOptions engine_options(const LoadOptions& load, const BenchCase& c) {
   o.isa = load.isa;
   o.mode = load.mode;
   o.act = load.act;
-  o.fusion = load.fusion;
+  o.fusion = load.fusion, o.unfused = load.unfused;
   return o;
 }
 

@@ -31,7 +31,7 @@ BenchSubject::BenchSubject(const BenchFlags& f, const std::string& mode) : flags
   refuse(!f.kv_levels.empty(), "--kv-levels");
   refuse(!f.quality_file.empty(), "--quality");
   refuse(!f.reference.empty(), "--reference");
-  refuse(!f.plot.empty(), "--plot");
+  refuse(!f.plot.empty() && mode != "-npl", "--plot");
   refuse(f.tokenizer, "--tokenizer");
   if (f.models.empty() && f.shape.empty())
     throw Error(ErrorKind::usage, "-m", "no model given; see infer bench --help");

@@ -24,6 +24,20 @@ MetadataOverride parse_override(const std::string& text) {
   return o;
 }
 
+/// --no-fusion, of all stages or of those in a list.
+void set_unfused(LoadOptions& load, const std::string& list) {
+  if (list.empty()) return load.fusion = false, void();
+  for (size_t begin = 0; begin <= list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    const std::string name = list.substr(begin, end - begin);
+    if (name != "attn_in" && name != "attn_out" && name != "ffn" && name != "logits")
+      throw Error(ErrorKind::usage, "--no-fusion", "no such stage", "'" + escaped(name) + "'",
+                  "attn_in, attn_out, ffn, logits");
+    load.unfused.push_back(name);
+    begin = end + 1;
+  }
+}
+
 }  // namespace
 
 void add_device_flags(Arguments& a, LoadOptions& load) {
@@ -49,8 +63,9 @@ void add_device_flags(Arguments& a, LoadOptions& load) {
             if (t == known) return load.act = t, void();
           throw Error(ErrorKind::usage, "--act", "unknown", "'" + escaped(t) + "'", "auto, f16, bf16, int8");
         });
-  a.flag({"--no-fusion"}, "one simple op after another instead of fused stages, to see what these gain", &load.fusion,
-         false);
+  a.switch_or({"--no-fusion"}, "STAGE,..",
+              "simple ops instead of fused stages: all, or of attn_in, attn_out, ffn, logits",
+              [&load](const std::string& t) { set_unfused(load, t); });
   a.flag({"--deterministic"}, "the same bits whatever is computed beside a text: always on the CPU, refused by a GPU",
          &load.deterministic);
   a.flag({"--debug-sync"}, "wait for every kernel of a GPU, so that an error names the one that failed",
@@ -127,7 +142,7 @@ EngineOptions EngineFlags::options(const ModelFlags& model) const {
   o.isa = model.load.isa;
   o.mode = model.load.mode;
   o.act = model.load.act;
-  o.fusion = model.load.fusion;
+  o.fusion = model.load.fusion, o.unfused = model.load.unfused;
   if (!k_type.empty()) o.k_type = k_type;
   if (!v_type.empty()) o.v_type = v_type;
   return o;
@@ -163,7 +178,7 @@ void announce_device(const Model& model, const Engine& engine, const LoadOptions
   const EngineStats stats = engine.stats();
   if (!info.device_note.empty()) note("device: {}; {}\n", info.device, info.device_note);
   if (stats.device_free_bytes == 0) {
-    if (!load.fusion || !load.act.empty()) note("device: {}\n", stats.backend);
+    if (!load.fusion || !load.unfused.empty() || !load.act.empty()) note("device: {}\n", stats.backend);
     return;
   }
   const auto size = [](size_t bytes) {

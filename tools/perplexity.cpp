@@ -48,7 +48,7 @@ Arguments arguments(Flags& f) {
 std::optional<Model> open_reference(const Flags& f, const Model& model, ModelFlags& flags) {
   if (f.reference.empty()) return std::nullopt;
   flags.path = f.reference;
-  flags.load.act.clear(), flags.load.fusion = true;
+  flags.load.act.clear(), flags.load.unfused.clear(), flags.load.fusion = true;
   flags.load.overrides.clear(), flags.load.rope = {};
   flags.load.quant.clear();
   Model reference = flags.open();
@@ -126,7 +126,7 @@ int perplexity_command(const Args& args) {
   std::unique_ptr<Engine> base;
   if (reference) {
     EngineOptions usual = options;
-    usual.act.clear(), usual.fusion = true;
+    usual.act.clear(), usual.unfused.clear(), usual.fusion = true;
     base = std::make_unique<Engine>(*reference, usual);
   }
 

@@ -31,7 +31,7 @@ void require_id(bool ok, const char* op, int64_t found, int64_t limit) {
 
 CpuBackend::CpuBackend(const BackendOptions& options)
     : isa_(options.isa.empty() ? best_isa() : parse_isa(options.isa)),
-      fusion_(options.fusion),
+      fusion_(fused_stages(options)),
       act_(options.act),
       pool_(options.n_threads > 0 ? options.n_threads : default_threads()),
       pointwise_(pointwise(isa_)),
@@ -42,7 +42,7 @@ std::string CpuBackend::describe() const {
   const char* level = isa_ == Isa::avx512 ? "avx512 vnni bf16" : to_string(isa_);
   const int n = n_threads();
   return std::string("cpu (") + level + ", " + std::to_string(n) + (n == 1 ? " thread)" : " threads)") +
-         (fusion_ ? "" : ", no fusion") + (act_.empty() || act_ == "auto" ? "" : ", activations " + act_);
+         fusion_.note() + (act_.empty() || act_ == "auto" ? "" : ", activations " + act_);
 }
 
 /// A format has one kernel here, and so one form of activations.

@@ -213,7 +213,7 @@ void CpuBackend::expert_down(const MoeFfnArgs& a, const ExpertPlan::Chunk& chunk
 }
 
 void CpuBackend::moe_ffn(const MoeFfnArgs& args) {
-  if (!fusion_) return Backend::moe_ffn(args);
+  if (!fusion_.ffn) return Backend::moe_ffn(args);
   const Tensor& x = args.add.x;
   const Source source{x.as<float>(), x.rows(), x.cols(), args.norm.as<float>(), nullptr, args.eps};
   if (source.n_tokens == 0) return;

@@ -190,7 +190,7 @@ void CpuBackend::matmul(const MatmulArgs& args) {
 }
 
 void CpuBackend::attn_in(const AttnInArgs& args) {
-  if (!fusion_) return Backend::attn_in(args);
+  if (!fusion_.attn_in) return Backend::attn_in(args);
   const Source source{args.x.as<float>(), args.x.rows(), args.x.cols(), args.norm.as<float>(), nullptr, args.eps};
   if (source.n_tokens == 0) return;
   ensure(size_of(source, {&args.wq, &args.wk, &args.wv}, 0));
@@ -217,7 +217,7 @@ void CpuBackend::attn_in(const AttnInArgs& args) {
 }
 
 void CpuBackend::attn_out(const AttnOutArgs& args) {
-  if (!fusion_) return Backend::attn_out(args);
+  if (!fusion_.attn_out) return Backend::attn_out(args);
   const Source source{args.attn.as<float>(), args.attn.rows(), args.wo.cols(), nullptr, nullptr, 0};
   if (source.n_tokens == 0) return;
   ensure(size_of(source, {&args.wo}, 0));
@@ -235,7 +235,7 @@ void CpuBackend::attn_out(const AttnOutArgs& args) {
 }
 
 void CpuBackend::ffn(const FfnArgs& args) {
-  if (!fusion_) return Backend::ffn(args);
+  if (!fusion_.ffn) return Backend::ffn(args);
   const Tensor& x = args.add.x;
   const Source source{x.as<float>(), x.rows(), x.cols(), args.norm.as<float>(), nullptr, args.eps};
   if (source.n_tokens == 0) return;
@@ -283,7 +283,7 @@ void CpuBackend::ffn(const FfnArgs& args) {
 }
 
 void CpuBackend::logits(const LogitsArgs& args) {
-  if (!fusion_) return Backend::logits(args);
+  if (!fusion_.logits) return Backend::logits(args);
   const Source source{args.x.as<float>(),    args.rows.rows(),        args.x.cols(),
                       args.norm.as<float>(), args.rows.as<int32_t>(), args.eps};
   if (source.n_tokens == 0) return;

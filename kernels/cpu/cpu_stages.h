@@ -152,7 +152,7 @@ class CpuBackend final : public Backend {
   }
 
   Isa isa_;
-  bool fusion_;
+  FusedStages fusion_;
   std::string act_;
   ThreadPool pool_;
   const PointwiseTable& pointwise_;

@@ -7,7 +7,8 @@
 //
 // Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives, cuda_stages.cpp, cuda_few.cpp
 // and cuda_experts.cpp stages of the graph and eager ways; cuda_run.cpp records and replays; cuda_sample.cpp draws
-// tokens; watched_backend.h names what fails. Nothing here knows models, files or text.
+// tokens; cuda_stamps.cpp tells the time of a step's parts; watched_backend.h names what fails. Nothing here knows
+// models, files or text.
 #pragma once
 
 #include <array>
@@ -81,6 +82,12 @@ class CudaBackend : public Backend {
   uint64_t mark() override;
   void wait_for(uint64_t mark) override;
 
+  // cuda_stamps.cpp
+  uint64_t stamp() override;
+  double seconds_between(uint64_t first, uint64_t second) override;
+  void forget_stamps() override { n_stamps_ = 0; }
+  size_t cache_bytes() const override { return device_.l2_bytes; }
+
   void attn_in(const AttnInArgs&) override;
   void attn_out(const AttnOutArgs&) override;
   void ffn(const FfnArgs&) override;
@@ -132,7 +139,8 @@ class CudaBackend : public Backend {
   void launch_stages(const Program& program);
 
   Mode mode_ = Mode::automatic;
-  bool fusion_ = true, has_wgmma_ = false;
+  FusedStages fusion_;
+  bool has_wgmma_ = false;
   Act act_ = Act::automatic;
   std::unique_ptr<MatmulLt> lt_;
   std::string why_no_lt_;  ///< for people; empty when there is one, or no need of it
@@ -151,6 +159,8 @@ class CudaBackend : public Backend {
   BackendStats counters_;
   std::array<Event, 4> marks_;  ///< of the last marks; made when first used
   uint64_t n_marks_ = 0;
+  std::vector<Event> stamps_;  ///< made when first used, and kept
+  uint64_t n_stamps_ = 0;
 
   struct Staging;  // pinned memory, see cuda_memory.cpp
   std::unique_ptr<Staging> staging_;

@@ -25,7 +25,7 @@ void CudaBackend::combine(const CombineArgs& a) {
 
 void CudaBackend::moe_ffn(const MoeFfnArgs& a) {
   if (recorder_) return recorder_->unsupported("a mixture of experts");
-  if (!fusion_) return Backend::moe_ffn(a);
+  if (!fusion_.ffn) return Backend::moe_ffn(a);
   const MoeFfnSteps s = steps(a);
   norm(s.norm);
   matmul(s.router);

@@ -107,7 +107,7 @@ CudaBackend::CudaBackend(const BackendOptions& options)
     : device_(usable_device(options.device_index)),
       watch_(options.debug_sync, options.watchdog_seconds),
       mode_(parse_mode(options.mode)),
-      fusion_(options.fusion),
+      fusion_(fused_stages(options)),
       act_(parse_act(options.act)),
       live_bytes_(std::make_shared<std::atomic<int64_t>>(0)) {
   if (options.debug_sync) mode_ = Mode::eager;
@@ -142,7 +142,7 @@ std::string CudaBackend::describe() const {
     text += ", debug-sync";
   else if (mode_ != Mode::automatic)
     text += std::string(", mode ") + mode_name(mode_);
-  if (!fusion_) text += ", no fusion";
+  text += fusion_.note();
   if (const std::string activations = describe_activations(needs_.matrix_formats, act_, lt_ != nullptr);
       !activations.empty())
     text += ", " + activations;

@@ -76,7 +76,7 @@ void CudaBackend::prepare_programs() {
 
 std::unique_ptr<Program> CudaBackend::record(const std::function<void()>& fn, int64_t& n_tokens) {
   Recorder recorder(decode_limits());
-  if (!fusion_) recorder.unsupported("stages that are not fused");
+  if (!fusion_.all()) recorder.unsupported("stages that are not fused");
   if (!all_decode_packed(needs_.matrix_formats, act_))
     recorder.unsupported("activations that the program has no kernel for");
   recorder_ = &recorder;

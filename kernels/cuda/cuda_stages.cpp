@@ -18,7 +18,7 @@ Tensor flat(const Tensor& t) {
 
 void CudaBackend::attn_in(const AttnInArgs& a) {
   if (recorder_) return recorder_->attn_in(a);
-  if (!fusion_) return Backend::attn_in(a);
+  if (!fusion_.attn_in) return Backend::attn_in(a);
   const Wide wide = this->wide();
   const int64_t m = a.x.rows();
   if (few(m, {&a.wq, &a.wk, &a.wv})) return attn_in_few(a);
@@ -46,14 +46,14 @@ void CudaBackend::attn_in(const AttnInArgs& a) {
 
 void CudaBackend::attn_out(const AttnOutArgs& a) {
   if (recorder_) return recorder_->attn_out(a);
-  if (!fusion_) return Backend::attn_out(a);
+  if (!fusion_.attn_out) return Backend::attn_out(a);
   if (a.add.norm || a.add.scale != 1) return Backend::attn_out(a);
   product(a.attn, a.wo, a.bo, a.add.x, true);
 }
 
 void CudaBackend::ffn(const FfnArgs& a) {
   if (recorder_) return recorder_->ffn(a);
-  if (!fusion_ || a.activation == Activation::silu_clamped) return Backend::ffn(a);
+  if (!fusion_.ffn || a.activation == Activation::silu_clamped) return Backend::ffn(a);
   const Wide wide = this->wide();
   const FfnSteps s = steps(a);
   const int64_t m = a.add.x.rows();
@@ -105,7 +105,7 @@ void CudaBackend::ffn(const FfnArgs& a) {
 
 void CudaBackend::logits(const LogitsArgs& a) {
   if (recorder_) return recorder_->logits(a);
-  if (!fusion_) return Backend::logits(a);
+  if (!fusion_.logits) return Backend::logits(a);
   const Wide wide = this->wide();
   const int64_t m = a.rows.rows();
   const DType type = wide.type(a.head);

@@ -61,6 +61,7 @@ struct LoadOptions {
   /// The same logits to the bit whatever else is computed beside them, in whatever chunks and on however many threads. On
   /// cpu and ref it is so anyway; a device that cannot promise it is refused.
   bool deterministic = false;
+  std::vector<std::string> unfused;  ///< the same for these stages alone: attn_in, attn_out, ffn (experts too), logits
   std::vector<MetadataOverride> overrides;
   RopeOptions rope;
   std::string quant;              ///< one of quantize_types(): quantise while loading, to the weights that quantize() writes
@@ -272,6 +273,7 @@ struct EngineOptions {
   bool debug_sync = false;     ///< the same; on when either is
   bool fusion = true;          ///< the same; off when either is
   bool deterministic = false;  ///< the same; on when either is
+  std::vector<std::string> unfused;  ///< the same; off where either names a stage
   /// Positions of all sequences together; 0: n_seqs * n_ctx. With fewer, the newest sequence gives way when all are taken
   /// and is computed again later, with the same tokens.
   int64_t n_pool = 0;
@@ -505,5 +507,58 @@ struct HostInfo {
   std::string build;           ///< of the library: "optimised", "not optimised", "sanitized"
 };
 HostInfo host_info();
+
+/// One kind of op in the steps of a profile, all its calls together.
+struct StageProfile {
+  std::string stage;        ///< "embed", "attn_in", "attention", "attn_out", "ffn" ...
+  int64_t n_calls = 0;
+  int64_t n_launches = 0;   ///< of kernels; on a CPU, parallel regions
+  double seconds = 0;
+  double weight_bytes = 0;  ///< as the device holds them, each read once per call
+  double activation_bytes = 0;  ///< and of the KV cache; of a fused stage those of its definition, which it does not all move
+  double flops = 0;         ///< multiply and add are two
+  double call_bytes = 0;    ///< most that one call touches
+};
+
+struct ProfileOptions {
+  int64_t n_prompt = 0;     ///< tokens computed n_ubatch at a time ...
+  int64_t n_gen = 0;        ///< ... or one after another; one of the two is 0
+  int64_t depth = 0;        ///< tokens in the cache before them
+  int64_t repetitions = 3;  ///< added up, after one that does not count
+  std::function<bool()> go_on;  ///< asked between steps; returning false cancels (Error run)
+};
+
+/// Where the time of a phase goes. First every op by itself, timed by the device's clock, then the same steps as usual.
+struct StepProfile {
+  std::string device;
+  int n_threads = 0;
+  std::vector<StageProfile> stages;  ///< in the order of their first call
+  int64_t n_steps = 0, n_tokens = 0;
+  double step_seconds = 0;    ///< of the steps op by op; what the stages leave of it lies between them
+  double whole_seconds = 0;   ///< of the same steps as usual, on a GPU recorded, by the device's clock
+  double wall_seconds = 0;    ///< the same by the host's, from the start of a step to its result
+  int64_t n_whole_launches = 0;  ///< in these
+  double launch_seconds = 0;  ///< of an op with next to no work: what each launch costs at least
+  size_t cache_bytes = 0;     ///< of the largest cache; 0: not known
+};
+/// Throws Error as Engine does. Draws count where the device makes them.
+StepProfile profile_steps(const Model& model, const EngineOptions& engine, const ProfileOptions& options);
+
+/// What the host does while a sequence is generated, from its first token on.
+struct HostProfile {
+  std::string device;
+  int n_threads = 0;
+  bool host_computes = false;    ///< the device is the CPU: the host's thread is one of those that compute
+  int64_t n_tokens = 0, n_steps_ahead = 0;
+  int64_t n_launches = 0;        ///< of kernels and graphs; on a CPU, parallel regions
+  int64_t n_waits = 0;           ///< of the host for all work of a device
+  double wall_seconds = 0;
+  double busy_seconds = 0;       ///< in steps, by the device's clock
+  double gap_seconds = 0;        ///< from the end of a step to the begin of the next, by the same
+  double cpu_seconds = 0;        ///< of the host's thread: time on a core
+  double step_cpu_seconds = 0;   ///< of it, inside steps: computing on a CPU, launching on a GPU
+};
+/// n_prompt counts 1 at least.
+HostProfile profile_host(const Model& model, const EngineOptions& engine, const ProfileOptions& options);
 
 }  // namespace infer

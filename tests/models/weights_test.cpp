@@ -168,7 +168,7 @@ TEST_CASE("stacks of experts are bound whole, and a token reads its own experts 
   CHECK(w.layers[0].b_gate.n_elements() == 5 * 24);
   CHECK(w.layers[1].shared_mix.n_elements() == 32);
   CHECK(w.layers[1].w_shared_down.dims[1] == 40);
-  const size_t stacks = 2 * 3 * 5 * 24 * 32;
+  const size_t stacks = 2 * 3 * 5 * 24 * 32 + 5 * 24;  // and the bias
   size_t all = 0;
   for (const HostTensor& tensor : tiny.build().tensors) all += static_cast<size_t>(tensor.n_elements());
   CHECK(w.n_params == all);

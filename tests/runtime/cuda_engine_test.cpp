@@ -162,6 +162,24 @@ TEST_CASE("cuda engine: without fusion the tokens are those of the reference, as
   }
 }
 
+TEST_CASE("cuda engine: each fusion can be switched off by itself") {
+  if (skipped()) return;
+  const File file(DType::BF16);
+  const Model reference = file.load("ref"), model = file.load("cuda");
+  Engine oracle(reference, options());
+  for (const char* stage : {"attn_in", "attn_out", "ffn", "logits"}) {
+    INFO(stage);
+    EngineOptions without = options();
+    without.unfused = {stage};
+    Engine engine(model, without);
+    CHECK(engine.stats().backend.find(std::string(", no fusion of ") + stage) != std::string::npos);
+    const Ids text = prompt(37), answer = engine.generate(request(text, 40)).ids;
+    REQUIRE(answer.size() == 40);
+    CHECK(largest_gap(oracle, text, answer) <= 8 * std::sqrt(bar(DType::BF16, "f32")));
+    CHECK(nmse(all_logits(engine, prompt(100, 3)), all_logits(oracle, prompt(100, 3))) <= bar(DType::BF16, "f32"));
+  }
+}
+
 TEST_CASE("cuda engine: wider activations bring a quantised model nearer to the reference") {
   if (skipped()) return;
   const File file(DType::Q8_0);

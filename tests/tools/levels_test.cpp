@@ -11,6 +11,7 @@
 
 #include "tests/catch.h"
 #include "tests/tools/program.h"
+#include "tests/tools/well_formed.h"
 #include "tools/plot.h"
 
 using namespace infer::test;
@@ -58,23 +59,6 @@ Outcome bench(std::vector<std::string> more) {
   std::vector<std::string> args = {"bench", "-p", "8", "-n", "2", "-r", "2", "-t", "1", "-c", "64", "--chunks", "2"};
   args.insert(args.end(), more.begin(), more.end());
   return run(args);
-}
-
-// Elements are closed in the order in which they were opened, and attributes are quoted.
-bool well_formed(const std::string& xml) {
-  std::vector<std::string> open;
-  const std::regex tag("<(/?)([a-zA-Z]+)((?: [a-zA-Z][a-zA-Z0-9-]*=\"[^\"<]*\")*)(/?)>");
-  std::string rest = xml;
-  for (std::smatch m; std::regex_search(rest, m, tag); rest = m.suffix()) {
-    if (m.prefix().str().find('<') != std::string::npos) return false;
-    if (m[1].length()) {
-      if (open.empty() || open.back() != m[2]) return false;
-      open.pop_back();
-    } else if (!m[4].length()) {
-      open.push_back(m[2]);
-    }
-  }
-  return open.empty() && rest.find('<') == std::string::npos;
 }
 
 size_t count(const std::string& text, const std::string& part) {

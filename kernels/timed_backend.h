@@ -1,0 +1,128 @@
+// A backend whose time can be looked into: every op goes to another backend, fused stages as such, between two stamps
+// of that backend's clock. Looking at ops runs steps call by call; looking at steps leaves them as they are, recorded
+// or not. What an op moves and computes comes from its arguments (ops.h). Stamps are read between steps, by collect().
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace infer {
+
+/// All calls of one op so far.
+struct OpTally {
+  std::string name;
+  int64_t n_calls = 0, n_launches = 0;
+  double seconds = 0;
+  OpCost cost;
+  double call_bytes = 0;  ///< most that one call touches
+};
+
+/// Steps so far. `seconds` of a step: from its first op to the end of its last, a draw included.
+struct StepTally {
+  int64_t n_steps = 0, n_launches = 0;
+  double seconds = 0, gap_seconds = 0;  ///< gap: from the end of a step to the begin of the next
+  double cpu_seconds = 0;               ///< of the calling thread in them
+};
+
+class TimedBackend final : public Backend {
+ public:
+  enum class Look { nothing, steps, ops };
+  /// Tokens of one sequence in a step: `n` from `position` on.
+  struct Share {
+    int64_t position, n;
+  };
+
+  explicit TimedBackend(std::unique_ptr<Backend> backend);
+
+  /// From the next step on; what was stamped before has been collected.
+  void look_at(Look look);
+  /// Forgets what was counted.
+  void reset();
+  /// The shares of the steps to come, which say what attention reads; the arguments of an op hold only device memory.
+  void expect(std::vector<Share> shares) { shares_ = std::move(shares); }
+  /// Waits for what has been stamped and adds it up. Between steps.
+  void collect();
+  /// In the order of their first calls.
+  const std::vector<OpTally>& ops() const { return ops_; }
+  /// Those that were looked at in this way.
+  const StepTally& steps(Look look) const { return steps_[static_cast<size_t>(look)]; }
+  /// Seconds of an op that has next to nothing to do.
+  double launch_seconds();
+
+  const char* name() const override { return inner_->name(); }
+  std::string describe() const override { return inner_->describe(); }
+  int n_threads() const override { return inner_->n_threads(); }
+  void check_activations(const Needs& needs) const override { inner_->check_activations(needs); }
+  void prepare(const Needs& needs) override { inner_->prepare(needs); }
+
+  Buffer allocate(size_t bytes) override { return inner_->allocate(bytes); }
+  void upload(void* dst, const void* src, size_t bytes) override { inner_->upload(dst, src, bytes); }
+  void download(void* dst, const void* src, size_t bytes) override { inner_->download(dst, src, bytes); }
+  void wait() override { inner_->wait(); }
+  Buffer allocate_pinned(size_t bytes) override { return inner_->allocate_pinned(bytes); }
+  uint64_t mark() override;  ///< ends a step
+  void wait_for(uint64_t mark) override { inner_->wait_for(mark); }
+  std::optional<size_t> memory_left() const override { return inner_->memory_left(); }
+  size_t packed_bytes(const Tensor& host, WeightRole role) const override { return inner_->packed_bytes(host, role); }
+  Tensor pack(const Tensor& host, WeightRole role, void* dst) const override { return inner_->pack(host, role, dst); }
+  size_t cache_bytes() const override { return inner_->cache_bytes(); }
+
+  void embed(const EmbedArgs& args) override;
+  void norm(const NormArgs& args) override;
+  void matmul(const MatmulArgs& args) override;
+  void activate(const ActivateArgs& args) override;
+  void add(const AddArgs& args) override;
+  void rope_store(const RopeStoreArgs& args) override;
+  void attention(const AttentionArgs& args) override;
+  void gather(const Tensor& x, const Tensor& rows, const Tensor& out) override;
+  void scale_softcap(const Tensor& x, float scale, float softcap) override;
+  void route(const RouteArgs& args) override;
+  void expert_matmul(const ExpertMatmulArgs& args) override;
+  void combine(const CombineArgs& args) override;
+  bool samples(const SampleRow& row) const override { return inner_->samples(row); }
+  void sample(const SampleArgs& args) override;
+
+  void attn_in(const AttnInArgs& args) override;
+  void attn_out(const AttnOutArgs& args) override;
+  void ffn(const FfnArgs& args) override;
+  void moe_ffn(const MoeFfnArgs& args) override;
+  void logits(const LogitsArgs& args) override;
+
+  void run(uint64_t key, const std::function<void()>& fn) override;
+  BackendStats stats() const override { return inner_->stats(); }
+
+ private:
+  struct Timed {
+    size_t op;
+    uint64_t begin, end;
+  };
+  struct Step {
+    uint64_t begin, end;
+  };
+  template <class Fn>
+  void op(const char* name, const OpCost& cost, Fn fn);
+  size_t tally(const char* name);
+  StepTally& now() { return steps_[static_cast<size_t>(look_)]; }
+  int64_t launches() const;
+
+  std::unique_ptr<Backend> inner_;
+  WeightSizes sizes_;
+  Look look_ = Look::nothing;
+  std::vector<Share> shares_;
+  std::vector<OpTally> ops_;
+  StepTally steps_[3];             // by Look
+  std::vector<Timed> timed_;       // not collected yet
+  std::vector<Step> timed_steps_;  // likewise
+  bool in_step_ = false;
+  double cpu_begin_ = 0;
+  int64_t launches_begin_ = 0;
+};
+
+/// Seconds that the calling thread has been on a core.
+double thread_cpu_seconds();
+
+}  // namespace infer

@@ -1,0 +1,57 @@
+// Where the time of a prompt and of a generation goes: a row for every stage, what lies between them, and their sum,
+// with the bytes and operations of each and the limits that they meet. Knows numbers and their forms as text and as a
+// picture; bench_explain.cpp measures them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tools/bench.h"
+
+namespace infer::tools {
+
+/// One phase as measured, beside the limits of the machine.
+struct RooflinePhase {
+  BenchRow about;  ///< test, model and machine, with the measured limits
+  StepProfile profile;
+  double peak_gops() const { return about.on_gpu() ? 1e3 * about.tensor_peak_tflops : about.int8_peak_gops; }
+  const char* peak_name() const { return about.on_gpu() ? "bf16" : "int8"; }
+  const char* cache_name() const { return about.on_gpu() ? "L2" : "cache"; }
+};
+
+/// Per token. The times of the rows but the last add up to the last one's.
+struct RooflineRow {
+  enum class Kind { stage, between, step } kind = Kind::stage;
+  std::string name;
+  double us = 0, share = 0, calls = 0, launches = 0;  ///< share: of the step's time
+  double weight_bytes = 0, other_bytes = 0, flops = 0;
+  double call_bytes = 0;  ///< most that one call touches; of the step: what one step touches
+  bool fits_cache = false;
+  double bytes() const { return weight_bytes + other_bytes; }
+  double gbps() const { return us > 0 ? bytes() / us / 1e3 : 0; }
+  double gops() const { return us > 0 ? flops / us / 1e3 : 0; }
+};
+/// Stages in the order in which they run, "between stages", "step".
+std::vector<RooflineRow> roofline_rows(const RooflinePhase& phase);
+
+/// Shares of the time of a step as usual that each limit explains by itself; the largest names what binds.
+struct Verdict {
+  double memory = 0, compute = 0, launch = 0, host = 0;
+  const char* bound() const;  ///< "memory", "compute", "launch", "host"
+  double most() const;
+};
+Verdict verdict(const RooflinePhase& phase);
+
+/// All phases in one of the forms of `infer bench -o`.
+std::string roofline_text(const std::string& form, const std::vector<RooflinePhase>& phases);
+/// Speed against operations per byte, with the roofs; as SVG.
+std::string roofline_plot(const std::vector<RooflinePhase>& phases);
+
+/// What the host did, one row per test.
+struct HostRow {
+  BenchRow about;
+  HostProfile profile;
+};
+std::string host_text(const std::string& form, const std::vector<HostRow>& rows);
+
+}  // namespace infer::tools
