@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <future>
@@ -223,6 +224,16 @@ void require_requantize(const std::vector<QuantizeJob>& jobs, const QuantizeOpti
   }
 }
 
+/// Experts that choose_formats() left alone are told once.
+void note_kept_experts(const Mix& mix, const std::vector<QuantizeJob>& jobs, QuantizeReport& report) {
+  const auto n = std::count_if(jobs.begin(), jobs.end(), [](const QuantizeJob& job) {
+    return job.source->dtype == DType::MXFP4 && job.source->dims.size() > 2 && !job.changes();
+  });
+  if (n > 0 && mix.dtype != DType::MXFP4)
+    report.notes.push_back(std::to_string(n) +
+                           " stacks of experts stay in MXFP4, as they were trained; --allow-requantize changes them");
+}
+
 /// Of a plain type beside experts in MXFP4 the latter are what people look for.
 int64_t file_type_of(const Mix& mix, const std::vector<QuantizeJob>& jobs) {
   if (find_format(mix.dtype)->block > 1) return mix.file_type;
@@ -243,6 +254,7 @@ QuantizeReport quantize_file(const std::string& in, const std::string& out, cons
   if (!options.imatrix.empty()) imatrix.emplace(options.imatrix);
   const std::vector<QuantizeJob> jobs = make_jobs(checkpoint, mix, imatrix, options, report);
   require_requantize(jobs, options);
+  note_kept_experts(mix, jobs, report);
 
   const size_t alignment = alignment_of(checkpoint);
   std::vector<HostTensor> targets;

@@ -255,6 +255,7 @@ TEST_CASE("experts that were trained in MXFP4 stay what they are, unless the use
     const Pair kept(test::hf_family("gpt_oss"), type);
     const Checkpoint file = read_gguf(kept.gguf());
     CHECK(file.find_tensor("blk.0.ffn_down_exps.weight")->dtype == DType::MXFP4);
+    CHECK(kept.notes("15 stacks of experts stay in MXFP4"));
     CHECK(file.find_tensor("blk.0.attn_q.weight")->dtype == find_format(type)->id);
     CHECK(file.get_int("general.file_type", 0, 100) == (std::string(type) == "F16" ? 38 : 7));
   }
