@@ -71,6 +71,15 @@ std::vector<bool> all_but_every(const Work& w, int64_t n) {
   return out;
 }
 
+// Files of this family always say the window, 0 for none, and the original context.
+void phi3(const Work& w) {
+  w.keys.integer("attention.sliding_window", 0);
+  put_window(w, all_layers(w));
+  const auto original = w.config.find_int("original_max_position_embeddings", 1, kMaxContext);
+  w.keys.integer("rope.scaling.original_context_length",
+                 original ? *original : w.config.get_int("max_position_embeddings", 1, kMaxContext));
+}
+
 void put_experts(const Work& w, const char* count_key, bool sum_to_one) {
   w.out.rename.n_experts = w.config.get_int(count_key, 1, kMaxExperts);
   w.keys.integer("expert_count", w.out.rename.n_experts);
@@ -183,7 +192,7 @@ constexpr ModelType kModelTypes[] = {
     {"gpt_oss", "gpt-oss", &kGptOssNames, kSilu, false, 150000, false, gpt_oss},
     {"gemma2", "gemma2", &kGemmaNames, kGeluTanh, false, 10000, true, gemma2},
     {"gemma3_text", "gemma3", &kGemmaNames, kGeluTanh, false, 1e6, true, gemma3},
-    {"phi3", "phi3", &kPhi3Names, kSilu, false, 10000, false, mistral},
+    {"phi3", "phi3", &kPhi3Names, kSilu, false, 10000, false, phi3},
     {"smollm3", "smollm3", &kLlamaNames, kSilu, true, 2e6, true, smollm3},
     {"granite", "granite", &kLlamaNames, kSilu, true, 10000, false, granite},
 };

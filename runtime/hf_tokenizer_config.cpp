@@ -54,6 +54,7 @@ void read_texts(const JsonObject& object, HfTokenizerConfig& out) {
   };
   take("bos_token", out.bos);
   take("eos_token", out.eos);
+  take("pad_token", out.pad);
 }
 
 }  // namespace

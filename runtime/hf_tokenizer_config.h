@@ -25,7 +25,7 @@ struct AddedToken {
 AddedToken read_added_token(const JsonObject& object, std::optional<int64_t> id = std::nullopt);
 
 struct HfTokenizerConfig {
-  std::optional<std::string> bos, eos;  ///< texts of these tokens
+  std::optional<std::string> bos, eos, pad;  ///< texts of these tokens
   std::optional<bool> add_bos, add_eos;
   std::string chat_template;      ///< "" when there is none
   std::vector<AddedToken> added;  ///< of added_tokens_decoder, by id

@@ -36,6 +36,10 @@ void add_ends(const std::string& path, Vocabulary& v, bool is_config) {
   }
   const auto bos = is_config && v.bos < 0 ? config.find_int("bos_token_id", 0, INT32_MAX) : std::nullopt;
   if (bos && *bos < v.size()) v.bos = static_cast<int32_t>(*bos);
+  // Some files have -1 for none.
+  const Json* pad = is_config && v.pad < 0 ? config.find("pad_token_id") : nullptr;
+  if (pad && pad->is_number_unsigned() && pad->get<uint64_t>() < static_cast<uint64_t>(v.size()))
+    v.pad = pad->get<int32_t>();
 }
 
 }  // namespace
@@ -56,6 +60,7 @@ std::optional<Vocabulary> read_hf_vocabulary(const std::string& folder) {
   }
   if (const int32_t id = find_token(v, config.bos, "bos_token"); id >= 0) v.bos = id;
   if (const int32_t id = find_token(v, config.eos, "eos_token"); id >= 0) v.eos = id;
+  if (const int32_t id = find_token(v, config.pad, "pad_token"); id >= 0) v.pad = id;
   add_ends(folder + "/config.json", v, true);
   add_ends(folder + "/generation_config.json", v, false);
   if (!v.rules) {

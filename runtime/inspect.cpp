@@ -1,16 +1,31 @@
 // Model::inspect: what a file holds and what it would need, from its headers alone.
+#include <algorithm>
 #include <new>
 #include <set>
 
 #include "models/arch.h"
 #include "models/stack.h"
+#include "runtime/convert.h"
 #include "runtime/engine_plan.h"
+#include "runtime/hf_folder.h"
 #include "runtime/loader.h"
 #include "runtime/model.h"
 #include "runtime/plan.h"
 
 namespace infer {
 namespace {
+
+/// A folder's tokenizer under the keys that GGUF files have for it.
+void describe_vocabulary(Vocabulary v, ModelInfo& info) {
+  for (std::string& merge : v.merges) std::replace(merge.begin(), merge.end(), v.merge_separator, ' ');
+  Checkpoint keys;
+  v.types_are_final = false;  // goes without saying here
+  put_vocabulary(v, keys);
+  for (const auto& [key, value] : keys.metadata) {
+    info.metadata.emplace_back(key, value.text());
+    info.metadata_types.emplace_back(key, value.type);
+  }
+}
 
 // Goes the way of load() and of an engine with default options, but packs and allocates no more than scratch, which is
 // never touched.
@@ -19,6 +34,7 @@ void plan_run(const Checkpoint& checkpoint, int64_t n_ctx, const LoadOptions& op
   std::optional<Tokenizer> tokenizer;  // making it is what finds faults of merges and byte tokens
   if (vocabulary) tokenizer.emplace(std::move(*vocabulary));
   out.info.has_tokenizer = tokenizer.has_value();
+  if (tokenizer && is_folder(checkpoint.path)) describe_vocabulary(tokenizer->vocabulary(), out.info);
   const Config config = read_config(checkpoint);
   describe_config(config, out.info);
   if (tokenizer && tokenizer->n_tokens() > config.vocab)
@@ -58,7 +74,7 @@ void plan_run(const Checkpoint& checkpoint, int64_t n_ctx, const LoadOptions& op
   out.scratch_bytes =
       plan.activation_bytes + plan.rope_bytes + plan.device_scratch_bytes + static_cast<size_t>(backend->stats().bytes);
   out.peak_bytes = resident + out.packed_bytes + plan.kv_bytes + out.scratch_bytes + plan.program_bytes +
-                   kTokenBytes * static_cast<size_t>(vocabulary ? vocabulary->size() : 0);
+                   kTokenBytes * static_cast<size_t>(tokenizer ? tokenizer->n_tokens() : 0);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "infer/error.h"
 #include "runtime/mapped_file.h"
@@ -66,8 +67,15 @@ void OutputFile::commit() {
 void OutputFile::fail(int error) const { throw Error(ErrorKind::run, shown_path(path_), std::strerror(error)); }
 
 void require_another_file(const std::string& in, const std::string& out) {
-  struct stat a = {}, b = {};
-  if (stat(in.c_str(), &a) == 0 && stat(out.c_str(), &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+  struct stat model = {}, target = {}, folder = {};
+  if (stat(in.c_str(), &model) != 0 || stat(out.c_str(), &target) != 0) return;
+  const auto same = [](const struct stat& a, const struct stat& b) {
+    return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+  };
+  const std::filesystem::path parent = std::filesystem::path(out).parent_path();
+  const bool inside = stat(parent.empty() ? "." : parent.c_str(), &folder) == 0 && same(model, folder);
+  // A model that is a folder is all of its files, but for what was made of it before.
+  if (same(model, target) || (inside && !out.ends_with(".gguf")))
     throw Error(ErrorKind::usage, shown_path(out), "is the model itself; write to another file");
 }
 

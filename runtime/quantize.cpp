@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <future>
@@ -11,8 +12,10 @@
 #include "kernels/cpu/thread_pool.h"
 #include "models/parallel.h"
 #include "quant/formats.h"
+#include "runtime/convert.h"
 #include "runtime/gguf.h"
 #include "runtime/gguf_writer.h"
+#include "runtime/hf_folder.h"
 #include "runtime/mapped_file.h"
 #include "runtime/output_file.h"
 #include "runtime/quantize_jobs.h"
@@ -69,9 +72,11 @@ class Writer {
 
 class Quantizer {
  public:
-  Quantizer(const Checkpoint& checkpoint, const QuantizeOptions& options)
+  /// `share_done`: of the whole work, before this part of it.
+  Quantizer(const Checkpoint& checkpoint, const QuantizeOptions& options, double share_done)
       : checkpoint_(checkpoint),
         options_(options),
+        share_done_(share_done),
         n_threads_(options.n_threads > 0 ? options.n_threads : cpu::default_threads()) {
     for (const HostTensor& tensor : checkpoint.tensors) n_weights_ += tensor.n_elements();
   }
@@ -88,6 +93,7 @@ class Quantizer {
  private:
   void copy(const QuantizeJob& job, Writer& writer) {
     const HostTensor& tensor = *job.source;
+    if (!tensor.parts.empty()) return gather(tensor, writer);
     constexpr size_t kPiece = size_t{32} << 20;
     for (size_t at = 0; at < tensor.bytes; at += kPiece) {
       const size_t n = std::min(kPiece, tensor.bytes - at);
@@ -95,6 +101,29 @@ class Quantizer {
       drop(tensor, at, n);
       report(static_cast<double>(n) / static_cast<double>(tensor.bytes) * static_cast<double>(tensor.n_elements()), 0);
     }
+  }
+
+  void gather(const HostTensor& tensor, Writer& writer) {
+    constexpr size_t kPiece = size_t{4} << 20;
+    const size_t part_bytes = tensor.bytes / tensor.parts.size();
+    const auto write = [&] {
+      writer.write_buffer();
+      writer.next_buffer().clear();
+    };
+    writer.next_buffer().clear();
+    for (const std::byte* part : tensor.parts) {
+      const char* bytes = reinterpret_cast<const char*>(part);
+      for (size_t at = 0; at < part_bytes;) {
+        std::vector<char>& buffer = writer.next_buffer();
+        const size_t n = std::min(part_bytes - at, kPiece - buffer.size());
+        buffer.insert(buffer.end(), bytes + at, bytes + at + n);
+        at += n;
+        if (buffer.size() == kPiece) write();
+      }
+    }
+    write();
+    drop_parts(tensor);
+    report(static_cast<double>(tensor.n_elements()), 0);
   }
 
   void convert(const QuantizeJob& job, Writer& writer) {
@@ -120,12 +149,29 @@ class Quantizer {
       drop(*job.source, static_cast<size_t>(begin) * from_bytes, static_cast<size_t>(rows) * from_bytes);
       done_ += slab_weights;
     }
+    drop_parts(*job.source);
   }
 
   void drop(const HostTensor& tensor, size_t at, size_t bytes) const {
-    if (checkpoint_.mapped) drop_pages(tensor.data + at, tensor.data + at + bytes);
+    if (checkpoint_.mapped && tensor.data && !tensor.owned) drop_pages(tensor.data + at, tensor.data + at + bytes);
   }
-  double fraction(double more) const { return std::min(1.0, (done_ + more) / static_cast<double>(n_weights_ + 1)); }
+  // Parts may be rows that are smaller than a page: those that lie side by side go together.
+  void drop_parts(const HostTensor& tensor) const {
+    if (!checkpoint_.mapped || tensor.owned || tensor.parts.empty()) return;
+    std::vector<const std::byte*> parts = tensor.parts;
+    std::sort(parts.begin(), parts.end());
+    const size_t part_bytes = tensor.bytes / parts.size();
+    for (size_t i = 0; i < parts.size();) {
+      const std::byte* begin = parts[i];
+      const std::byte* end = begin;
+      for (; i < parts.size() && parts[i] == end; ++i) end += part_bytes;
+      drop_pages(begin, end);
+    }
+  }
+  double fraction(double more) const {
+    const double share = std::min(1.0, (done_ + more) / static_cast<double>(n_weights_ + 1));
+    return share_done_ + (1 - share_done_) * share;
+  }
   void report(double weights, double more) {
     done_ += weights;
     if (options_.progress && !options_.progress(fraction(more))) cancel();
@@ -134,26 +180,88 @@ class Quantizer {
 
   const Checkpoint& checkpoint_;
   const QuantizeOptions& options_;
+  double share_done_;
   int n_threads_;
   int64_t n_weights_ = 0;
   double done_ = 0;
 };
 
+/// A model in GGUF's form, whatever it lay in.
+struct Source {
+  Checkpoint checkpoint;
+  double share_done = 0;  ///< of the work: quantised weights of a folder are unpacked before anything is written
+};
+
+Source read_source(const std::string& in, const Mix& mix, const QuantizeOptions& options, QuantizeReport& report) {
+  constexpr double kUnpacking = 0.5;
+  Source source;
+  if (!is_folder(in)) return {read_gguf(in)};
+  ConvertOptions convert;
+  convert.n_threads = options.n_threads;
+  convert.exact = mix.dtype == DType::F32;
+  convert.progress = [&](double share) {
+    source.share_done = kUnpacking;
+    return !options.progress || options.progress(kUnpacking * share);
+  };
+  Converted converted = convert_folder(in, convert);
+  report.notes = std::move(converted.notes);
+  source.checkpoint = std::move(converted.checkpoint);
+  return source;
+}
+
+/// Weights that a folder holds quantised and that were unpacked to 16 bits have lost something too.
+void require_requantize(const std::vector<QuantizeJob>& jobs, const QuantizeOptions& options) {
+  for (const QuantizeJob& job : jobs)
+    if (job.target.dtype >= DType::kPrivate)
+      throw Error(ErrorKind::usage, escaped(job.source->name), "no GGUF file has this format",
+                  find_format(job.target.dtype)->name, "a format for this tensor: --tensor-type, --output-tensor-type");
+  if (options.allow_requantize || options.dry_run) return;
+  for (const QuantizeJob& job : jobs) {
+    if (!job.source->fine || !job.changes() || find_format(job.target.dtype)->block == 1) continue;
+    throw Error(ErrorKind::usage, escaped(job.source->name),
+                std::string("is quantised in this folder; --allow-requantize goes to ") +
+                    find_format(job.target.dtype)->name + " all the same, and F16, BF16 and F32 need no permission");
+  }
+}
+
+/// Experts that choose_formats() left alone are told once.
+void note_kept_experts(const Mix& mix, const std::vector<QuantizeJob>& jobs, QuantizeReport& report) {
+  const auto n = std::count_if(jobs.begin(), jobs.end(), [](const QuantizeJob& job) {
+    return job.source->dtype == DType::MXFP4 && job.source->dims.size() > 2 && !job.changes();
+  });
+  if (n > 0 && mix.dtype != DType::MXFP4)
+    report.notes.push_back(std::to_string(n) +
+                           " stacks of experts stay in MXFP4, as they were trained; --allow-requantize changes them");
+}
+
+/// Of a plain type beside experts in MXFP4 the latter are what people look for.
+int64_t file_type_of(const Mix& mix, const std::vector<QuantizeJob>& jobs) {
+  if (find_format(mix.dtype)->block > 1) return mix.file_type;
+  for (const QuantizeJob& job : jobs)
+    if (job.target.dtype == DType::MXFP4) return find_mix("MXFP4_MOE").file_type;
+  return mix.file_type;
+}
+
 QuantizeReport quantize_file(const std::string& in, const std::string& out, const QuantizeOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const Mix& mix = find_mix(options.type);
   if (!options.dry_run) require_another_file(in, out);
-  const Checkpoint checkpoint = read_gguf(in);
+  QuantizeReport report;
+  const Source source = read_source(in, mix, options, report);
+  const Checkpoint& checkpoint = source.checkpoint;
   if (checkpoint.tensors.empty()) checkpoint.refuse("tensors", "the file holds no weights");
   std::optional<ImportanceMatrix> imatrix;
   if (!options.imatrix.empty()) imatrix.emplace(options.imatrix);
-  QuantizeReport report;
   const std::vector<QuantizeJob> jobs = make_jobs(checkpoint, mix, imatrix, options, report);
+  require_requantize(jobs, options);
+  note_kept_experts(mix, jobs, report);
 
   const size_t alignment = alignment_of(checkpoint);
   std::vector<HostTensor> targets;
   for (const QuantizeJob& job : jobs) targets.push_back(job.target);
-  const std::string head = gguf_head(new_metadata(checkpoint, mix, imatrix), targets, alignment);
+  auto metadata = new_metadata(checkpoint, mix, imatrix);
+  metadata.insert_or_assign("general.file_type", Value{file_type_of(mix, jobs), "u32"});
+  const std::string head = gguf_head(metadata, targets, alignment);
   report.file_bytes = head.size();
   for (const HostTensor& tensor : targets) report.file_bytes += (tensor.bytes + alignment - 1) / alignment * alignment;
   if (options.dry_run) {
@@ -165,7 +273,7 @@ QuantizeReport quantize_file(const std::string& in, const std::string& out, cons
   {
     Writer writer(file, alignment);
     writer.write_now(head.data(), head.size());
-    Quantizer(checkpoint, options).run(jobs, report.tensors, writer);
+    Quantizer(checkpoint, options, source.share_done).run(jobs, report.tensors, writer);
   }
   file.commit();
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -15,14 +15,13 @@ constexpr int64_t kQuantizationVersion = 2;  // of GGML's formats; none has chan
 const char* name_of(DType dtype) { return find_format(dtype)->name; }
 
 /// Whether the formats of this kind have lost something already.
-bool is_quantised(DType dtype) {
-  const FormatInfo& format = *find_format(dtype);
-  return format.block > 1;
-}
+bool is_quantised(DType dtype) { return find_format(dtype)->block > 1; }
 
 void require_readable(const HostTensor& source, DType target, const Checkpoint& checkpoint,
                       const QuantizeOptions& options) {
   if (!row_decodable(source.dtype)) checkpoint.refuse(source.name, "this format cannot be read", name_of(source.dtype));
+  // What a folder holds quantised has no other way to a file than to be unpacked.
+  if (source.fine && !is_quantised(target)) return;
   if (is_quantised(source.dtype) && !options.allow_requantize && !options.dry_run)
     throw Error(ErrorKind::usage, shown_path(checkpoint.path) + ": " + escaped(source.name),
                 "is quantised already; --allow-requantize goes from " + std::string(name_of(source.dtype)) + " to " +

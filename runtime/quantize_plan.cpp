@@ -80,6 +80,11 @@ DType format_named(const std::string& name, const char* option) {
               "'" + escaped(name) + "'", known);
 }
 
+/// Experts that were trained in their format: going elsewhere only loses, so it takes the user's word.
+bool keeps_format(const HostTensor& tensor, const QuantizeOptions& options) {
+  return tensor.dtype == DType::MXFP4 && tensor.dims.size() > 2 && !options.allow_requantize;
+}
+
 // What llama.cpp writes instead when rows are no multiple of a block of 256.
 struct Shorter {
   DType format, instead;
@@ -182,6 +187,7 @@ std::vector<TensorChoice> choose_formats(const Checkpoint& checkpoint, const Mix
     if (!may_change(tensor, options)) continue;
     const auto pattern =
         std::find_if(patterns.begin(), patterns.end(), [&](const auto& p) { return p.first.found_in(tensor.name); });
+    if (pattern == patterns.end() && keeps_format(tensor, options)) continue;
     DType wanted = mix.dtype;
     if (embedding && is_token_embedding(tensor.name)) {
       wanted = *embedding;

@@ -176,37 +176,12 @@ class Reader {
       if (v_.types[i] == TokenType::user_defined) use_spaces(v_.tokens[i]);
     v_.model = is_bpe ? "llama" : "unigram";
     v_.add_space_prefix = settings_.dummy_prefix;
-    if (!is_bpe) v_.rules = unigram_rules();
+    if (!is_bpe) v_.rules = unigram_rules({settings_.strips_spaces, settings_.dummy_prefix, settings_.byte_fallback});
   }
 
   static void use_spaces(std::string& token) {
     for (size_t at = token.find(kSpaceMark); at != std::string::npos; at = token.find(kSpaceMark, at + 1))
       token.replace(at, kSpaceMark.size(), " ");
-  }
-
-  TextRules unigram_rules() const {
-    const std::string mark(kSpaceMark);
-    TextRules rules;
-    const auto replace_spaces = [&](const char* pattern, const char* content, Place only) {
-      rules.pretokenizer.push_back({.kind = TextStep::replace_regex,
-                                    .pattern = pattern,
-                                    .content = content,
-                                    .only_first = only.first,
-                                    .only_last = only.last});
-    };
-    if (settings_.strips_spaces) {
-      replace_spaces("\\A +", "", {true, false});
-      replace_spaces(" +\\z", "", {false, true});
-      replace_spaces(" +", " ", {false, false});
-    }
-    if (settings_.dummy_prefix)
-      rules.pretokenizer.push_back({.kind = TextStep::prepend, .content = mark, .only_first = true});
-    rules.pretokenizer.push_back({.kind = TextStep::replace, .pattern = " ", .content = mark});
-    rules.byte_fallback = settings_.byte_fallback;
-    rules.fuse_unknown = true;
-    rules.decoded.emplace_back(mark, " ");
-    rules.strips_space = settings_.dummy_prefix;
-    return rules;
   }
 
   std::string path_, where_;
@@ -215,6 +190,31 @@ class Reader {
 };
 
 }  // namespace
+
+TextRules unigram_rules(const UnigramSettings& settings) {
+  const std::string mark(kSpaceMark);
+  TextRules rules;
+  const auto replace_spaces = [&](const char* pattern, const char* content, Place only) {
+    rules.pretokenizer.push_back({.kind = TextStep::replace_regex,
+                                  .pattern = pattern,
+                                  .content = content,
+                                  .only_first = only.first,
+                                  .only_last = only.last});
+  };
+  if (settings.strips_spaces) {
+    replace_spaces("\\A +", "", {true, false});
+    replace_spaces(" +\\z", "", {false, true});
+    replace_spaces(" +", " ", {false, false});
+  }
+  if (settings.dummy_prefix)
+    rules.pretokenizer.push_back({.kind = TextStep::prepend, .content = mark, .only_first = true});
+  rules.pretokenizer.push_back({.kind = TextStep::replace, .pattern = " ", .content = mark});
+  rules.byte_fallback = settings.byte_fallback;
+  rules.fuse_unknown = true;
+  rules.decoded.emplace_back(mark, " ");
+  rules.strips_space = settings.dummy_prefix;
+  return rules;
+}
 
 Vocabulary read_sentencepiece_model(const std::string& path) { return Reader(path).read(); }
 

@@ -84,7 +84,7 @@ class Assigner {
     spare_channel_ends();
     for (const int32_t id : v_.ends) add(id, kEndsAnswer);
     for (const auto& [id, role] : v_.roles) add(id, role);
-    if (!v_.types_are_final) assign_stripping();
+    assign_stripping();
     return std::move(roles_);
   }
 

@@ -101,6 +101,7 @@ void Tokenizer::build_model() {
     }
     return;
   }
+  if (vocabulary_.nfc) normalizer_ = Normalizer(std::vector<TextStep>{{.kind = TextStep::nfc}});
   if (vocabulary_.model == "llama") {
     space_prefix_ = vocabulary_.add_space_prefix.value_or(true);
     adds_bos_ = vocabulary_.add_bos.value_or(true);
@@ -214,7 +215,7 @@ bool Tokenizer::stands_alone(const SpecialTokens::Hit& hit, std::string_view tex
 // What stands between special tokens, as the file says it is to be prepared.
 void Tokenizer::encode_between(std::string_view text, Place place, std::vector<int32_t>& ids) const {
   if (text.empty()) return;
-  if (!vocabulary_.rules) return model_->encode(text, true, ids);
+  if (!vocabulary_.rules && normalizer_.empty()) return model_->encode(text, true, ids);
   std::string prepared = utf8_first_bad(text) == text.size() ? std::string(text) : utf8_repaired(text);
   if (!normalizer_.empty()) prepared = normalizer_.apply(prepared, place);
   const std::string_view all = prepared;

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "runtime/sentencepiece_model.h"
+
 namespace infer {
 namespace {
 
@@ -96,6 +98,18 @@ void read_special_ids(const Checkpoint& file, Vocabulary& v) {
   for (const char* key : kOtherIds) file.find_int(key, 0, last);
 }
 
+// The other model of SentencePiece, by the name of the family that brought it into GGUF files.
+void read_unigram(const Checkpoint& file, Vocabulary& v) {
+  v.model = "unigram";
+  UnigramSettings settings;
+  v.remove_extra_spaces = file.find_bool("tokenizer.ggml.remove_extra_whitespaces");
+  settings.strips_spaces = v.remove_extra_spaces.value_or(false);
+  settings.dummy_prefix = v.add_space_prefix.value_or(false);
+  v.rules = unigram_rules(settings);
+  if (v.add_bos.value_or(false) && v.bos >= 0) v.rules->before = {v.bos};
+  if (v.add_eos.value_or(true) && v.eos >= 0) v.rules->after = {v.eos};
+}
+
 }  // namespace
 
 bool Vocabulary::reachable(int32_t id) const {
@@ -125,9 +139,9 @@ std::optional<uint8_t> byte_of(const std::string& token) {
 std::optional<Vocabulary> vocabulary_from(const Checkpoint& file) {
   const auto model = file.find_string("tokenizer.ggml.model");
   if (!model || *model == "none" || *model == "no_vocab") return std::nullopt;
-  if (*model != "llama" && *model != "gpt2") {
+  if (*model != "llama" && *model != "gpt2" && *model != "t5") {
     file.refuse("tokenizer.ggml.model", "tokenizer model is not supported", '"' + escaped(*model) + '"',
-                "\"llama\" (SentencePiece), \"gpt2\" (byte-level BPE)");
+                "\"llama\" (SentencePiece), \"gpt2\" (byte-level BPE), \"t5\" (Unigram)");
   }
   if (file.has("tokenizer.ggml.precompiled_charsmap")) {
     file.refuse("tokenizer.ggml.precompiled_charsmap", "a normaliser table is not supported");
@@ -143,6 +157,8 @@ std::optional<Vocabulary> vocabulary_from(const Checkpoint& file) {
   v.add_bos = file.find_bool("tokenizer.ggml.add_bos_token");
   v.add_eos = file.find_bool("tokenizer.ggml.add_eos_token");
   v.add_space_prefix = file.find_bool("tokenizer.ggml.add_space_prefix");
+  v.nfc = file.find_bool(kNfcKey).value_or(false);
+  v.types_are_final = file.find_bool(kTypesKey).value_or(false);
   const auto pre = file.find_string("tokenizer.ggml.pre");
   if (v.model == "gpt2") {
     v.pre = pre.value_or("default");
@@ -151,6 +167,7 @@ std::optional<Vocabulary> vocabulary_from(const Checkpoint& file) {
     if (merges == nullptr) file.refuse(kMerges, "the merges are missing", "no such key", "an array of strings");
     v.merges = *merges;
   }
+  if (v.model == "t5") read_unigram(file, v);
   validate(v);
   return v;
 }

@@ -39,7 +39,8 @@ struct Vocabulary {
   std::vector<int32_t> ends;                       ///< further tokens that end an answer
   int32_t bos = -1, eos = -1, eot = -1, eom = -1, unk = -1, sep = -1, pad = -1;
   int32_t fim_pad = -1, fim_rep = -1, fim_sep = -1;  ///< fill-in-the-middle tokens that end an answer
-  std::optional<bool> add_bos, add_eos, add_space_prefix;
+  std::optional<bool> add_bos, add_eos, add_space_prefix, remove_extra_spaces;
+  bool nfc = false;  ///< without `rules`: text is brought into the normal form first
   /// The types are known to be right, as in tokenizer.json. Those of a GGUF are corrected by well-known texts.
   bool types_are_final = false;
   std::vector<std::string> warnings;  ///< one line each, escaped
@@ -51,6 +52,9 @@ struct Vocabulary {
   bool reachable(int32_t id) const;
   size_t n_bytes() const;  ///< of all tokens together
 };
+
+/// Keys of our own, of files made from folders: what else a tokenizer.json says and no other key does.
+inline constexpr const char *kNfcKey = "infer.tokenizer.nfc", *kTypesKey = "infer.tokenizer.types_are_final";
 
 /// The vocabulary of a GGUF; nothing when the file has none (tokenizer.ggml.model absent, "none" or "no_vocab").
 /// Throws Error(bad_file) for a tokenizer model that is not supported and for every malformed value.

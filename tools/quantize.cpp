@@ -63,11 +63,11 @@ struct Command {
 };
 
 Arguments Command::arguments() {
-  Arguments a("infer quantize IN.gguf OUT.gguf TYPE",
-              "Writes a model with its weights in another format. OUT gets its name when it is complete.\nTYPE, in "
-              "upper or lower "
-              "case, is a format or one of llama.cpp's mixtures:\n" +
-                  types());
+  Arguments a(
+      "infer quantize IN OUT.gguf TYPE",
+      "Writes a model, a GGUF file or a Hugging Face folder, as a GGUF file with its weights in TYPE. OUT gets "
+      "its name when\nit is complete. TYPE, in upper or lower case, is a format or one of llama.cpp's mixtures:\n" +
+          types());
   a.positional("IN OUT TYPE", [this](const std::string& t) { take(t); });
   a.group("What");
   a.flag({"--allow-requantize"}, "also go from weights that are quantised already (errors add up)",
@@ -92,7 +92,7 @@ void check(const Command& c) {
                         : c.options.type.empty()              ? "TYPE"
                         : c.out.empty() && !c.options.dry_run ? "OUT"
                                                               : nullptr;
-  if (missing) throw Error(ErrorKind::usage, missing, "is missing: infer quantize IN.gguf OUT.gguf TYPE; see --help");
+  if (missing) throw Error(ErrorKind::usage, missing, "is missing: infer quantize IN OUT.gguf TYPE; see --help");
 }
 
 }  // namespace

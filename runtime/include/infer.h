@@ -408,15 +408,15 @@ struct QuantizeOptions {
 
 struct QuantizeReport {
   std::vector<QuantizedTensor> tensors;
-  std::vector<std::string> notes;  ///< about the whole: tensors that the importance matrix does not know
+  std::vector<std::string> notes;  ///< about the whole: what an importance matrix, or the new file, does not know
   size_t bytes = 0, new_bytes = 0;  ///< of all tensors
   size_t file_bytes = 0;            ///< of the new file
   int64_t n_weights = 0;
   double seconds = 0;
 };
 
-/// Writes the model at `in` to `out` with its weights in another format; metadata are kept, the parts of a split model
-/// become one file. Tensor by tensor: needs memory for a few rows. The file gets its name when it is complete; whatever
+/// Writes the model at `in`, a GGUF file (all parts of it) or a Hugging Face folder, to the GGUF file `out`, weights in
+/// another format. Tensor by tensor: needs memory for a few rows. The file gets its name when it is complete; whatever
 /// happens before, nothing is left behind. Throws Error: usage (type, in and out the same file, requantising that was not
 /// allowed), bad_file (model or importance matrix; a weight that is not finite, by tensor and row), run (disk, cancelled).
 QuantizeReport quantize(const std::string& in, const std::string& out, const QuantizeOptions& options);

@@ -111,6 +111,41 @@ TEST_CASE("a folder quantised by AWQ or GPTQ is the model of its weights as numb
   }
 }
 
+TEST_CASE("a quantised folder becomes a GGUF file of plain numbers, and of fewer bits with permission") {
+  for (const Both& both : {awq_forms(), gptq_forms()}) {
+    const Folder plain, quantised, out;
+    both.plain.write(plain / "");
+    both.quantised.write(quantised / "");
+    QuantizeOptions options;
+    options.type = "F32";
+    double last = 0;
+    options.progress = [&](double share) {
+      CHECK(share >= last);
+      last = share;
+      return true;
+    };
+    quantize(plain / "", out / "plain.gguf", options);
+    last = 0;
+    quantize(quantised / "", out / "unpacked.gguf", options);
+    CHECK(last > 0.9);
+    options.progress = nullptr;
+    const Checkpoint want = read_gguf(out / "plain.gguf"), got = read_gguf(out / "unpacked.gguf");
+    REQUIRE(got.tensors.size() == want.tensors.size());
+    for (const HostTensor& tensor : want.tensors) {
+      INFO(tensor.name);
+      const HostTensor* mine = got.find_tensor(tensor.name);
+      REQUIRE((mine && mine->dims == tensor.dims && mine->dtype == DType::F32));
+      CHECK(std::memcmp(mine->data, tensor.data, tensor.bytes) == 0);
+    }
+    options.type = "Q8_0";
+    CHECK_THROWS_WITH(quantize(quantised / "", out / "q8.gguf", options), Catch::Contains("--allow-requantize"));
+    CHECK_FALSE(std::filesystem::exists(out / "q8.gguf"));
+    options.allow_requantize = true;
+    quantize(quantised / "", out / "q8.gguf", options);
+    CHECK(greedy(load(out / "q8.gguf", "cpu")).size() == 24);
+  }
+}
+
 TEST_CASE("unpacking tells how far it is and can be cancelled") {
   const Folder folder;
   awq_forms().quantised.write(folder / "");
