@@ -9,8 +9,8 @@ namespace infer::tools {
 void declare(Arguments& a, BenchModes& m) {
   a.group("Over time, and against earlier runs");
   a.add({"--duration"}, "T",
-        "repeat each test for this long (60s, 500ms, 2m), a line to an interval; how long requests of\n"
-        "                                   --arrival come, or the search of --sla may take (60s)",
+        "repeat each test for this long (60s, 500ms, 2m), a line to an interval;\n"
+        "                                   how long requests of --arrival come, or the search of --sla takes (60s)",
         [&m](const std::string& t) { m.duration = parse_duration("--duration", t); });
   a.flag({"--energy"}, "also joules per token, where counters can be read; '-' for less than 0.3 s of work", &m.energy);
   a.text({"--save"}, "FILE", "keep the results, as -o json prints them", &m.save);

@@ -107,6 +107,7 @@ class CudaBackend : public Backend {
     std::unique_ptr<Program> program;  ///< a step of one token per sequence; else captured, or call by call
     GraphExec graph[2];                ///< of the program's stages by the parity of its layers, or of the calls (first)
     bool seen = false;
+    int64_t n_tokens = 0;
   };
 
   // cuda_memory.cpp
@@ -120,6 +121,8 @@ class CudaBackend : public Backend {
   Wide wide();
   /// out [m, n] (+)= x [m, k] * w^T + bias with x in f32; accumulate adds to what out holds.
   void product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate);
+  /// Where attention over m rows of `width` numbers may leave its result in 16 bits too, for the product that follows.
+  void place_attention_copy(int64_t m, int64_t width, const void* result);
   /// Whether products of m rows with all of these are Way::few.
   bool few(int64_t m, std::initializer_list<const Tensor*> weights);
   // cuda_few.cpp
@@ -149,6 +152,12 @@ class CudaBackend : public Backend {
   Tensor narrow_a_, narrow_b_;  ///< 16-bit activations of the products of prompts
   UnpackAhead unpacked_;        ///< 16-bit weights of products
   AttentionScratch attention_scratch_;
+  /// Whose result narrow_a_ holds in bf16 as well, as an operand for `tokens` tokens or with 0 row by row, until
+  /// anything else is written to either.
+  struct {
+    const void* of = nullptr;
+    int tokens = 0;
+  } attention_copy_;
   MmaScratch mma_scratch_;
   WgmmaLimits wgmma_limits_;
   Buffer program_memory_;  ///< stages and exchange buffers of all programs

@@ -64,7 +64,8 @@ void CudaBackend::attn_in_few(const AttnInArgs& a) {
 void CudaBackend::ffn_few(const FfnArgs& a, const Tensor& out, bool accumulate) {
   const int64_t m = a.add.x.rows(), ffn_dim = a.w_gate.rows();
   const bool arranged = this->arranged(m, {&a.w_gate, &a.w_up}), down_arranged = this->arranged(m, {&a.w_down});
-  const bool fused = a.w_gate.dtype == a.w_up.dtype && arranged == down_arranged;
+  const bool fused = a.w_gate.dtype == a.w_up.dtype && arranged == down_arranged &&
+                     (!arranged || wgmma_gates(m, a.w_gate, wgmma_limits_));
   const Tensor normed = norm_few(a.add.x, a.norm, a.eps, arranged);
   const Tensor gated = memory_as(narrow_b_, DType::BF16, m, ffn_dim);
   if (fused) {

@@ -78,11 +78,13 @@ void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, 
     const bool arranged = this->arranged(m, {&w});
     const MmaOutput output = accumulate ? MmaOutput::add : MmaOutput::store;
     Tensor operand = x;
+    --counters_.launches;
     if (arranged) {
       operand = memory_as(narrow_a_, DType::BF16, m, w.cols());
-      arrange_operand(x, operand.data, stream_.get());
-    } else {
-      --counters_.launches;
+      if (attention_copy_.of != x.data || attention_copy_.tokens != operand_tokens(m)) {
+        ++counters_.launches;
+        arrange_operand(x, operand.data, stream_.get());
+      }
     }
     return product_few({operand, {&w}, {&bias}, output, {}, out.data, out.cols()}, arranged);
   }
@@ -97,7 +99,8 @@ void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, 
   Tensor operand = x;
   if (type != DType::F32) {
     operand = memory_as(narrow_a_, type, m, w.cols());
-    convert(x, operand, stream_.get());
+    const bool there = type == DType::BF16 && attention_copy_.of == x.data && attention_copy_.tokens == 0;
+    if (!there) convert(x, operand, stream_.get());
   }
   wide.product({operand, w, bias, out}, accumulate);
 }
@@ -154,11 +157,28 @@ void CudaBackend::rope_store(const RopeStoreArgs& a) {
   cuda::rope_store(rest, stream_.get());
 }
 
+void CudaBackend::place_attention_copy(int64_t m, int64_t width, const void* result) {
+  attention_copy_ = {}, attention_scratch_.copy = nullptr;
+  const int tokens = operand_tokens(m);
+  bool quantised = false, all_bf16 = true;
+  for (const DType format : needs_.matrix_formats) {
+    quantised = quantised || packed_layout(format) == kTiles;
+    all_bf16 = all_bf16 && format == DType::BF16;
+  }
+  if (act_ != Act::automatic || m < kWgmmaLeast) return;
+  const bool arranged = quantised && has_wgmma_ && m <= kOperandMaxTokens && width % kOperandColumns == 0 &&
+                        tokens * width <= narrow_a_.n_elements();
+  if (!arranged && !(all_bf16 && lt_ && m * width <= narrow_a_.n_elements())) return;
+  attention_copy_ = {result, arranged ? tokens : 0};
+  attention_scratch_.copy = narrow_a_.data, attention_scratch_.copy_tokens = attention_copy_.tokens;
+}
+
 void CudaBackend::attention(const AttentionArgs& a) {
   if (recorder_) return recorder_->attention(a);
   ++counters_.launches;
   const bool decoding = a.q.rows() == a.kv_len.rows() && attention_scratch_.partial;
   if (decoding) {
+    place_attention_copy(a.q.rows(), a.q.dims[1] * a.q.dims[2], a.out.data);
     attention_decode(a, attention_scratch_, device_.n_sms, stream_.get());
   } else {
     attention_prefill(a, stream_.get());

@@ -11,7 +11,8 @@
 namespace infer::cuda {
 namespace {
 
-constexpr int64_t kMaxGraphRows = 64;                // of steps worth capturing: launches cost more than they compute
+constexpr int64_t kMaxGraphRows = 128;  // of steps worth capturing: launches cost more than they compute
+constexpr int64_t kSoonGraphRows = 64;  // of those captured at first sight; larger ones are so when they come again
 constexpr size_t kProgramMemory = size_t{48} << 20;  // all programs of a backend
 constexpr size_t kMaxRecorded = 4096;                // keys remembered; prompts of every length pass by
 constexpr double kUsualTokens = 4096;                // of a step, for which the watchdog's patience is meant
@@ -89,6 +90,8 @@ std::unique_ptr<Program> CudaBackend::record(const std::function<void()>& fn, in
   recorder_ = nullptr;
   n_tokens = recorder.n_tokens();
   auto program = recorder.finish();
+  // From three rows on tensor cores with the weights on the left are quicker, stage by stage.
+  if (has_wgmma_ && mode_ == Mode::automatic && n_tokens >= kWgmmaLeast) program = nullptr;
   if (program && !place_program(*program)) program = nullptr;
   return program;
 }
@@ -182,15 +185,12 @@ void CudaBackend::run(uint64_t key, const std::function<void()>& fn) {
   if (recorded_.size() > kMaxRecorded) recorded_.clear(), program_used_ = 0;
   Recorded& r = recorded_[key];
   if (!r.seen) {
-    r.seen = true;
-    int64_t n_tokens = 0;
-    r.program = record(fn, n_tokens);
-    if (r.program) {
-      if (mode_ != Mode::eager) ++counters_.captures;
-    } else if (n_tokens <= kMaxGraphRows && mode_ != Mode::eager) {
-      r.graph[0] = capture(fn);
-    }
+    r.program = record(fn, r.n_tokens);
+    if (r.program && mode_ != Mode::eager) ++counters_.captures;
   }
+  const bool worth = r.n_tokens <= (r.seen ? kMaxGraphRows : kSoonGraphRows);
+  r.seen = true;
+  if (!r.program && !r.graph[0] && worth && mode_ != Mode::eager) r.graph[0] = capture(fn);
   if (r.program) return run_program(r);
   if (!r.graph[0]) return fn();
   check(cudaGraphLaunch(r.graph[0].get(), stream_.get()), "replay a graph");

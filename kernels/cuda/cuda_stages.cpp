@@ -18,6 +18,7 @@ Tensor flat(const Tensor& t) {
 
 void CudaBackend::attn_in(const AttnInArgs& a) {
   if (recorder_) return recorder_->attn_in(a);
+  attention_copy_ = {};  // its memory is used again
   if (!fusion_.attn_in) return Backend::attn_in(a);
   const Wide wide = this->wide();
   const int64_t m = a.x.rows();
@@ -53,6 +54,7 @@ void CudaBackend::attn_out(const AttnOutArgs& a) {
 
 void CudaBackend::ffn(const FfnArgs& a) {
   if (recorder_) return recorder_->ffn(a);
+  attention_copy_ = {};
   if (!fusion_.ffn || a.activation == Activation::silu_clamped) return Backend::ffn(a);
   const Wide wide = this->wide();
   const FfnSteps s = steps(a);

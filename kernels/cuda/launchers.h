@@ -32,6 +32,8 @@ struct AttentionScratch {
   float* partial = nullptr;    ///< [max_units, 8, head_dim + 2]: sums, maximum and total of 8 query heads
   int32_t* arrived = nullptr;  ///< [max_tokens * n_kv_heads], zero between launches
   int64_t max_units = 0;
+  void* copy = nullptr;  ///< of the result in bf16: an operand (operand.h) for copy_tokens tokens, or with 0 row by row
+  int copy_tokens = 0;
 };
 /// Flash attention on tensor cores for any number of new tokens per sequence. out: f32, f16 or bf16.
 void attention_prefill(const AttentionArgs&, cudaStream_t);

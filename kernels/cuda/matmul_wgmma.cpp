@@ -13,6 +13,19 @@ namespace {
 
 constexpr int kShared = 227 << 10;  ///< that a block of such a GPU may have
 
+WgmmaShape shape_of(int64_t m, int64_t k, DType format, int n_units, int tiles_per_unit) {
+  WgmmaShape shape;
+  shape.n_units = n_units, shape.tiles_per_unit = tiles_per_unit, shape.tokens = operand_tokens(m);
+  visit_format(format, [&]<class F>() {
+    if constexpr (F::block > 1) {
+      shape.tile_bytes = wgmma_tile_bytes<F>(shape.tokens);
+      shape.slot_columns = wgmma_slot_groups<F>(shape.tokens) * kGroup;
+    }
+  });
+  shape.n_blocks = static_cast<int>(k / shape.slot_columns);
+  return shape;
+}
+
 }  // namespace
 
 bool has_wgmma(int major, int minor) {
@@ -33,6 +46,11 @@ bool wgmma_takes(int64_t m, const Tensor& w) {
     if constexpr (F::block > 1) takes = wgmma_takes_columns<F>(w.cols());
   });
   return takes;
+}
+
+bool wgmma_gates(int64_t m, const Tensor& gate, const WgmmaLimits& limits) {
+  const auto n_tiles = static_cast<int>((gate.rows() + kTileRows - 1) / kTileRows);
+  return plan_wgmma(shape_of(m, gate.cols(), gate.dtype, n_tiles, 2), limits).n_slots > 0;
 }
 
 void matmul_wgmma(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stream) {
@@ -61,19 +79,15 @@ void matmul_wgmma(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stre
   p.output = a.output, p.gelu = a.activation == Activation::gelu_tanh;
   p.out = a.out, p.out_stride = a.out_stride;
 
-  WgmmaShape shape;
-  shape.n_units = p.n_units, shape.tiles_per_unit = p.tiles_per_unit, shape.tokens = operand_tokens(m);
+  p.tile_bytes = 0;
   visit_format(format, [&]<class F>() {
-    if constexpr (F::block > 1) {
-      p.tile_bytes = tile_bytes<F>(k);
-      shape.tile_bytes = kWgmmaTileBytes<F>;
-      shape.slot_columns = kWgmmaSlotGroups<F> * kGroup;
-    }
+    if constexpr (F::block > 1) p.tile_bytes = tile_bytes<F>(k);
   });
-  shape.n_blocks = p.n_blocks = static_cast<int32_t>(k / shape.slot_columns);
+  const WgmmaShape shape = shape_of(m, k, format, p.n_units, p.tiles_per_unit);
+  p.n_blocks = shape.n_blocks;
   p.plan = plan_wgmma(shape, limits);
-  if (p.plan.n_slots < 2)
-    throw Error(ErrorKind::run, "matmul_wgmma", "too little shared memory", std::to_string(p.plan.slot_bytes));
+  if (p.plan.n_slots == 0)
+    throw Error(ErrorKind::run, "matmul_wgmma", "too little shared memory", std::to_string(limits.shared_bytes));
   switch (shape.tokens) {
     case 8:
       return launch_wgmma<8>(format, p, stream);

@@ -1,4 +1,4 @@
-// The kernel of matmul_wgmma.h. Four (for 128 tokens two) groups of four warps multiply, a tile of 16 rows to a warp;
+// The kernel of matmul_wgmma.h. Four groups of four warps multiply, a tile of 16 rows to a warp;
 // one more group of warps fetches: for every slot of the ring each tile's part of a chunk, plane by plane, so that what
 // lies there is a small chunk of its own, and the operand's columns. Weights are unpacked for four instructions
 // while the four before them run. wgmma_plan.h says who does what.
@@ -41,77 +41,120 @@ struct WgmmaPass {
 /// What is the same in all lanes, so that the compiler knows that it is.
 __device__ __forceinline__ int uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 
-/// What a CTA has to do.
+/// What a CTA has to do. Parts, sets and tiles at once are powers of two.
 struct WgmmaRange {
   int begin, end, first_block, end_block;
   int part, at_once, units_at_once;
   __device__ __forceinline__ WgmmaRange(const WgmmaLaunch& p, int tiles) {
-    part = static_cast<int>(blockIdx.x) & (p.plan.n_parts - 1);  // parts and sets are powers of two
-    const int row_block = static_cast<int>(blockIdx.x) / p.plan.n_parts;
-    at_once = tiles / p.plan.n_sets, units_at_once = p.tiles_per_unit == 2 ? at_once / 2 : at_once;
-    begin = first_of_part(p.n_units, row_block, p.plan.n_row_blocks);
-    end = first_of_part(p.n_units, row_block + 1, p.plan.n_row_blocks);
-    first_block = first_of_part(p.n_blocks, part, p.plan.n_parts);
-    end_block = first_of_part(p.n_blocks, part + 1, p.plan.n_parts);
+    part = static_cast<int>(blockIdx.x) & (p.plan.n_parts - 1);
+    const int row_block = static_cast<int>(blockIdx.x) >> log2_of(p.plan.n_parts);
+    at_once = tiles >> log2_of(p.plan.n_sets), units_at_once = p.tiles_per_unit == 2 ? at_once / 2 : at_once;
+    begin = p.plan.units.first(row_block), end = p.plan.units.first(row_block + 1);
+    first_block = p.plan.blocks.first(part), end_block = p.plan.blocks.first(part + 1);
   }
+  static __device__ __forceinline__ int log2_of(int power) { return 31 - __clz(power); }
 };
 
-/// Copies one tile's groups of a block of columns into a slot, as a chunk of just these groups.
-template <class F>
-__device__ __forceinline__ void fetch_tile_part(const uint8_t* tile, int n_groups, int block, uint32_t to,
-                                                uint32_t full, uint64_t policy) {
-  using P = Packed<F>;
-  constexpr int kSlot = kWgmmaSlotGroups<F>, kChunk = P::chunk_groups;
-  constexpr Chunk<F> small{kSlot};
-  const int first = block * kSlot, chunk = first / kChunk, g = first % kChunk, left = n_groups - chunk * kChunk;
-  const Chunk<F> c{left < kChunk ? left : kChunk};
-  const uint8_t* from = tile + static_cast<int64_t>(chunk) * Chunk<F>{kChunk}.bytes();
-  bulk_copy(to + small.low(0, 0), from + c.low(0, g), kSlot * kTileRows * Chunk<F>::kLow, full, policy);
-  if constexpr (P::low_bits == 8)
-    bulk_copy(to + small.low_second(0, 0), from + c.low_second(0, g), kSlot * kTileRows * Chunk<F>::kLow, full, policy);
-  if constexpr (P::high_bits > 0)
-    bulk_copy(to + small.high(0, 0), from + c.high(0, g), kSlot * kTileRows * Chunk<F>::kHigh, full, policy);
-  if constexpr (Chunk<F>::kGroupScale > 0)
-    bulk_copy(to + small.group_scale(0, 0), from + c.group_scale(0, g), kSlot * kTileRows * Chunk<F>::kGroupScale, full,
-              policy);
-  if constexpr (Chunk<F>::kBlockScale > 0)
-    bulk_copy(to + small.block_scale(0, 0), from + c.block_scale(0, g), kSlot / 8 * kTileRows * Chunk<F>::kBlockScale,
-              full, policy);
+/// Where a block of columns lies in the chunks of a tile, and in a slot as a chunk of its own, plane by plane.
+template <class F, int kSlot>
+class FetchBlock {
+ public:
+  __device__ __forceinline__ FetchBlock(int n_groups, int block) {
+    constexpr int kChunk = Packed<F>::chunk_groups;
+    const int first = block * kSlot, chunk = first / kChunk, left = n_groups - chunk * kChunk;
+    g_ = first % kChunk, c_ = Chunk<F>{left < kChunk ? left : kChunk};
+    chunk_ = static_cast<int64_t>(chunk) * Chunk<F>{kChunk}.bytes();
+  }
+  __device__ __forceinline__ void copy(const uint8_t* tile, uint32_t to, uint32_t full, uint64_t policy) const {
+    using C = Chunk<F>;
+    const C small{kSlot};
+    const uint8_t* from = tile + chunk_;
+    bulk_copy(to + small.low(0, 0), from + c_.low(0, g_), kSlot * kTileRows * C::kLow, full, policy);
+    if constexpr (Packed<F>::low_bits == 8)
+      bulk_copy(to + small.low_second(0, 0), from + c_.low_second(0, g_), kSlot * kTileRows * C::kLow, full, policy);
+    if constexpr (Packed<F>::high_bits > 0)
+      bulk_copy(to + small.high(0, 0), from + c_.high(0, g_), kSlot * kTileRows * C::kHigh, full, policy);
+    if constexpr (C::kGroupScale > 0)
+      bulk_copy(to + small.group_scale(0, 0), from + c_.group_scale(0, g_), kSlot * kTileRows * C::kGroupScale, full,
+                policy);
+    if constexpr (C::kBlockScale > 0)
+      bulk_copy(to + small.block_scale(0, 0), from + c_.block_scale(0, g_), kTileRows * C::kBlockScale, full, policy);
+  }
+
+ private:
+  int g_;
+  Chunk<F> c_;
+  int64_t chunk_;
+};
+
+/// Tiles of one matrix that lie one after the other, and follow one another in a slot.
+struct WgmmaRun {
+  const uint8_t* from = nullptr;
+  int slot = 0, n = 0;
+};
+
+/// The tiles of a pass.
+__device__ __forceinline__ void find_runs(const WgmmaLaunch& p, const WgmmaPass& pass, WgmmaRun (&runs)[3]) {
+#pragma unroll
+  for (int m = 0; m < 3; ++m) {
+    const MmaMatrix& w = p.w[m];
+    int first = pass.first_unit, end = pass.first_unit + pass.n_units;
+    if (p.tiles_per_unit == 2) {
+      if (m == 2) first = end;
+      runs[m].slot = m * pass.at_once / 2;
+    } else {
+      first = max(first, w.first_unit);
+      if (m < 2) end = min(end, p.w[m + 1].first_unit);
+      runs[m].slot = first - pass.first_unit;
+    }
+    runs[m].n = max(0, end - first);
+    runs[m].from = w.data + (first - w.first_unit) * p.tile_bytes;
+  }
 }
 
-/// The group of warps that fetches.
+/// A warp of the group that fetches: the last one activations, the others the weights of a block in turn. One thread
+/// does it, which the compiler has to know, or it puts a loop over lanes around every copy.
 template <class F, int kTokens>
 __device__ __forceinline__ void fetch_all(const WgmmaLaunch& p, const WgmmaRange& range, uint64_t* full,
                                           uint64_t* empty) {
-  constexpr int kBytes = kWgmmaTileBytes<F>, kXBytes = kWgmmaSlotGroups<F> * kGroup * kTokens * 2;
-  const int warp = uniform(threadIdx.x / 32 % 4), lane = threadIdx.x % 32;
-  const uint64_t policy = evict_first_policy();
-  const bool weights = warp < kFetchWarps - 1;
+  constexpr int kSlot = wgmma_slot_groups<F>(kTokens), kBytes = wgmma_tile_bytes<F>(kTokens);
+  constexpr int kXBytes = kSlot * kGroup * kTokens * 2;
+  constexpr int kWeightWarps = kFetchWarps - 1;
+  const int warp = uniform(threadIdx.x / 32 % 4);
+  const bool weights = warp < kWeightWarps;
   if (!weights) wait_for_previous_kernel();  // weights depend on nothing, activations do
-  int slot = 0;
+  if (!fetches()) return;
+  const uint64_t policy = weights ? evict_first_policy() : evict_normal_policy();
+  int slot = 0, turn = weights ? warp : 0;
   uint32_t parity = 1;
   for (int first = range.begin; first < range.end; first += range.units_at_once) {
     const WgmmaPass pass{first, min(range.units_at_once, range.end - first), range.at_once};
-    const int tile = warp + lane * (kFetchWarps - 1);
-    const bool mine = weights && tile < range.at_once && pass.has(p, tile);
-    const uint8_t* from = nullptr;
-    if (mine) {
-      const MmaMatrix& w = p.w[pass.matrix(p, tile)];
-      from = w.data + (pass.unit(p, tile) - w.first_unit) * p.tile_bytes;
-    }
-    const int bytes = weights ? __popc(__ballot_sync(0xffffffffu, mine)) * kBytes : kXBytes;
+    WgmmaRun runs[3];
+    find_runs(p, pass, runs);
+    const int bytes = kBytes * pass.n_units * p.tiles_per_unit;
     for (int block = range.first_block; block < range.end_block; ++block) {
-      const uint32_t to = shared_address(wgmma_memory) + slot * p.plan.slot_bytes,
-                     barrier = shared_address(&full[slot]);
-      if (lane == 0) {
-        barrier_wait(&empty[slot], parity);
-        barrier_expect(barrier, bytes);
+      barrier_wait(&empty[slot], parity);  // also of others' blocks: who skips one could take an old phase for a new
+      if (turn == 0) {
+        const uint32_t to = shared_address(wgmma_memory) + slot * p.plan.slot_bytes;
+        const uint32_t barrier = shared_address(&full[slot]);
+        barrier_expect(barrier, weights ? bytes : kXBytes);
+        if (weights) {
+          const FetchBlock<F, kSlot> part(p.n_groups, block);
+#pragma unroll
+          for (int m = 0; m < 3; ++m) {
+            const uint8_t* from = runs[m].from;
+            uint32_t at = to + runs[m].slot * kBytes;
+#pragma unroll 1
+            for (int i = runs[m].n; i > 0; --i, from += p.tile_bytes, at += kBytes)
+              part.copy(from, at, barrier, policy);
+          }
+          turn = kWeightWarps;
+        } else {
+          bulk_copy(to + p.plan.x_offset, p.x + static_cast<int64_t>(block) * kXBytes, kXBytes, barrier, policy);
+          turn = 1;
+        }
       }
-      __syncwarp();
-      if (mine) fetch_tile_part<F>(from, p.n_groups, block, to + tile * kBytes, barrier, policy);
-      if (!weights && fetches())
-        bulk_copy(to + p.plan.x_offset, p.x + static_cast<int64_t>(block) * kXBytes, kXBytes, barrier,
-                  evict_normal_policy());
+      --turn;
       if (++slot == p.plan.n_slots) slot = 0, parity ^= 1;
     }
   }
@@ -188,19 +231,20 @@ struct WgmmaScales {
   }
 };
 
-/// c += a slot's columns of this warp's tile times the operand's, whose descriptor begins with `x`. On return products
-/// may still run that read the slot. No branches: with them the compiler writes to registers that products still read.
-/// `between` is called when those of the slot before are done.
+/// c += the columns of slot `number` of a row, of this warp's tile, times the operand's, whose descriptor begins with
+/// `x`. On return products may still run that read the slot. No branches: with them the compiler writes to registers
+/// that products still read. `between` is called when those of the slot before are done.
 template <class F, int kTokens, class Between>
-__device__ __forceinline__ void multiply_slot(const WgmmaBits& bits, const uint8_t* chunk, uint32_t x,
+__device__ __forceinline__ void multiply_slot(const WgmmaBits& bits, const uint8_t* chunk, int number, uint32_t x,
                                               float (&c)[kTokens / 2], Between&& between) {
-  const Chunk<F> small{kWgmmaSlotGroups<F>};
+  constexpr int kSlot = wgmma_slot_groups<F>(kTokens);
+  const Chunk<F> small{kSlot};
   const int lane = threadIdx.x % 32, row = lane / 4, j = lane % 4;
   uint4 block[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) block[r] = load_bytes<Chunk<F>::kBlockScale>(chunk + small.block_scale(row + 8 * r, 0));
 #pragma unroll
-  for (int step = 0; step < kWgmmaSlotGroups<F> / 4; ++step) {
+  for (int step = 0; step < kSlot / 4; ++step) {
     const int g = 4 * step + j;
     WgmmaCodes<F> q;
     WgmmaScales<F> s;
@@ -208,7 +252,7 @@ __device__ __forceinline__ void multiply_slot(const WgmmaBits& bits, const uint8
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const uint32_t own = load_bytes<Chunk<F>::kGroupScale>(chunk + small.group_scale(row + 8 * r, g)).x;
-      s.set(r, decode_scales<F>(own, block[r], step, j));
+      s.set(r, decode_scales<F>(own, block[r], kSlot == 8 ? step : number % 2, j));
     }
     const auto part = [&]<int kPart>() {
       constexpr int kFirst = 4 * kPart, h = kHalves<F> == 2 ? kPart : 0;
@@ -227,7 +271,8 @@ __device__ __forceinline__ void multiply_slot(const WgmmaBits& bits, const uint8
       for (int i = 0; i < 4; ++i)
         wgmma<kTokens>(c, a[i], operand_descriptor(x + (step * 8 + kFirst + i) * (kTokens * 32 / 16)));
       wgmma_commit();
-      wgmma_wait<1>();
+      // Registers for the weights of a second part there are up to 64 tokens; beyond, other groups unpack meanwhile.
+      wgmma_wait<kTokens <= 64 ? 1 : 0>();
       if (step == 0 && kPart == 0) between();
     };
     part.template operator()<0>();
@@ -249,12 +294,16 @@ __device__ __forceinline__ void add_left(float (&sum)[kTokens / 2], const float4
   }
 }
 
+/// A barrier among all warps that multiply.
+__device__ __forceinline__ void multiplying_sync() {
+  asm volatile("bar.sync 1, %0;" ::"n"(128 * kWgmmaGroups) : "memory");
+}
+
 /// Adds up what the sets of groups have found, in the first one. All that multiply are done with the ring.
 template <int kTokens>
 __device__ __forceinline__ void join_sets(const WgmmaLaunch& p, int at_once, int set, int tile,
                                           float (&c)[kTokens / 2]) {
-  constexpr int kThreads = 128 * wgmma_groups(kTokens);
-  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+  multiplying_sync();
   auto* memory = reinterpret_cast<float4*>(wgmma_memory) + tile * (kTokens / 8) * 32;
   const int of_set = at_once * (kTokens / 8) * 32;
   if (set > 0) {
@@ -263,7 +312,7 @@ __device__ __forceinline__ void join_sets(const WgmmaLaunch& p, int at_once, int
       memory[(set - 1) * of_set + i * 32 + threadIdx.x % 32] =
           make_float4(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]);
   }
-  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+  multiplying_sync();
   if (set == 0)
     for (int other = 1; other < p.plan.n_sets; ++other) add_left<kTokens>(c, memory + (other - 1) * of_set);
 }
@@ -274,7 +323,8 @@ template <int kTokens>
 __device__ __forceinline__ void join_parts(const WgmmaLaunch& p, const WgmmaRange& range, int tile, bool has_sums,
                                            float (&c)[kTokens / 2]) {
   constexpr int kTileFours = kTokens / 8 * 32;
-  const int n = p.plan.n_parts, owner = tile & (n - 1), per_rank = range.at_once / n, lane = threadIdx.x % 32;
+  const int n = p.plan.n_parts, owner = tile & (n - 1), lane = threadIdx.x % 32;
+  const int log2_n = WgmmaRange::log2_of(n), per_rank = range.at_once >> log2_n;
   cluster_arrive();
   cluster_wait();  // all are done with their rings
   if (has_sums && range.part != owner) {
@@ -283,7 +333,7 @@ __device__ __forceinline__ void join_parts(const WgmmaLaunch& p, const WgmmaRang
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
                  : "=r"(to)
                  : "r"(shared_address(wgmma_memory) + p.plan.join_offset +
-                       ((from * per_rank + tile / n) * kTileFours + lane) * 16),
+                       ((from * per_rank + (tile >> log2_n)) * kTileFours + lane) * 16),
                    "r"(owner));
 #pragma unroll
     for (int i = 0; i < kTokens / 8; ++i)
@@ -294,19 +344,19 @@ __device__ __forceinline__ void join_parts(const WgmmaLaunch& p, const WgmmaRang
   cluster_arrive();
   cluster_wait();
   if (!has_sums || range.part != owner) return;
-  float sum[kTokens / 2] = {};
-  const auto* left = reinterpret_cast<const float4*>(wgmma_memory + p.plan.join_offset) + tile / n * kTileFours;
+  const auto* left = reinterpret_cast<const float4*>(wgmma_memory + p.plan.join_offset) + (tile >> log2_n) * kTileFours;
+#pragma unroll
+  for (int i = 0; i < kTokens / 8; ++i) {
+    const float4 own = make_float4(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]);
+    float4 sum{};
 #pragma unroll 1
-  for (int r = 0; r < n; ++r) {
-    if (r == range.part) {
-#pragma unroll
-      for (int i = 0; i < kTokens / 2; ++i) sum[i] += c[i];
-    } else {
-      add_left<kTokens>(sum, left + (r < range.part ? r : r - 1) * per_rank * kTileFours);
+    for (int r = 0; r < n; ++r) {
+      const float4 more =
+          r == range.part ? own : left[(r < range.part ? r : r - 1) * per_rank * kTileFours + i * 32 + lane];
+      sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
     }
+    c[4 * i] = sum.x, c[4 * i + 1] = sum.y, c[4 * i + 2] = sum.z, c[4 * i + 3] = sum.w;
   }
-#pragma unroll
-  for (int i = 0; i < kTokens / 2; ++i) c[i] = sum[i];
 }
 
 /// Bias, and out.
@@ -366,6 +416,8 @@ __device__ __forceinline__ void finish_pass(const WgmmaLaunch& p, const WgmmaRan
                                             int set, int tile, float (&c)[kTokens / 2]) {
   if (p.plan.n_sets > 1) join_sets<kTokens>(p, range.at_once, set, tile, c);
   if (p.plan.n_parts > 1) join_parts<kTokens>(p, range, tile, set == 0, c);
+  // Ups go where the ring was, if it is not needed for another pass: then all have to be done with it.
+  if (p.tiles_per_unit == 2 && p.plan.one_pass) multiplying_sync();
   if (set > 0) return;
   const bool mine = pass.has(p, tile) && (tile & (p.plan.n_parts - 1)) == range.part;
   const int matrix = pass.matrix(p, tile), first_row = (pass.unit(p, tile) - p.w[matrix].first_unit) * kTileRows;
@@ -390,9 +442,9 @@ __device__ __forceinline__ void finish_pass(const WgmmaLaunch& p, const WgmmaRan
 template <class F, int kTokens>
 __device__ __forceinline__ void multiply_all(const WgmmaLaunch& p, const WgmmaRange& range, uint64_t* full,
                                              uint64_t* empty) {
-  constexpr int kBytes = kWgmmaTileBytes<F>;
+  constexpr int kBytes = wgmma_tile_bytes<F>(kTokens);
   const int warp = uniform(threadIdx.x / 32), n_sets = p.plan.n_sets;
-  const int set = warp / range.at_once, tile = warp - set * range.at_once;
+  const int set = warp >> WgmmaRange::log2_of(range.at_once), tile = warp & (range.at_once - 1);
   const WgmmaBits bits;
   int slot = set, before = -1;
   uint32_t parity = 0;
@@ -409,7 +461,7 @@ __device__ __forceinline__ void multiply_all(const WgmmaLaunch& p, const WgmmaRa
       barrier_wait(&full[slot], parity);
       const int at = slot * p.plan.slot_bytes;
       if (busy)
-        multiply_slot<F, kTokens>(bits, wgmma_memory + at + tile * kBytes,
+        multiply_slot<F, kTokens>(bits, wgmma_memory + at + tile * kBytes, block,
                                   operand_start(shared_address(wgmma_memory) + at + p.plan.x_offset), c, release);
       else
         release();
@@ -426,29 +478,24 @@ __device__ __forceinline__ void multiply_all(const WgmmaLaunch& p, const WgmmaRa
 
 #endif
 
-/// Grid: row blocks x parts, parts in a cluster, one CTA an SM. Block: 4 (128 tokens: 2) groups of warps that multiply
+/// Grid: row blocks x parts, parts in a cluster, one CTA an SM. Block: 4 groups of warps that multiply
 /// and one that fetches. Shared: the ring, sums of the cluster, sums of up. Bytes: the packed weights once, the operand
 /// once for every row block and pass, from the L2.
 template <class F, int kTokens>
-__global__ void __launch_bounds__(wgmma_threads(kTokens), 1) wgmma_kernel(const __grid_constant__ WgmmaLaunch p) {
+__global__ void __launch_bounds__(kWgmmaThreads, 1) wgmma_kernel(const __grid_constant__ WgmmaLaunch p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  constexpr int kGroups = wgmma_groups(kTokens);
   __shared__ uint64_t full[kWgmmaMaxSlots], empty[kWgmmaMaxSlots];
+  const WgmmaRange range(p, kWgmmaTiles);
   if (threadIdx.x == 0) {
-    for (int i = 0; i < p.plan.n_slots; ++i)
-      barrier_init(&full[i], kFetchWarps), barrier_init(&empty[i], wgmma_tiles(kTokens) / p.plan.n_sets);
+    for (int i = 0; i < p.plan.n_slots; ++i) barrier_init(&full[i], 2), barrier_init(&empty[i], range.at_once);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
   start_next_kernel();
-  const WgmmaRange range(p, wgmma_tiles(kTokens));
   const int group = uniform(threadIdx.x / 128);
-  if (group == kGroups) {
-    // Registers that one group gives up the others take: 5 x 96 = 32 + 4 x 112, and 3 x 168 > 40 + 2 x 208.
-    if constexpr (kGroups == 4)
-      asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
-    else
-      asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+  if (group == kWgmmaGroups) {
+    // Registers that this group gives up the others take: 5 x 96 = 32 + 4 x 112.
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
     fetch_all<F, kTokens>(p, range, full, empty);
     if (p.plan.n_parts > 1) {
       float none[kTokens / 2];
@@ -456,10 +503,7 @@ __global__ void __launch_bounds__(wgmma_threads(kTokens), 1) wgmma_kernel(const 
       join_parts<kTokens>(p, range, 0, false, none);
     }
   } else {
-    if constexpr (kGroups == 4)
-      asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
-    else
-      asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
     wait_for_previous_kernel();
     multiply_all<F, kTokens>(p, range, full, empty);
   }
@@ -478,7 +522,7 @@ void launch_wgmma_format(const WgmmaLaunch& p, cudaStream_t stream) {
   attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = static_cast<unsigned>(p.plan.n_row_blocks * p.plan.n_parts);
-  config.blockDim = wgmma_threads(kTokens);
+  config.blockDim = kWgmmaThreads;
   config.dynamicSmemBytes = static_cast<size_t>(p.plan.shared_bytes);
   config.stream = stream;
   config.attrs = attributes, config.numAttrs = p.plan.n_parts > 1 ? 2 : 1;

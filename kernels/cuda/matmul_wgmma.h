@@ -32,6 +32,8 @@ WgmmaLimits wgmma_limits(int n_sms);
 int wgmma_clusters(int n_ctas, int shared_bytes);
 /// Whether matmul_wgmma has a kernel for m tokens and this weight.
 bool wgmma_takes(int64_t m, const Tensor& w);
+/// Whether it can close gate and up by the activation, too: for many tokens and many rows there is no room.
+bool wgmma_gates(int64_t m, const Tensor& gate, const WgmmaLimits&);
 /// args.x: an operand for operand_tokens(m) tokens, its shape [m, k]. gated: args.out is an operand too.
 void matmul_wgmma(const MmaArgs& args, const WgmmaLimits&, cudaStream_t);
 

@@ -11,7 +11,7 @@ int wgmma_clusters(int n_ctas, int shared_bytes) {
   cluster.val.clusterDim.x = static_cast<unsigned>(n_ctas), cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = static_cast<unsigned>(n_ctas);
-  config.blockDim = wgmma_threads(8);
+  config.blockDim = kWgmmaThreads;
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.attrs = &cluster, config.numAttrs = 1;
   int n = 0;

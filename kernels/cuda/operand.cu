@@ -63,30 +63,17 @@ __global__ void __launch_bounds__(kThreads)
   for (int quad = threadIdx.x + kKept * kThreads; quad < n_quads; quad += kThreads) put(quad, row[quad]);
 }
 
-template <class... Params, class... Args>
-void launch_early(void (*kernel)(Params...), int64_t blocks, cudaStream_t stream, const char* what, Args... args) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>(blocks);
-  config.blockDim = kThreads;
-  config.stream = stream;
-  config.attrs = &early, config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), what);
-}
-
 }  // namespace
 
 void arrange_operand(const Tensor& x, void* operand, cudaStream_t stream) {
   const int64_t m = x.rows(), k = x.cols(), n = m * k / 4;
-  launch_early(arrange_kernel, ceil_div<int64_t>(n, kThreads), stream, "arrange_operand", x.as<float4>(),
+  launch_early("arrange_operand", arrange_kernel, ceil_div<int64_t>(n, kThreads), kThreads, 0, stream, x.as<float4>(),
                static_cast<uint32_t*>(operand), operand_tokens(m), static_cast<int>(k / 4), n);
 }
 
 void norm_operand(const Tensor& x, const Tensor& weight, float eps, void* operand, cudaStream_t stream) {
-  launch_early(norm_operand_kernel, x.rows(), stream, "norm_operand", x.as<float4>(), weight.as<float4>(), eps,
-               static_cast<uint32_t*>(operand), operand_tokens(x.rows()), static_cast<int>(x.cols() / 4));
+  launch_early("norm_operand", norm_operand_kernel, x.rows(), kThreads, 0, stream, x.as<float4>(), weight.as<float4>(),
+               eps, static_cast<uint32_t*>(operand), operand_tokens(x.rows()), static_cast<int>(x.cols() / 4));
 }
 
 }  // namespace infer::cuda

@@ -101,12 +101,13 @@ __device__ __forceinline__ float inverse_rms(const float* x, int64_t cols, float
   return 1.0f / sqrtf(block_sum(squares) / static_cast<float>(cols) + eps);
 }
 
-/// Grid: one block per row, which is read twice, the second time from L1 or L2. In place is fine. A product that comes
-/// next may begin to fetch its weights.
+/// Grid: one block per row, which is read twice, the second time from L1 or L2. In place is fine. Starts early,
+/// and a product that comes next may begin to fetch its weights.
 template <int kWide, class T>
 __global__ void __launch_bounds__(kThreads)
     norm_kernel(const float* x, const float* weight, float eps, T* out, int64_t cols) {
   start_next_kernel();
+  wait_for_previous_kernel();
   const float* row = x + blockIdx.x * cols;
   const float inverse = inverse_rms<kWide>(row, cols, eps);
   for (int64_t i = threadIdx.x * kWide; i < cols; i += kThreads * kWide) {
@@ -247,10 +248,9 @@ void norm(const NormArgs& a, cudaStream_t stream) {
   if (rows == 0) return;
   const bool wide = cols % 4 == 0 && aligned_16(a.x.data) && aligned_16(a.weight.data) && aligned_16(a.out.data);
   dispatch("norm", a.out.dtype, wide, [&]<int kWide, class T>() {
-    norm_kernel<kWide, T><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(a.x.as<float>(), a.weight.as<float>(),
-                                                                                a.eps, a.out.as<T>(), cols);
+    launch_early("norm", norm_kernel<kWide, T>, rows, kThreads, 0, stream, a.x.as<float>(), a.weight.as<float>(), a.eps,
+                 a.out.as<T>(), cols);
   });
-  check_launch("norm");
 }
 
 void activate(const ActivateArgs& a, cudaStream_t stream) {

@@ -71,6 +71,8 @@ __global__ void __launch_bounds__(kHeadsPerBlock * 32) rope_store_kernel(const R
     float x[kWide];
   };
   extern __shared__ __align__(16) float heads[];
+  start_next_kernel();
+  wait_for_previous_kernel();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, per_token = p.n_heads + 2 * p.n_kv_heads;
   const unsigned number = blockIdx.x * kHeadsPerBlock + warp;
   const int64_t token = number / per_token;
@@ -149,8 +151,8 @@ void launch(const RopeStoreParams& p, cudaStream_t stream) {
   }
   const size_t shared = static_cast<size_t>(kHeadsPerBlock) * static_cast<size_t>(p.head_dim) * sizeof(float);
   const auto kernel = wide ? rope_store_kernel<4> : rope_store_kernel<1>;
-  kernel<<<static_cast<unsigned>(ceil_div<int64_t>(n_heads, kHeadsPerBlock)), kHeadsPerBlock * 32, shared, stream>>>(p);
-  check_launch("rope_store");
+  launch_early("rope_store", kernel, ceil_div<int64_t>(n_heads, kHeadsPerBlock), kHeadsPerBlock * 32, shared, stream,
+               p);
 }
 
 }  // namespace

@@ -13,23 +13,25 @@
 namespace infer::cuda {
 
 /// Groups of four warps that multiply, and four more warps that fetch.
-constexpr int wgmma_groups(int tokens) { return tokens <= 64 ? 4 : 2; }
-constexpr int wgmma_tiles(int tokens) { return 4 * wgmma_groups(tokens); }  ///< of a pass
-constexpr int wgmma_threads(int tokens) { return 128 * (wgmma_groups(tokens) + 1); }
+inline constexpr int kWgmmaGroups = 4, kWgmmaTiles = 4 * kWgmmaGroups, kWgmmaThreads = 128 * (kWgmmaGroups + 1);
 inline constexpr int kWgmmaMaxSlots = 12, kWgmmaMaxParts = 8;
 inline constexpr int kWgmmaStatic = 1024;  ///< static shared memory of the kernel, rounded up
 
-/// Groups of 32 columns that a slot of the ring holds of each tile: whole blocks of scales.
+/// Groups of 32 columns that a slot of the ring holds of each tile: a block of scales where there is room for so much.
 template <class F>
-inline constexpr int kWgmmaSlotGroups = Chunk<F>::kBlockScale > 0 ? 8 : 4;
+constexpr int wgmma_slot_groups(int tokens) {
+  return Chunk<F>::kBlockScale > 0 && tokens <= 64 ? 8 : 4;
+}
 /// Bytes of a tile in a slot.
 template <class F>
-inline constexpr int kWgmmaTileBytes = kTileRows*(kWgmmaSlotGroups<F>*(Chunk<F>::kCodeBytes + Chunk<F>::kGroupScale) +
-                                                  kWgmmaSlotGroups<F> / 8 * Chunk<F>::kBlockScale);
+constexpr int wgmma_tile_bytes(int tokens) {
+  return kTileRows *
+         (wgmma_slot_groups<F>(tokens) * (Chunk<F>::kCodeBytes + Chunk<F>::kGroupScale) + Chunk<F>::kBlockScale);
+}
 /// Whether a row of `cols` columns consists of such pieces.
 template <class F>
 constexpr bool wgmma_takes_columns(int64_t cols) {
-  return cols % (kWgmmaSlotGroups<F> * kGroup) == 0;
+  return cols % (Chunk<F>::kBlockScale > 0 ? 256 : 128) == 0;
 }
 
 /// A unit is a tile, or a tile of gate and the one of up with the same rows.
@@ -44,27 +46,38 @@ struct WgmmaLimits {
   int n_sms = 0, shared_bytes = 0;
   int n_clusters[4] = {};  ///< of 1, 2, 4 and 8 CTAs that run at once
 };
+/// Range i of n things: the first `longer` have one more than `each`. No divisions in the kernel, which cost a
+/// microsecond where they stand alone.
+struct WgmmaShare {
+  int each = 0, longer = 0;
+  WgmmaShare() = default;
+  WgmmaShare(int n, int n_parts) : each(n / n_parts), longer(n % n_parts) {}
+  INFER_HD int first(int i) const { return i * each + (i < longer ? i : longer); }
+};
+
 struct WgmmaPlan {
-  int n_row_blocks = 1, n_parts = 1;              ///< ranges of units, and of blocks of columns: CTAs of a cluster
+  int n_row_blocks = 1, n_parts = 1;  ///< ranges of units, and of blocks of columns: CTAs of a cluster
+  WgmmaShare units, blocks;
   int n_sets = 1;                                 ///< of groups of warps in a CTA that take blocks in turn
   int n_slots = 0, slot_bytes = 0, x_offset = 0;  ///< x_offset: of the activations within a slot
   int join_offset = 0;   ///< of what the other CTAs of a cluster leave; other sets leave theirs at 0
   int gated_offset = 0;  ///< of the sums of up
+  bool one_pass = true;
   int shared_bytes = 0;
 };
 
 /// Tiles of a pass.
-constexpr int wgmma_tiles_at_once(int tokens, int n_sets) { return wgmma_tiles(tokens) / n_sets; }
+constexpr int wgmma_tiles_at_once(int n_sets) { return kWgmmaTiles / n_sets; }
 constexpr int wgmma_sums_bytes(int tokens) { return kTileRows * tokens * 4; }  ///< of a tile
 
 /// What a division costs, in cycles of an SM; -1: not possible.
-inline int64_t wgmma_cost(const WgmmaShape& s, const WgmmaLimits& limits, int n_row_blocks, int n_parts, int n_sets) {
+inline int64_t wgmma_cost(const WgmmaShape& s, int n_row_blocks, int n_parts, int n_sets) {
   constexpr int64_t kBytesPerCycle = 20, kFmaPerCycle = 2048;  // an H200's memory for one SM; tensor cores
   constexpr int64_t kIssue = 350, kLatency = 900;              // of a warp for a slot of 256 columns
   constexpr int64_t kJoinSets = 800, kJoinParts = 2500;        // barriers and trips
   const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t tiles = up(s.n_units, n_row_blocks) * s.tiles_per_unit, columns = up(s.n_blocks, n_parts);
-  const int at_once = wgmma_tiles_at_once(s.tokens, n_sets);
+  const int at_once = wgmma_tiles_at_once(n_sets);
   const int64_t passes = up(tiles, at_once), sums = wgmma_sums_bytes(s.tokens);
   if (passes > 1 && (n_parts > 1 || n_sets > 1)) return -1;  // what is joined is joined once
   if (at_once % n_parts != 0 || (s.tiles_per_unit == 2 && (at_once < 8 || at_once / 2 % n_parts != 0))) return -1;
@@ -79,32 +92,46 @@ inline int64_t wgmma_cost(const WgmmaShape& s, const WgmmaLimits& limits, int n_
   if (multiply > most) most = multiply;
   if (n_sets > 1) most += kJoinSets + tiles * sums * (n_sets - 1) / 64;
   if (n_parts > 1) most += kJoinParts + tiles * sums / 16;
-  (void)limits;
   return most;
 }
 
+/// Where what lies in shared memory; n_slots 0: there is no room.
+inline void lay_out(const WgmmaShape& s, const WgmmaLimits& limits, WgmmaPlan& plan) {
+  const int tiles = wgmma_tiles_at_once(plan.n_sets), sums = wgmma_sums_bytes(s.tokens);
+  plan.x_offset = (tiles * s.tile_bytes + 127) / 128 * 128;
+  plan.slot_bytes = plan.x_offset + s.slot_columns * s.tokens * 2;
+  // In the ring, where it is not needed any more: what sets leave, what parts leave, what up leaves.
+  const int gated = s.tiles_per_unit == 2 ? tiles / 2 * sums : 0;
+  plan.join_offset = (plan.n_sets - 1) * tiles * sums;
+  plan.gated_offset = plan.join_offset + (plan.n_parts - 1) * (tiles / plan.n_parts) * sums;
+  plan.one_pass = plan.units.first(1) * s.tiles_per_unit <= tiles;
+  plan.n_slots = (limits.shared_bytes - kWgmmaStatic - (plan.one_pass ? 0 : gated)) / plan.slot_bytes;
+  if (plan.n_slots > kWgmmaMaxSlots) plan.n_slots = kWgmmaMaxSlots;
+  plan.n_slots -= plan.n_slots % plan.n_sets;  // a slot is one set's: who skips a phase takes an old one for a new
+  const int ring = plan.n_slots * plan.slot_bytes, left = plan.gated_offset + gated;
+  if (!plan.one_pass) plan.gated_offset = ring;
+  plan.shared_bytes = plan.one_pass ? (ring > left ? ring : left) : ring + gated;
+  if (plan.n_slots < 2 || plan.shared_bytes > limits.shared_bytes - kWgmmaStatic) plan.n_slots = 0;
+}
+
+/// The cheapest division; n_slots 0: none fits.
 inline WgmmaPlan plan_wgmma(const WgmmaShape& s, const WgmmaLimits& limits) {
-  WgmmaPlan plan;
-  int64_t best = -1;
+  WgmmaPlan best;
+  int64_t least = -1;
   for (int parts = 1, i = 0; i < 4; parts *= 2, ++i) {
     const int at_most = limits.n_clusters[i], blocks = at_most < s.n_units ? at_most : s.n_units;
     if (parts > s.n_blocks || blocks < 1) continue;
-    for (int sets = 1; sets <= wgmma_groups(s.tokens); sets *= 2) {
-      const int64_t cost = wgmma_cost(s, limits, blocks, parts, sets);
-      if (cost < 0 || (best >= 0 && cost >= best)) continue;
-      best = cost, plan.n_parts = parts, plan.n_row_blocks = blocks, plan.n_sets = sets;
+    for (int sets = 1; sets <= kWgmmaGroups; sets *= 2) {
+      const int64_t cost = wgmma_cost(s, blocks, parts, sets);
+      if (cost < 0 || (least >= 0 && cost >= least)) continue;
+      WgmmaPlan plan;
+      plan.n_parts = parts, plan.n_row_blocks = blocks, plan.n_sets = sets;
+      plan.units = WgmmaShare(s.n_units, blocks), plan.blocks = WgmmaShare(s.n_blocks, parts);
+      lay_out(s, limits, plan);
+      if (plan.n_slots > 0) best = plan, least = cost;
     }
   }
-  const int tiles = wgmma_tiles_at_once(s.tokens, plan.n_sets), sums = wgmma_sums_bytes(s.tokens);
-  const int gated = s.tiles_per_unit == 2 ? tiles / 2 * sums : 0;
-  plan.x_offset = (tiles * s.tile_bytes + 127) / 128 * 128;
-  plan.slot_bytes = plan.x_offset + s.slot_columns * s.tokens * 2;
-  plan.n_slots = (limits.shared_bytes - kWgmmaStatic - gated) / plan.slot_bytes;
-  if (plan.n_slots > kWgmmaMaxSlots) plan.n_slots = kWgmmaMaxSlots;
-  plan.gated_offset = plan.n_slots * plan.slot_bytes;
-  plan.join_offset = (plan.n_sets - 1) * tiles * sums;  // in the ring, which is not needed any more
-  plan.shared_bytes = plan.gated_offset + gated;
-  return plan;
+  return best;
 }
 
 }  // namespace infer::cuda

@@ -14,7 +14,7 @@ Way Wide::way(int64_t m, const Tensor& w) const {
   const int64_t k = w.cols();
   const bool can = lt && k % 8 == 0 && m * k <= narrow.n_elements();
   if (act == Act::int8) return Way::matvec;
-  if (ready(w)) return can && m > kMatvecRows ? Way::wide : Way::matvec;
+  if (ready(w)) return can && m > kMatvecMost ? Way::wide : Way::matvec;
   if (act != Act::automatic) return can && block_rows(k) > 0 ? Way::wide : Way::matvec;
   if (m <= kMatvecMost || !mma_takes(w)) return Way::matvec;
   return can && m > kFewMost && block_rows(k) > 0 ? Way::wide : Way::few;

@@ -1,0 +1,39 @@
+// What the launcher of attention for steps of one new token a sequence hands its kernels, which differ in the warps of
+// a block: sixteen where there is less to do than there are SMs, four where there is more and blocks can hide one
+// another's waits. They compile side by side.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/attention_plan.h"
+#include "quant/dtype.h"
+
+namespace infer::cuda {
+
+struct AttentionStep {
+  const float* q;  ///< [n_tokens, n_heads, head_dim]
+  const uint8_t *k_cache, *v_cache;
+  const int32_t *page_table, *q_start, *kv_len;
+  const float* sinks;
+  void* out;
+  __nv_bfloat16* copy;  ///< of the result, or null: in the order of an operand for copy_tokens tokens, or (0) as out
+  int copy_tokens;
+  float* partial;
+  int32_t* arrived;
+  int64_t max_pages, window;
+  int n_seqs, n_heads, n_kv_heads, head_dim, group, max_splits;
+  int64_t n_units;
+  float scale, softcap;
+  DType k_type, v_type, out_type;
+
+  __host__ __device__ int n_groups() const { return ceil_div(group, kUnitRows); }
+};
+
+/// False where tensor cores have no kernel for the head size and types. For 16 and 4 warps.
+template <int kWarps>
+bool launch_attention_step(const AttentionStep&, int n_sms, cudaStream_t);
+
+}  // namespace infer::cuda
