@@ -160,8 +160,8 @@ __device__ __forceinline__ void fetch_all(const WgmmaLaunch& p, const WgmmaRange
   }
 }
 
-/// Whether codes are put into the upper bits of a bf16's mantissa: 16 + code times the scale and an offset is one
-/// instruction, whose rounding of the offset (2^-9 of 16 scales) is a small part of the format's own.
+/// Whether codes are put into the upper bits of a bf16's mantissa, one instruction from where they are stored. 16 is
+/// taken off again without a rounding.
 template <class F>
 inline constexpr bool kUpperCodes = Packed<F>::low_bits == 4 && Packed<F>::high_bits == 0 && Packed<F>::bias != kTable;
 
@@ -196,12 +196,13 @@ struct WgmmaCodes {
   }
   /// Two weights of quad `i` that lie side by side along the columns, in bf16: codes 0 and 2 (pair 0), or 1 and 3.
   template <int i, int pair>
-  __device__ __forceinline__ uint32_t weights(const WgmmaBits& bits, int r, uint32_t scale, uint32_t offset) const {
+  __device__ __forceinline__ uint32_t weights(const WgmmaBits& bits, int r, uint32_t scale, uint32_t offset,
+                                              uint32_t base) const {
     constexpr uint32_t kOne = 0x3f803f80u, kMinusTwo7 = 0xc300c300u;
     if constexpr (kUpperCodes<F>) {
       constexpr int kShift = (i < 4 ? -3 : 1) + (pair == 0 ? 0 : 8);  // to the right
       const uint32_t word = q[r][i % 4], moved = kShift < 0 ? word << -kShift : word >> (kShift < 0 ? 0 : kShift);
-      return bf16x2_fma(masked<0x00780078u>(moved, bits.sixteen), scale, offset);
+      return bf16x2_fma(bf16x2_fma(masked<0x00780078u>(moved, bits.sixteen), kOne, base), scale, offset);
     }
     const uint32_t quad = q[r][i % (kUpperCodes<F> ? 4 : 8)];
     uint32_t code;
@@ -219,14 +220,19 @@ struct WgmmaCodes {
 /// Scales of a lane's group of two rows, in both halves of words.
 template <class F>
 struct WgmmaScales {
+  static constexpr bool kZeros = Packed<F>::scales == Scales::half_zero;  ///< whole ones, as a rule: exact
   uint32_t scale[2][kHalves<F>], offset[2][kHalves<F>];
+  uint32_t base[2];  ///< what is added to 16 + a stored code
+  __device__ __forceinline__ void set_base(int row, uint32_t of_group) {
+    float zero = Packed<F>::bias > 0 ? Packed<F>::bias : 0;
+    if constexpr (kZeros) zero = f16_to_f32(static_cast<uint16_t>(of_group >> 16));
+    base[row] = Bf16Type::pack(-16 - zero, -16 - zero);
+  }
   __device__ __forceinline__ void set(int row, const GroupScales& s) {
 #pragma unroll
     for (int h = 0; h < kHalves<F>; ++h) {
       scale[row][h] = Bf16Type::pack(s.scale[h], s.scale[h]);
-      float off = F::has_offset ? s.offset[h] : 0.0f;
-      if constexpr (kUpperCodes<F>) off -= (16 + Packed<F>::bias) * Bf16Type::low(scale[row][h]);
-      offset[row][h] = kUpperCodes<F> || F::has_offset ? Bf16Type::pack(off, off) : 0x80008000u;
+      offset[row][h] = F::has_offset && !kZeros ? Bf16Type::pack(s.offset[h], s.offset[h]) : 0x80008000u;
     }
   }
 };
@@ -252,6 +258,7 @@ __device__ __forceinline__ void multiply_slot(const WgmmaBits& bits, const uint8
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const uint32_t own = load_bytes<Chunk<F>::kGroupScale>(chunk + small.group_scale(row + 8 * r, g)).x;
+      s.set_base(r, own);
       s.set(r, decode_scales<F>(own, block[r], kSlot == 8 ? step : number % 2, j));
     }
     const auto part = [&]<int kPart>() {
@@ -260,8 +267,8 @@ __device__ __forceinline__ void multiply_slot(const WgmmaBits& bits, const uint8
       const auto unpack = [&]<int i>() {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          a[i][r] = q.template weights<kFirst + i, 0>(bits, r, s.scale[r][h], s.offset[r][h]);
-          a[i][2 + r] = q.template weights<kFirst + i, 1>(bits, r, s.scale[r][h], s.offset[r][h]);
+          a[i][r] = q.template weights<kFirst + i, 0>(bits, r, s.scale[r][h], s.offset[r][h], s.base[r]);
+          a[i][2 + r] = q.template weights<kFirst + i, 1>(bits, r, s.scale[r][h], s.offset[r][h], s.base[r]);
         }
       };
       unpack.template operator()<0>(), unpack.template operator()<1>();
