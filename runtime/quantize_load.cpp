@@ -9,7 +9,7 @@
 namespace infer {
 namespace {
 
-constexpr int64_t kChunkWeights = int64_t{1} << 18;  // what a thread takes at a time
+constexpr int64_t kStepWeights = int64_t{1} << 18;  // what a thread takes at a time
 
 struct Chunk {
   const QuantizeJob* job;
@@ -49,7 +49,7 @@ void quantize_checkpoint(Checkpoint& checkpoint, const LoadOptions& options) {
     tensors.back().parts.clear();
     tensors.back().owned = true;
     const size_t row_bytes = job.target.bytes / static_cast<size_t>(job.rows);
-    const int64_t step = std::max<int64_t>(1, kChunkWeights / job.source->dims.back());
+    const int64_t step = std::max<int64_t>(1, kStepWeights / job.source->dims.back());
     for (int64_t begin = 0; begin < job.rows; begin += step) {
       const int64_t end = std::min(job.rows, begin + step);
       chunks.push_back({&job, begin, end, out + static_cast<size_t>(begin) * row_bytes});

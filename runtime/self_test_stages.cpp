@@ -13,7 +13,7 @@
 namespace infer::self_testing {
 namespace {
 
-constexpr int64_t kRopeRows = 512, kFirstPosition = 100;
+constexpr int64_t kTableRows = 512, kFirstPosition = 100;
 constexpr int64_t kStorePages = 8;  // that attn_in writes to
 constexpr float kResidual = 0.1f;   // of the residual stream: branches are to show beside it
 constexpr int64_t kShortHistory = 224, kLongHistory = 4096;
@@ -71,11 +71,11 @@ Subject::Subject(const Checkpoint& checkpoint, const Extract& extract, Backend& 
     : extract_(extract), backend_(backend) {
   pack(checkpoint);
   for (const RopeConfig& rope : config().ropes) {
-    Floats table(static_cast<size_t>(kRopeRows * rope.dim));
-    fill_rope_table(rope, kRopeRows, 0, kRopeRows, table.data());
+    Floats table(static_cast<size_t>(kTableRows * rope.dim));
+    fill_rope_table(rope, kTableRows, 0, kTableRows, table.data());
     buffers_.push_back(backend.allocate(table.size() * sizeof(float)));
     backend.upload(buffers_.back().get(), table.data(), table.size() * sizeof(float));
-    ropes_.push_back(Tensor(buffers_.back().get(), DType::F32, {kRopeRows, rope.dim / 2, 2}));
+    ropes_.push_back(Tensor(buffers_.back().get(), DType::F32, {kTableRows, rope.dim / 2, 2}));
   }
   fill_caches();
 }

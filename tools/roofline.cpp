@@ -74,7 +74,7 @@ double per_token(const RooflinePhase& phase, double seconds) {
 }
 
 std::string below(const RooflinePhase& p, const RooflineRow& step) {
-  const PhaseVerdict v = verdict(p);
+  const RooflineVerdict v = verdict(p);
   const double whole = per_token(p, p.profile.whole_seconds), wall = per_token(p, p.profile.wall_seconds);
   std::string out = fmt::format(
       "bound by: {}{}; of a step as usual the bytes at the measured read speed explain {:.0f} %, operations at the {} "
@@ -135,7 +135,7 @@ ordered_json record(const RooflinePhase& phase, const RooflineRow& row) {
             {"cache_bytes", phase.profile.cache_bytes},
             {"fits_cache", row.fits_cache}});
   if (row.kind != RooflineRow::Kind::step) return j;
-  const PhaseVerdict v = verdict(phase);
+  const RooflineVerdict v = verdict(phase);
   j.update({{"bound", v.bound()},
             {"explained_by_memory", v.memory},
             {"explained_by_compute", v.compute},
@@ -179,19 +179,19 @@ std::vector<RooflineRow> roofline_rows(const RooflinePhase& phase) {
   return rows;
 }
 
-const char* PhaseVerdict::bound() const {
+const char* RooflineVerdict::bound() const {
   const double most = this->most();
   return memory == most ? "memory" : compute == most ? "compute" : launch == most ? "launch" : "host";
 }
 
-double PhaseVerdict::most() const { return std::max({memory, compute, launch, host}); }
+double RooflineVerdict::most() const { return std::max({memory, compute, launch, host}); }
 
-PhaseVerdict verdict(const RooflinePhase& phase) {
+RooflineVerdict verdict(const RooflinePhase& phase) {
   const StepProfile& p = phase.profile;
   double bytes = 0, flops = 0;
   for (const StageProfile& s : p.stages) bytes += s.weight_bytes + s.activation_bytes, flops += s.flops;
   const double wall = p.wall_seconds;
-  PhaseVerdict v;
+  RooflineVerdict v;
   v.memory = bytes / (phase.about.bandwidth_gbps * 1e9) / wall;
   v.compute = flops / (phase.peak_gops() * 1e9) / wall;
   v.launch = static_cast<double>(p.n_whole_launches) * p.launch_seconds / wall;

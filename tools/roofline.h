@@ -35,12 +35,12 @@ struct RooflineRow {
 std::vector<RooflineRow> roofline_rows(const RooflinePhase& phase);
 
 /// Shares of the time of a step as usual that each limit explains by itself; the largest names what binds.
-struct PhaseVerdict {
+struct RooflineVerdict {
   double memory = 0, compute = 0, launch = 0, host = 0;
   const char* bound() const;  ///< "memory", "compute", "launch", "host"
   double most() const;
 };
-PhaseVerdict verdict(const RooflinePhase& phase);
+RooflineVerdict verdict(const RooflinePhase& phase);
 
 /// All phases in one of the forms of `infer bench -o`.
 std::string roofline_text(const std::string& form, const std::vector<RooflinePhase>& phases);

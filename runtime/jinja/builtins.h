@@ -4,6 +4,7 @@
 
 #include <array>
 #include <span>
+#include <utility>
 
 #include "runtime/jinja/value.h"
 
@@ -29,6 +30,9 @@ std::span<const Row<Method>> text_methods();
 std::span<const Row<Method>> text_split_methods();
 std::span<const Row<Method>> dict_methods();
 std::span<const Row<Method>> list_methods();
+
+/// What Jinja2 gives as an iterator: its items can be taken once.
+inline Value generator(Heap& heap, Values items) { return heap.sequence(SequenceKind::generator, std::move(items)); }
 
 /// Null when there is none of that name.
 Filter find_filter(std::string_view name);

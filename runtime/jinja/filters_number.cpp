@@ -135,7 +135,7 @@ Value attribute_filter(Interpreter& in, const Value& input, Arguments& arguments
   return in.heap().undefined(missing_attribute(input, wanted.view()));
 }
 
-constexpr Row<Filter> kFilters[] = {
+constexpr Row<Filter> kNumberFilters[] = {
     {"default", default_filter}, {"d", default_filter},   {"int", to_int}, {"float", to_float},
     {"abs", absolute},           {"round", round_filter}, {"sum", sum},    {"filesizeformat", file_size},
     {"attr", attribute_filter},
@@ -143,6 +143,6 @@ constexpr Row<Filter> kFilters[] = {
 
 }  // namespace
 
-std::span<const Row<Filter>> number_filters() { return kFilters; }
+std::span<const Row<Filter>> number_filters() { return kNumberFilters; }
 
 }  // namespace infer::jinja

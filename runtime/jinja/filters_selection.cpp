@@ -8,8 +8,6 @@ namespace infer::jinja {
 
 namespace {
 
-Value generator(Heap& heap, Values items) { return heap.sequence(SequenceKind::generator, std::move(items)); }
-
 /// The arguments from `first` on, for the filter or test that is applied.
 Arguments rest_of(const Arguments& arguments, size_t first) {
   Arguments rest;
@@ -61,7 +59,7 @@ Value select(Interpreter& in, const Value& input, Arguments& arguments) {
   return generator(in.heap(), std::move(kept));
 }
 
-constexpr Row<Filter> kFilters[] = {
+constexpr Row<Filter> kSelectionFilters[] = {
     {"map", map},
     {"select", select<true, false>},
     {"reject", select<false, false>},
@@ -71,6 +69,6 @@ constexpr Row<Filter> kFilters[] = {
 
 }  // namespace
 
-std::span<const Row<Filter>> selection_filters() { return kFilters; }
+std::span<const Row<Filter>> selection_filters() { return kSelectionFilters; }
 
 }  // namespace infer::jinja

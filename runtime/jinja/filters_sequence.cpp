@@ -11,8 +11,6 @@ namespace infer::jinja {
 
 namespace {
 
-Value generator(Heap& heap, Values items) { return heap.sequence(SequenceKind::generator, std::move(items)); }
-
 Value length_filter(Interpreter&, const Value& input, Arguments& arguments) {
   bind_nothing(arguments, "length");
   const auto size = length(input);
@@ -256,7 +254,7 @@ Value slice(Interpreter& in, const Value& input, Arguments& arguments) {
   return generator(heap, std::move(columns));
 }
 
-constexpr Row<Filter> kFilters[] = {
+constexpr Row<Filter> kSequenceFilters[] = {
     {"length", length_filter},
     {"count", length_filter},
     {"join", join_filter},
@@ -277,6 +275,6 @@ constexpr Row<Filter> kFilters[] = {
 
 }  // namespace
 
-std::span<const Row<Filter>> sequence_filters() { return kFilters; }
+std::span<const Row<Filter>> sequence_filters() { return kSequenceFilters; }
 
 }  // namespace infer::jinja

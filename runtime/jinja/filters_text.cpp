@@ -215,7 +215,7 @@ Value xml_attributes(Interpreter& in, const Value& input, Arguments& arguments) 
   return heap.text(out.take());
 }
 
-constexpr Row<Filter> kFilters[] = {
+constexpr Row<Filter> kTextFilters[] = {
     {"trim", trim},
     {"tojson", to_json_filter},
     {"string", to_string},
@@ -239,6 +239,6 @@ constexpr Row<Filter> kFilters[] = {
 
 }  // namespace
 
-std::span<const Row<Filter>> text_filters() { return kFilters; }
+std::span<const Row<Filter>> text_filters() { return kTextFilters; }
 
 }  // namespace infer::jinja

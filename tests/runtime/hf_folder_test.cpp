@@ -20,11 +20,11 @@ namespace fs = std::filesystem;
 namespace {
 
 /// A tiny model as a GGUF file and as the parts of a folder.
-struct Both {
+struct TwoForms {
   Folder folder;
   HfFiles files;
 
-  explicit Both(DType weights = DType::F32) {
+  explicit TwoForms(DType weights = DType::F32) {
     test::TinyModel model;
     model.weights = weights;
     test::write_tiny_model(folder / "model.gguf", model);
@@ -38,7 +38,7 @@ struct Both {
   std::string gguf() const { return folder / "model.gguf"; }
 };
 
-Model load(const std::string& path, const std::string& device = "ref") {
+Model load_on(const std::string& path, const std::string& device = "ref") {
   LoadOptions options;
   options.device = device;
   return Model::load(path, options);
@@ -61,7 +61,7 @@ std::vector<TokenId> greedy(const Model& model, const std::string& prompt) {
 
 std::string refusal(const std::string& path) {
   try {
-    load(path);
+    load_on(path);
   } catch (const Error& e) {
     CHECK(e.kind() == ErrorKind::bad_file);
     return e.what();
@@ -70,7 +70,7 @@ std::string refusal(const std::string& path) {
 }
 
 /// The folder's tensors in two shards with an index.
-void write_shards(const Both& both, const std::string& second = "model-00002-of-00002.safetensors") {
+void write_shards(const TwoForms& both, const std::string& second = "model-00002-of-00002.safetensors") {
   fs::remove(both.hf() + "/model.safetensors");
   nlohmann::ordered_json headers[2], index;
   std::string data[2];
@@ -92,8 +92,8 @@ void write_shards(const Both& both, const std::string& second = "model-00002-of-
 
 TEST_CASE("a folder and a GGUF file of the same model give the same ids and the same tokens") {
   for (const DType weights : {DType::F32, DType::F16, DType::BF16}) {
-    const Both both(weights);
-    const Model gguf = load(both.gguf()), hf = load(both.hf());
+    const TwoForms both(weights);
+    const Model gguf = load_on(both.gguf()), hf = load_on(both.hf());
     CHECK(hf.info().format == "Hugging Face folder");
     CHECK(hf.info().n_params == gguf.info().n_params);
     for (const std::string text : {"the cat sat", "Hello, world!", "<|im_start|>user\nhi<|im_end|>", "\xE4\xB8\xAD"}) {
@@ -108,7 +108,7 @@ TEST_CASE("a folder and a GGUF file of the same model give the same ids and the 
 }
 
 TEST_CASE("a folder quantised while loading is the GGUF file quantised while loading") {
-  const Both both;
+  const TwoForms both;
   LoadOptions options;
   options.device = "cpu";
   options.quant = "Q8_0";
@@ -116,9 +116,9 @@ TEST_CASE("a folder quantised while loading is the GGUF file quantised while loa
 }
 
 TEST_CASE("shards are one model, and an index may not lead out of the folder or lie about it") {
-  Both both;
+  TwoForms both;
   write_shards(both);
-  CHECK(greedy(load(both.hf()), "the cat") == greedy(load(both.gguf()), "the cat"));
+  CHECK(greedy(load_on(both.hf()), "the cat") == greedy(load_on(both.gguf()), "the cat"));
 
   for (const char* name : {"../model-00002-of-00002.safetensors", "/etc/passwd", "x/y.safetensors", "a\\b.safetensors",
                            "..safetensors", "model.bin", "", ".safetensors"}) {
@@ -129,7 +129,7 @@ TEST_CASE("shards are one model, and an index may not lead out of the folder or 
   write_shards(both, "model-00001-of-00002.safetensors");
   CHECK_THAT(refusal(both.hf()), Catch::Contains("a tensor of the index is missing"));
   write_shards(both, "missing.safetensors");
-  CHECK_THROWS_AS(load(both.hf()), Error);
+  CHECK_THROWS_AS(load_on(both.hf()), Error);
   write_shards(both);
   fs::copy_file(both.hf() + "/model-00001-of-00002.safetensors", both.hf() + "/model-00002-of-00002.safetensors",
                 fs::copy_options::overwrite_existing);
@@ -137,12 +137,12 @@ TEST_CASE("shards are one model, and an index may not lead out of the folder or 
 }
 
 TEST_CASE("the author's sampling defaults and ends of answers are those of generation_config.json") {
-  Both both;
-  CHECK(load(both.hf()).info().author_sampling.empty());
-  CHECK_FALSE(load(both.hf()).is_end_of_generation(5));
+  TwoForms both;
+  CHECK(load_on(both.hf()).info().author_sampling.empty());
+  CHECK_FALSE(load_on(both.hf()).is_end_of_generation(5));
   both.add("generation_config.json", R"({"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 20,
     "repetition_penalty": 1.05, "eos_token_id": [5, 7], "transformers_version": "4.50.0"})");
-  const Model model = load(both.hf());
+  const Model model = load_on(both.hf());
   using Defaults = std::vector<std::pair<std::string, double>>;
   CHECK(model.info().author_sampling ==
         Defaults{{"penalty_repeat", 1.05}, {"temp", 0.6}, {"top_k", 20}, {"top_p", 0.9}});
@@ -150,13 +150,13 @@ TEST_CASE("the author's sampling defaults and ends of answers are those of gener
   CHECK(model.is_end_of_generation(7));
   CHECK_FALSE(model.is_end_of_generation(6));
   both.add("generation_config.json", R"({"do_sample": false, "temperature": 0.6})");
-  CHECK(load(both.hf()).info().author_sampling == Defaults{{"temp", 0}});
+  CHECK(load_on(both.hf()).info().author_sampling == Defaults{{"temp", 0}});
   both.add("generation_config.json", R"({"temperature": "hot"})");
   CHECK_THAT(refusal(both.hf()), Catch::Contains("temperature"));
 }
 
 TEST_CASE("a head that is the embedding need not be in the file, and one that is not must be") {
-  Both both;
+  TwoForms both;
   const auto header = both.files.header;
   const size_t begin = header["lm_head.weight"]["data_offsets"][0], end = header["lm_head.weight"]["data_offsets"][1];
   REQUIRE(end == both.files.data.size());
@@ -166,11 +166,11 @@ TEST_CASE("a head that is the embedding need not be in the file, and one that is
   CHECK_THAT(refusal(both.hf()), Catch::Contains("lm_head.weight"));
   both.files.config["tie_word_embeddings"] = true;
   both.write();
-  CHECK(greedy(load(both.hf()), "the").size() == 16);
+  CHECK(greedy(load_on(both.hf()), "the").size() == 16);
 }
 
 TEST_CASE("norms that mean one more get their one in a copy that loading does not let go of") {
-  Both both;
+  TwoForms both;
   both.files.config["model_type"] = "gemma2";
   both.files.config["architectures"] = {"Gemma2ForCausalLM"};
   both.write();
@@ -186,7 +186,7 @@ TEST_CASE("norms that mean one more get their one in a copy that loading does no
 }
 
 TEST_CASE("a folder without weights or config is told what it lacks") {
-  Both both;
+  TwoForms both;
   fs::remove(both.hf() + "/model.safetensors");
   both.add("pytorch_model.bin", "x");
   CHECK_THAT(refusal(both.hf()), Catch::Contains("pytorch_model.bin") && Catch::Contains("model.safetensors"));
@@ -195,7 +195,7 @@ TEST_CASE("a folder without weights or config is told what it lacks") {
 }
 
 TEST_CASE("overrides reach a folder's metadata") {
-  const Both both;
+  const TwoForms both;
   LoadOptions options;
   options.device = "ref";
   options.overrides = {{"llama.context_length", "int", "99"}};

@@ -15,7 +15,7 @@
 using namespace infer;
 using test::Folder;
 using test::HfFiles;
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
 namespace {
@@ -67,13 +67,13 @@ void check_refused(const std::string& what, const std::string& folder) {
 
 struct Spoiled {
   const char* pointer;  ///< into a JSON file
-  Json value;           ///< what stands there instead; discarded: nothing does
+  OrderedJson value;    ///< what stands there instead; discarded: nothing does
 };
 
-const Json kGone = Json(Json::value_t::discarded);
+const OrderedJson kGone = OrderedJson(OrderedJson::value_t::discarded);
 
-void spoil(Json& file, const Spoiled& one) {
-  const Json::json_pointer pointer(one.pointer);
+void spoil(OrderedJson& file, const Spoiled& one) {
+  const OrderedJson::json_pointer pointer(one.pointer);
   if (!one.value.is_discarded()) {
     file[pointer] = one.value;
     return;
@@ -86,7 +86,7 @@ const std::vector<Spoiled>& header_faults() {
       {"/model.norm.weight", kGone},
       {"/model.norm.weight", 7},
       {"/model.norm.weight", nullptr},
-      {"/model.norm.weight", Json::array()},
+      {"/model.norm.weight", OrderedJson::array()},
       {"/model.norm.weight/dtype", kGone},
       {"/model.norm.weight/dtype", 1},
       {"/model.norm.weight/dtype", "F33"},
@@ -98,7 +98,7 @@ const std::vector<Spoiled>& header_faults() {
       {"/model.norm.weight/dtype", "F4"},
       {"/model.norm.weight/shape", kGone},
       {"/model.norm.weight/shape", 32},
-      {"/model.norm.weight/shape", Json::array()},
+      {"/model.norm.weight/shape", OrderedJson::array()},
       {"/model.norm.weight/shape", {0}},
       {"/model.norm.weight/shape", {-32}},
       {"/model.norm.weight/shape", {31}},
@@ -207,8 +207,8 @@ const std::vector<Spoiled>& tokenizer_faults() {
       {"/model", 3},
       {"/model/type", "WordLevel"},
       {"/model/vocab", kGone},
-      {"/model/vocab", Json::array()},
-      {"/model/vocab", Json::object()},
+      {"/model/vocab", OrderedJson::array()},
+      {"/model/vocab", OrderedJson::object()},
       {"/model/vocab/a", -1},
       {"/model/vocab/a", "5"},
       {"/model/vocab/a", 5.5},
@@ -237,7 +237,7 @@ const std::vector<Spoiled>& tokenizer_faults() {
       {"/added_tokens/0/content", std::string(5000, 'x')},
       {"/added_tokens/0/special", "yes"},
       {"/normalizer", {{"type", "Nmt"}}},
-      {"/normalizer", Json::object()},
+      {"/normalizer", OrderedJson::object()},
       {"/normalizer", {{"type", "Sequence"}}},
       {"/normalizer", {{"type", "Replace"}, {"pattern", {{"String", ""}}}, {"content", "x"}}},
       {"/normalizer", {{"type", "Replace"}, {"pattern", {{"Regex", "("}}}, {"content", "x"}}},
@@ -250,11 +250,11 @@ const std::vector<Spoiled>& tokenizer_faults() {
       {"/pre_tokenizer/use_regex", "no"},
       {"/post_processor", {{"type", "RobertaProcessing"}}},
       {"/post_processor", {{"type", "TemplateProcessing"}}},
-      {"/post_processor", {{"type", "TemplateProcessing"}, {"single", Json::array()}}},
+      {"/post_processor", {{"type", "TemplateProcessing"}, {"single", OrderedJson::array()}}},
       {"/post_processor",
        {{"type", "TemplateProcessing"},
         {"single", {{{"SpecialToken", {{"id", "<s>"}}}}, {{"Sequence", {{"id", "A"}}}}}},
-        {"special_tokens", Json::object()}}},
+        {"special_tokens", OrderedJson::object()}}},
       {"/post_processor",
        {{"type", "TemplateProcessing"},
         {"single", {{{"SpecialToken", {{"id", "<s>"}}}}, {{"Sequence", {{"id", "A"}}}}}},
@@ -266,7 +266,7 @@ const std::vector<Spoiled>& tokenizer_faults() {
 }
 
 /// Every fault of a list, applied to one of the JSON files.
-void check_faults(const std::vector<Spoiled>& faults, Json HfFiles::*file) {
+void check_faults(const std::vector<Spoiled>& faults, OrderedJson HfFiles::*file) {
   const HfFiles good = good_files();
   const Folder folder;
   for (const Spoiled& fault : faults) {

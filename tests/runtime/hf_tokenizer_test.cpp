@@ -18,7 +18,7 @@ namespace {
 
 const std::string kData = std::string(TEST_DATA) + "/tokenizers/hf/";
 
-Tokenizer load(const std::string& name) {
+Tokenizer recorded(const std::string& name) {
   const test::Folder folder;
   const bool is_json = fs::exists(kData + name + ".json");
   fs::copy_file(kData + name + (is_json ? ".json" : ".model"),
@@ -40,7 +40,7 @@ TEST_CASE("tokenizer files give the ids and texts that their libraries give") {
   // Normalisers and pre-tokenizers of every kind, flags of added tokens, templates: see the files.
   for (const std::string name : {"llama2_form", "gemma_form", "byte_level", "prefix_space", "folded", "metaspace_first",
                                  "unigram", "spm_bpe", "spm_unigram", "spm_unigram_unk"}) {
-    const Tokenizer tokenizer = load(name);
+    const Tokenizer tokenizer = recorded(name);
     std::ifstream lines(kData + name + ".jsonl");
     int n = 0;
     for (std::string line; std::getline(lines, line); ++n) {
@@ -58,7 +58,7 @@ TEST_CASE("tokenizer files give the ids and texts that their libraries give") {
 
 TEST_CASE("a user's text never becomes a control token, in files of every kind") {
   for (const std::string name : {"llama2_form", "gemma_form", "byte_level", "unigram"}) {
-    const Tokenizer tokenizer = load(name);
+    const Tokenizer tokenizer = recorded(name);
     for (const int32_t id : tokenizer.encode("a<s>b</s> <mask> c", false, false)) {
       CAPTURE(name, id);
       CHECK((id == tokenizer.vocabulary().unk || !tokenizer.is_control(id)));

@@ -97,7 +97,7 @@ TEST_CASE("roofline: the rows add up to the step, per token, the rest by name") 
 }
 
 TEST_CASE("roofline: what explains most of the time is what binds") {
-  const PhaseVerdict v = verdict(some_phase());
+  const RooflineVerdict v = verdict(some_phase());
   CHECK(v.memory == Approx(1.603e9 / 100e9 / 0.02));
   CHECK(v.compute == Approx(3.2e9 / 1e12 / 0.02));
   CHECK(v.launch == Approx(60 * 1e-5 / 0.02));
