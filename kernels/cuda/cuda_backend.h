@@ -1,7 +1,8 @@
 // The CUDA backend: one device, one stream, kernels behind the same seam as `ref` and `cpu`. Three ways to run a step:
 //
-//   program  up to kMaxDecodeRows sequences that decode one token each: run() lets the stage calls write a program
-//            (program.h) once, and one persistent kernel walks it for every token after that (decode.cu).
+//   program  up to kMaxDecodeRows sequences that decode one token each, with wgmma fewer than kWgmmaLeast: run() lets
+//            the stage calls write a program (program.h) once, and one persistent kernel walks it for every token
+//            after that (decode.cu).
 //   graph    other steps of at most kMaxGraphRows tokens: the launches are captured once per key and replayed.
 //   eager    prompts, and everything in --mode eager: the launches are made call by call.
 //
