@@ -176,6 +176,7 @@ std::string names(FormatList<F...>) {
 }
 
 bool allowed_format(DType dtype, WeightRole role) {
+  if (role != WeightRole::embedding && role != WeightRole::vector) return gpu_decodable(dtype);
   if (role != WeightRole::vector) return decodable(dtype);
   return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16;
 }

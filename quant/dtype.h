@@ -55,6 +55,7 @@ enum class DType : uint32_t {
   F8_E5M2,
   U8,
   W4G,  // made while loading, see w4g.h
+  W8F,  // made while loading for a GPU, see w8f.h
 };
 
 }  // namespace infer

@@ -50,8 +50,16 @@ concept QuantFormat = AnyFormat<F> && F::block % kGroup == 0 &&
   F::decode(block, group, x);
 };
 
+/// Blocks of small floats with scales: no integer codes.
 template <class F>
-concept Format = PlainFormat<F> || QuantFormat<F>;
+concept FloatFormat = AnyFormat<F> && F::block % kGroup == 0 &&
+                      requires(const typename F::Block& block, int group, float* x) {
+  F::decode(block, group, x);
+}
+&&!QuantFormat<F>;
+
+template <class F>
+concept Format = PlainFormat<F> || QuantFormat<F> || FloatFormat<F>;
 
 /// Quantised formats that can also be written, 32 weights at a time (for KV caches).
 template <class F>

@@ -20,6 +20,7 @@ constexpr InfoTable<F...> make_table(FormatList<F...>) {
 
 constexpr auto kDecodable = make_table(Formats{});
 constexpr auto kRowDecodable = make_table(RowFormats{});
+constexpr auto kMade = make_table(MadeFormats{});
 
 // Types that a file may name and we do not decode: integers, formats of other programs' kernels, formats that were
 // withdrawn. Here so that an error can name them and a reader can step over them.
@@ -52,6 +53,9 @@ const FormatInfo* find_where(Matches matches) {
     if (matches(info)) return &info;
   }
   for (const FormatInfo& info : kRowDecodable.rows) {
+    if (matches(info)) return &info;
+  }
+  for (const FormatInfo& info : kMade.rows) {
     if (matches(info)) return &info;
   }
   for (const FormatInfo& info : kNamedOnly) {
@@ -111,7 +115,9 @@ const FormatInfo* find_format(std::string_view name) {
 
 bool decodable(DType dtype) { return in_list(Formats{}, dtype); }
 
-bool row_decodable(DType dtype) { return decodable(dtype) || in_list(RowFormats{}, dtype); }
+bool gpu_decodable(DType dtype) { return in_list(GpuFormats{}, dtype); }
+
+bool row_decodable(DType dtype) { return gpu_decodable(dtype) || in_list(RowFormats{}, dtype); }
 
 int64_t row_bytes(DType dtype, int64_t n) {
   const FormatInfo* info = find_format(dtype);

@@ -32,6 +32,7 @@
 #include "quant/tq1_0.h"
 #include "quant/tq2_0.h"
 #include "quant/w4g.h"
+#include "quant/w8f.h"
 
 namespace infer {
 
@@ -46,6 +47,14 @@ using Formats =
 
 /// Formats that files have and no kernel computes with: their rows can be decoded here, a model of them is refused.
 using RowFormats = FormatList<TQ1_0, TQ2_0, IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S>;
+
+/// Formats that are made while loading for a GPU, the only one that computes with them.
+using MadeFormats = FormatList<W8F>;
+
+template <class... A, class... B>
+FormatList<A..., B...> joined_lists(FormatList<A...>, FormatList<B...>);
+/// Formats that a GPU's kernels compute with.
+using GpuFormats = decltype(joined_lists(Formats{}, MadeFormats{}));
 
 template <class... F>
 INFER_HD constexpr bool in_list(FormatList<F...>, DType dtype) {
@@ -70,10 +79,19 @@ INFER_HD bool visit_format(DType dtype, Function&& function) {
   return visit_in_list(Formats{}, dtype, function);
 }
 
-/// The same over both lists. For host code that reads rows: kernels have no business with the second.
+/// The same for the kernels of GPUs.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
+template <class Function>
+INFER_HD bool visit_gpu_format(DType dtype, Function&& function) {
+  return visit_in_list(GpuFormats{}, dtype, function);
+}
+
+/// The same over all lists. For host code that reads rows: kernels have no business with RowFormats.
 template <class Function>
 bool visit_any_format(DType dtype, Function&& function) {
-  return visit_in_list(Formats{}, dtype, function) || visit_in_list(RowFormats{}, dtype, function);
+  return visit_in_list(GpuFormats{}, dtype, function) || visit_in_list(RowFormats{}, dtype, function);
 }
 
 struct FormatInfo {
@@ -89,7 +107,9 @@ const FormatInfo* find_format(DType dtype);
 const FormatInfo* find_format(std::string_view name);
 /// Whether the format is in Formats, so that decode_row and the kernels can read it.
 bool decodable(DType dtype);
-/// Whether decode_row can read it: Formats and RowFormats.
+/// Whether it is in GpuFormats.
+bool gpu_decodable(DType dtype);
+/// Whether decode_row can read it: all lists.
 bool row_decodable(DType dtype);
 
 /// Bytes of `n` weights in a row. -1 if the type is unknown, n is negative or no multiple of the block, or the result

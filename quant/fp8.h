@@ -8,7 +8,7 @@
 
 namespace infer {
 
-inline float e4m3_to_f32(uint8_t byte) {
+INFER_HD float e4m3_to_f32(uint8_t byte) {
   const uint32_t sign = static_cast<uint32_t>(byte & 0x80) << 24, magnitude = byte & 0x7f;
   if (magnitude == 0x7f) return bits_float(sign | 0x7fc00000);
   // Exponent and fraction where a float has them, then the difference of the biases; exact for subnormals too.

@@ -96,6 +96,13 @@ DeviceName parse_device(const std::string& text) {
   throw Error(ErrorKind::usage, "device", "no such device", '"' + escaped(text) + '"', known);
 }
 
+bool may_use_gpu(const std::string& device) {
+  const std::string name = parse_device(device).name;
+  for (const BackendRow& row : backends())
+    if (row.devices && (name == row.name || (name == "auto" && row.devices->count() > 0))) return true;
+  return false;
+}
+
 DeviceChoice choose_device(const LoadOptions& options, const Config& config, const std::vector<BoundTensor>& bound) {
   DeviceChoice choice;
   choice.device = parse_device(options.device);

@@ -13,6 +13,7 @@
 #include "runtime/hf_quant_tensors.h"
 #include "runtime/hf_tokenizer_config.h"
 #include "runtime/json_file.h"
+#include "runtime/loader.h"
 #include "runtime/mapped_file.h"
 #include "runtime/overrides.h"
 #include "runtime/safetensors.h"
@@ -55,10 +56,11 @@ void adopt_quantised(const std::string& folder, Checkpoint& checkpoint, HfQuant 
     quant = with_quantize_config(quant, JsonObject(json, shown_path(path)));
   }
   // The reference device is there to say what a model is: it gets every weight as it is.
-  unpack_quantised(checkpoint, quant,
-                   {.n_threads = options.n_threads > 0 ? options.n_threads : cpu::default_threads(),
-                    .exact = options.device == "ref",
-                    .progress = options.progress});
+  unpack_quantised(
+      checkpoint, quant,
+      {.n_threads = options.n_threads > 0 ? options.n_threads : cpu::default_threads(),
+       .keep = {.exact = options.device == "ref", .small_floats = options.quant.empty() && may_use_gpu(options.device)},
+       .progress = options.progress});
 }
 
 /// Tensors with GGUF's names, and vectors that config.json holds as numbers.

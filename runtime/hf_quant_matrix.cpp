@@ -70,6 +70,22 @@ void for_each_decoded(const FloatMatrix& m, Function&& fn) {
   }
 }
 
+/// A matrix in memory, in any format that can be decoded.
+struct StoredMatrix {
+  const HostTensor& tensor;
+  std::string name = tensor.name;
+  int64_t rows = tensor.dims[0], cols = tensor.dims[1];
+};
+
+template <class Function>
+void for_each_decoded(const StoredMatrix& m, Function&& fn) {
+  std::vector<float> weights(static_cast<size_t>(m.cols));
+  for (int64_t r = 0; r < m.rows; ++r) {
+    decode_row(m.tensor.dtype, m.tensor.data + r * row_bytes(m.tensor.dtype, m.cols), weights.data(), m.cols);
+    fn(weights);
+  }
+}
+
 // ---- plain numbers ------------------------------------------------------------
 
 struct PlainChoice {
@@ -152,6 +168,41 @@ std::string obstacle(const IntMatrix& m, bool exact) {
   return in_range && (!exact || exact_scales(m)) ? "" : kScales;
 }
 
+// ---- 8-bit floats ------------------------------------------------------------
+
+constexpr const char* kNoKernel = "no kernel of this device computes with 8-bit floats";
+/// Kernels put an e4m3 where a bf16 has it and let the scale make up for 2^120.
+constexpr float kLargestScale = 64;
+
+/// Why the matrix cannot be kept in W8F; empty when it can.
+std::string obstacle(const FloatMatrix& m) {
+  if (m.cols % W8F::block != 0) return "their rows are no multiple of " + std::to_string(W8F::block);
+  if (m.grid.cols > 1 && m.grid.cell_cols % W8F::scale_columns != 0)
+    return "128 neighbouring weights do not share a scale";
+  for (const float scale : m.scale)
+    if (!(std::fabs(scale) <= kLargestScale)) return "their scales are too large";
+  const auto* codes = reinterpret_cast<const uint8_t*>(m.data);
+  for (int64_t i = 0; i < m.rows * m.cols; ++i)
+    if ((codes[i] & 0x7f) == 0x7f) return "some are not numbers";
+  return "";
+}
+
+KeptMatrix keep_floats(const FloatMatrix& m) {
+  KeptMatrix out = made(m.name, m.rows, m.cols, DType::W8F);
+  std::byte* to = out.bytes.get();
+  const std::byte* from = m.data;
+  for (int64_t r = 0; r < m.rows; ++r) {
+    const float* scale = m.scale.data() + r / m.grid.cell_rows * m.grid.cols;
+    for (int64_t c = 0; c < m.cols; c += W8F::block, from += W8F::block, to += sizeof(W8F::Block)) {
+      W8F::Block block;
+      for (int i = 0; i < 2; ++i) block.d[i] = scale[(c + i * W8F::scale_columns) / m.grid.cell_cols];
+      std::memcpy(block.code, from, sizeof block.code);
+      std::memcpy(to, &block, sizeof block);
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 ScaleGrid ScaleGrid::over(int64_t rows, int64_t cols, int64_t cell_rows, int64_t cell_cols) {
@@ -163,9 +214,9 @@ ScaleGrid ScaleGrid::over(int64_t rows, int64_t cols, int64_t cell_rows, int64_t
   return grid;
 }
 
-KeptMatrix keep(const IntMatrix& matrix, bool exact) {
-  std::string because = obstacle(matrix, exact);
-  if (!because.empty()) return keep_plain(matrix, std::move(because), exact);
+KeptMatrix keep(const IntMatrix& matrix, const KeepOptions& options) {
+  std::string because = obstacle(matrix, options.exact);
+  if (!because.empty()) return keep_plain(matrix, std::move(because), options.exact);
   KeptMatrix out = matrix.bits == 8   ? keep_blocks<Q8_0>(matrix)
                    : matrix.symmetric ? keep_blocks<Q4_0>(matrix)
                                       : keep_blocks<W4G>(matrix);
@@ -174,8 +225,12 @@ KeptMatrix keep(const IntMatrix& matrix, bool exact) {
   return out;
 }
 
-KeptMatrix keep(const FloatMatrix& matrix, bool exact) {
-  return keep_plain(matrix, "no kernel computes with 8-bit floats", exact);
+KeptMatrix keep(const FloatMatrix& matrix, const KeepOptions& options) {
+  if (!options.small_floats) return keep_plain(matrix, kNoKernel, options.exact);
+  std::string because = obstacle(matrix);
+  return because.empty() ? keep_floats(matrix) : keep_plain(matrix, std::move(because), options.exact);
 }
+
+KeptMatrix widened(const HostTensor& matrix) { return keep_plain(StoredMatrix{matrix}, kNoKernel, false); }
 
 }  // namespace infer

@@ -1,5 +1,6 @@
 // A quantised matrix of a Hugging Face folder, and the format that kernels know in which it is kept: Q4_0, Q8_0 or W4G
-// where 32 consecutive weights of a row share a scale, which is exact, else plain numbers. Knows no method and no file;
+// where 32 consecutive weights of a row share a scale, W8F where 128 floats of a row do, which is exact, else plain
+// numbers. Knows no method and no file;
 // hf_quant_tensors.cpp reads those.
 #pragma once
 
@@ -50,9 +51,15 @@ struct KeptMatrix {
   bool rounded = false;
 };
 
-/// Plain numbers take the smallest of BF16, F16 and F32 that holds every weight exactly. Where `exact` is false, scales
-/// are rounded to F16 and weights to F16, or to BF16 where F16 does not reach far enough.
-KeptMatrix keep(const IntMatrix& matrix, bool exact);
-KeptMatrix keep(const FloatMatrix& matrix, bool exact);
+struct KeepOptions {
+  /// Plain numbers take the smallest of BF16, F16 and F32 that holds every weight exactly. Where this is false, scales
+  /// are rounded to F16 and weights to F16, or to BF16 where F16 does not reach far enough.
+  bool exact = false;
+  bool small_floats = false;  ///< W8F may be used
+};
+KeptMatrix keep(const IntMatrix& matrix, const KeepOptions& options);
+KeptMatrix keep(const FloatMatrix& matrix, const KeepOptions& options);
+/// Such a matrix in W8F as plain numbers.
+KeptMatrix widened(const HostTensor& matrix);
 
 }  // namespace infer

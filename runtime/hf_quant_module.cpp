@@ -35,18 +35,18 @@ class ModuleReader {
   ModuleReader(const Checkpoint& checkpoint, const HfQuant& quant, const HfModule& module)
       : checkpoint_(checkpoint), quant_(quant), module_(module) {}
 
-  KeptMatrix read(bool exact) const {
+  KeptMatrix read(const KeepOptions& options) const {
     switch (quant_.method) {
       case QuantMethod::awq:
-        return keep(read_awq(), exact);
+        return keep(read_awq(), options);
       case QuantMethod::gptq:
-        return keep(read_gptq(), exact);
+        return keep(read_gptq(), options);
       case QuantMethod::packed_ints:
-        return keep(read_packed(), exact);
+        return keep(read_packed(), options);
       case QuantMethod::ints:
-        return keep(read_ints(), exact);
+        return keep(read_ints(), options);
       default:
-        return keep(read_floats(), exact);
+        return keep(read_floats(), options);
     }
   }
 
@@ -279,8 +279,9 @@ class ModuleReader {
 
 }  // namespace
 
-KeptMatrix read_module(const Checkpoint& checkpoint, const HfQuant& quant, const HfModule& module, bool exact) {
-  return ModuleReader(checkpoint, quant, module).read(exact);
+KeptMatrix read_module(const Checkpoint& checkpoint, const HfQuant& quant, const HfModule& module,
+                       const KeepOptions& options) {
+  return ModuleReader(checkpoint, quant, module).read(options);
 }
 
 }  // namespace infer

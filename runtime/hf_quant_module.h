@@ -17,7 +17,8 @@ struct HfModule {
   std::map<std::string, const HostTensor*, std::less<>> parts;
 };
 
-/// The module's weight, in a format that kernels know; `exact` as keep() has it. Throws Error(bad_file).
-KeptMatrix read_module(const Checkpoint& checkpoint, const HfQuant& quant, const HfModule& module, bool exact);
+/// The module's weight, in a format that kernels know; `options` as keep() has them. Throws Error(bad_file).
+KeptMatrix read_module(const Checkpoint& checkpoint, const HfQuant& quant, const HfModule& module,
+                       const KeepOptions& options);
 
 }  // namespace infer

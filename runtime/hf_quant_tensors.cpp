@@ -97,7 +97,7 @@ void unpack_quantised(Checkpoint& checkpoint, const HfQuant& quant, const Unpack
   if (modules.empty()) checkpoint.refuse("quantization_config", "names a method, and no tensor is quantised that way");
   std::vector<KeptMatrix> kept(modules.size());
   const auto read = [&](size_t i) {
-    kept[i] = read_module(checkpoint, quant, modules[i], options.exact);
+    kept[i] = read_module(checkpoint, quant, modules[i], options.keep);
     if (!checkpoint.mapped) return;
     for (const auto& [part, tensor] : modules[i].parts) drop_file_pages(tensor->data, tensor->bytes);
   };
@@ -111,6 +111,27 @@ void unpack_quantised(Checkpoint& checkpoint, const HfQuant& quant, const Unpack
   }
   checkpoint.tensors = std::move(tensors);
   checkpoint.index_tensors();
+}
+
+bool widen_small_floats(Checkpoint& checkpoint, int n_threads) {
+  std::vector<HostTensor*> small;
+  std::vector<double> work;
+  for (HostTensor& tensor : checkpoint.tensors) {
+    if (tensor.dtype != DType::W8F) continue;
+    small.push_back(&tensor);
+    work.push_back(static_cast<double>(tensor.bytes));
+  }
+  if (small.empty()) return false;
+  std::vector<KeptMatrix> kept(small.size());
+  run_parallel(work, n_threads, [&](size_t i) { kept[i] = widened(*small[i]); }, {});
+  warn(checkpoint, kept);
+  const std::shared_ptr<OwnedBytes> owned = own_storage(checkpoint);
+  for (size_t i = 0; i < small.size(); ++i) {
+    *small[i] = std::move(kept[i].tensor);
+    owned->buffers.push_back(std::move(kept[i].bytes));
+  }
+  checkpoint.index_tensors();
+  return true;
 }
 
 }  // namespace infer

@@ -6,12 +6,13 @@
 
 #include "models/checkpoint.h"
 #include "runtime/hf_quant.h"
+#include "runtime/hf_quant_matrix.h"
 
 namespace infer {
 
 struct UnpackOptions {
   int n_threads = 1;
-  bool exact = false;                         ///< what fits no block may not be rounded to 16 bits either
+  KeepOptions keep = {};
   std::function<bool(double)> progress = {};  ///< the share that is done; false cancels with Error(run)
 };
 
@@ -19,5 +20,9 @@ struct UnpackOptions {
 /// or rounded, is told in one line of checkpoint.warnings. Scales of activations are left out: they are
 /// not quantised here. Throws Error(bad_file).
 void unpack_quantised(Checkpoint& checkpoint, const HfQuant& quant, const UnpackOptions& options);
+
+/// Matrices in W8F as plain numbers, for a device without kernels for that; told in one line as above. False: there are
+/// none.
+bool widen_small_floats(Checkpoint& checkpoint, int n_threads);
 
 }  // namespace infer

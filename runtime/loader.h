@@ -31,6 +31,9 @@ struct DeviceName {
 };
 DeviceName parse_device(const std::string& text);
 
+/// Whether that can be a device with memory of its own which is there.
+bool may_use_gpu(const std::string& device);
+
 /// What make_backend() is told of these.
 BackendOptions backend_options(const LoadOptions& options, int device_index);
 

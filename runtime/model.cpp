@@ -4,8 +4,10 @@
 #include <chrono>
 #include <new>
 
+#include "kernels/cpu/thread_pool.h"
 #include "models/arch.h"
 #include "runtime/hf_folder.h"
+#include "runtime/hf_quant_tensors.h"
 #include "runtime/hf_tokenizer_config.h"
 #include "runtime/loader.h"
 #include "runtime/quantize_jobs.h"
@@ -57,11 +59,18 @@ void load_weights_of(Checkpoint& checkpoint, const LoadOptions& options, Clock::
     checkpoint.refuse("tokenizer.ggml.tokens", "more tokens than rows of the embedding",
                       std::to_string(model.tokenizer->n_tokens()), "at most " + std::to_string(model.config.vocab));
   Weights unpacked;
-  const std::vector<BoundTensor> bound = bind_weights(checkpoint, model.config, unpacked);
+  std::vector<BoundTensor> bound = bind_weights(checkpoint, model.config, unpacked);
   model.needs = model_needs(model.config, bound);
   model.needs.deterministic = options.deterministic;
   const DeviceChoice choice = choose_device(options, model.config, bound);
   Backend* const backend = choice.backend.get();
+  if (!find_backend(choice.device.name).devices &&
+      widen_small_floats(checkpoint, options.n_threads > 0 ? options.n_threads : cpu::default_threads())) {
+    unpacked = {};
+    bound = bind_weights(checkpoint, model.config, unpacked);
+    model.needs = model_needs(model.config, bound);
+    model.needs.deterministic = options.deterministic;
+  }
   require_room_for_weights(*backend, bound);
   model.device = choice.device.name;
   model.backend_options = backend_options(options, choice.device.index);

@@ -25,6 +25,9 @@ inline Act parse_act(const std::string& name) {
 
 inline bool is_plain(DType dtype) { return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16; }
 
+/// Whether the kernels of few rows take 16-bit activations, in f16, for a weight that is not plain.
+inline bool is_small_float(DType dtype) { return dtype == DType::W8F; }
+
 /// The type of both operands of a product on the tensor cores. F32 weights lose nothing; bf16 holds whatever a
 /// quantised weight can be.
 inline DType operand_type(DType weight, Act act) {
@@ -39,6 +42,7 @@ inline bool lies_ready(DType weight, Act act) { return is_plain(weight) && opera
 /// Whether the kernels of few rows, which have one form of activations for each format, have the one asked for.
 inline bool decodes_packed(DType weight, Act act) {
   if (act == Act::automatic) return true;
+  if (is_small_float(weight)) return act == Act::f16;
   return act == Act::int8 ? !is_plain(weight) : lies_ready(weight, act);
 }
 inline bool all_decode_packed(const std::vector<DType>& weights, Act act) {
@@ -47,10 +51,10 @@ inline bool all_decode_packed(const std::vector<DType>& weights, Act act) {
   return true;
 }
 
-/// The first plain format, which int8 activations have no kernel for; null when there is none, or no int8.
+/// The first format of floats, which int8 activations have no kernel for; null when there is none, or no int8.
 inline const DType* without_kernel(const std::vector<DType>& weights, Act act) {
   for (const DType& weight : weights)
-    if (act == Act::int8 && is_plain(weight)) return &weight;
+    if (act == Act::int8 && (is_plain(weight) || is_small_float(weight))) return &weight;
   return nullptr;
 }
 
@@ -74,7 +78,8 @@ inline std::string describe_activations(const std::vector<DType>& weights, Act a
   for (const DType weight : weights) {
     const DType operand = operand_type(weight, act);
     const std::string type = operand == DType::F32 ? "f32" : operand == DType::F16 ? "f16" : "bf16";
-    few.push_back(act == Act::automatic && !is_plain(weight) ? "int8" : type);
+    const bool codes = !is_plain(weight) && !is_small_float(weight);
+    few.push_back(act == Act::automatic && codes ? "int8" : is_small_float(weight) && act != Act::bf16 ? "f16" : type);
     many.push_back(wide ? type : few.back());
   }
   std::string text = "activations ";

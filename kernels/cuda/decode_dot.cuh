@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/decode_context.cuh"
+#include "kernels/cuda/decode_floats.cuh"
 #include "kernels/cuda/decode_mma.cuh"
 
 namespace infer::cuda {
@@ -30,11 +31,11 @@ __device__ __forceinline__ void widen(uint4 v, float (&out)[16 / sizeof(typename
   }
 }
 
-/// Of a chunk of plain weights a warp takes a group of rows, which share the loads of the activations, and a share of
-/// the columns.
+/// Of a chunk of plain weights a warp takes all rows, which share the loads of the activations, and a share of the
+/// columns.
 template <int M>
 struct PlainShare {
-  static constexpr int kRows = M == 1 ? 4 : 2, kGroups = plain_rows(M) / kRows, kShares = team_warps(M) / kGroups;
+  static constexpr int kRows = plain_rows(M), kShares = team_warps(M);
 };
 
 /// The bytes [begin, end) of a group of rows, `row_bytes` apart. The activations are of the same type and begin at
@@ -56,6 +57,25 @@ __device__ __forceinline__ void dot_plain(const uint8_t* rows, int row_bytes, in
 #pragma unroll
         for (int i = 0; i < n; ++i) acc[r][m] = fmaf(w[r][i], a[i], acc[r][m]);
     }
+  }
+}
+
+/// The same of 16-bit types for several tokens, on tensor cores: tokens are rows of the left operand, the chunk's eight
+/// rows columns of the right one. Lane 4r + j holds 16 bytes of row r, eight columns for two instructions; what k means
+/// is free. acc: token r, rows 2j and 2j + 1 (the rest are tokens that there are not).
+template <class F>
+__device__ __forceinline__ void mma_plain(const uint8_t* rows, int row_bytes, int begin, int end, int act,
+                                          int act_row_bytes, int n_rows, int lane, float (&acc)[4]) {
+  using Type = std::conditional_t<F::id == DType::F16, HalfType, Bf16Type>;
+  const int r = lane / 4;
+  rows += r * row_bytes, act += r * act_row_bytes;
+  for (; begin < end; begin += 64) {
+    const int at = begin + lane % 4 * 16;
+    uint4 w{}, a{};
+    if (at < end) w = *reinterpret_cast<const uint4*>(rows + at);
+    if (at < end && r < n_rows) a = *reinterpret_cast<const uint4*>(decode_memory + act + at);
+    Type::mma(acc, a.x, 0, a.y, 0, w.x, w.y);
+    Type::mma(acc, a.z, 0, a.w, 0, w.z, w.w);
   }
 }
 
@@ -146,7 +166,21 @@ __device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
       if (i >= n_chunks) flush(part);
     }
   };
-  if constexpr (F::block > 1) {
+  if constexpr (FloatFormat<F>) {
+    constexpr int kChunk = Packed<F>::chunk_groups, kMine = kWarpGroups<F, M>;
+    const int n_groups = s.cols / kGroup;
+    FloatState state;
+    for_run(
+        [&](const uint8_t* chunk, int number) {
+          const int of_chunk = kWhole ? kChunk : min(kChunk, n_groups - number * kChunk);
+#pragma unroll
+          for (int g = 0; g < kMine; g += 4)
+            if (kWhole || warp * kMine + g < of_chunk)
+              float_step<F>(chunk, Chunk<F>{of_chunk}, act, act_row_bytes, n_rows, number * kChunk, warp * kMine + g,
+                            state);
+        },
+        [&](int part) { store_sums<M>(state, sums + (part * kTeamWarps + warp) * M * kTileRows); });
+  } else if constexpr (F::block > 1) {
     constexpr int kChunk = Packed<F>::chunk_groups, kMine = kWarpGroups<F, M>, kStep = kStepGroups<F, M>;
     const int n_groups = s.cols / kGroup;
     int act_rows[M];
@@ -170,25 +204,37 @@ __device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
   } else {
     using Share = PlainShare<M>;
     constexpr int kRows = Share::kRows, kShares = Share::kShares;
+    constexpr bool kMma = M > 1 && F::id != DType::F32;
+    constexpr int kStepBytes = kMma ? 64 : 512;
+    static_assert(!kMma || kRows == 8);
     const int chunk_bytes = s.w[matrix].chunk_bytes, last_bytes = s.w[matrix].last_bytes;
-    float acc[kRows][M] = {};
+    float acc[kMma ? 1 : kRows][kMma ? 4 : M] = {};
     for_run(
         [&](const uint8_t* chunk, int number) {
           const int bytes = number + kTeams < n_chunks ? chunk_bytes : last_bytes;
-          const int share = (bytes / kShares + 511) & ~511, begin = warp % kShares * share;
-          dot_plain<F, M>(chunk + warp / kShares * kRows * bytes, bytes, begin, min(begin + share, bytes),
-                          act + number / kTeams * chunk_bytes, act_row_bytes, n_rows, lane, acc);
+          const int share = (bytes / kShares + kStepBytes - 1) / kStepBytes * kStepBytes, begin = warp * share,
+                    end = min(begin + share, bytes), of_chunk = act + number / kTeams * chunk_bytes;
+          if constexpr (kMma)
+            mma_plain<F>(chunk, bytes, begin, end, of_chunk, act_row_bytes, n_rows, lane, acc[0]);
+          else
+            dot_plain<F, M>(chunk, bytes, begin, end, of_chunk, act_row_bytes, n_rows, lane, acc);
         },
         [&](int part) {
+          float* to = sums + (part * kTeamWarps + warp) * M * kTileRows + part * kRows;
+          if constexpr (kMma) {
+            if (lane / 4 < M)
+              *reinterpret_cast<float2*>(to + lane / 4 * kTileRows + lane % 4 * 2) = {acc[0][0], acc[0][1]};
+            for (float& v : acc[0]) v = 0;
+          } else {
 #pragma unroll
-          for (int r = 0; r < kRows; ++r)
+            for (int r = 0; r < kRows; ++r)
 #pragma unroll
-            for (int m = 0; m < M; ++m) {
-              const float v = warp_sum(acc[r][m]);
-              const int row = part * plain_rows(M) + warp / kShares * kRows + r;
-              if (lane == 0) sums[((part * kTeamWarps + warp) * M + m) * kTileRows + row] = v;
-              acc[r][m] = 0;
-            }
+              for (int m = 0; m < M; ++m) {
+                const float v = warp_sum(acc[r][m]);
+                if (lane == 0) to[m * kTileRows + r] = v;
+                acc[r][m] = 0;
+              }
+          }
         });
   }
   place.skip = -left;

@@ -196,7 +196,7 @@ void expert_matmul(const ExpertMatmulArgs& a, const ExpertMatmulArgs* second, co
       static_cast<unsigned>(ceil_div<int64_t>(p.n_tiles, tiles_of_block(p.n_tiles, groups.n_groups * n_products))),
       static_cast<unsigned>(groups.n_groups), static_cast<unsigned>(n_products));
   const bool wide = groups.group_size > 8;
-  const bool known = visit_format(a.w.dtype, [&]<class F>() {
+  const bool known = visit_gpu_format(a.w.dtype, [&]<class F>() {
     if constexpr (F::block > 1) {
       constexpr int kChunk = Packed<F>::chunk_groups;
       const auto n_groups = static_cast<int>(cols / kGroup);

@@ -71,7 +71,7 @@ void matmul_mma(const MmaArgs& a, const MmaScratch& scratch, cudaStream_t stream
   const int64_t block_tokens = shape.n_token_tiles * kMmaTokens;
   p.n_token_blocks = static_cast<int32_t>((m + block_tokens - 1) / block_tokens);
   int ctas = 1;
-  visit_format(format, [&]<class F>() {
+  visit_gpu_format(format, [&]<class F>() {
     if constexpr (F::block > 1) {
       constexpr int kChunk = Packed<F>::chunk_groups;
       const auto groups = static_cast<int>(k / kGroup);

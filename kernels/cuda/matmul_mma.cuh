@@ -348,7 +348,7 @@ void launch_mma_format(const MmaLaunch& p, cudaStream_t stream) {
 
 template <int kTiles>
 void launch_mma(DType dtype, const MmaLaunch& p, cudaStream_t stream) {
-  visit_format(dtype, [&]<class F>() {
+  visit_gpu_format(dtype, [&]<class F>() {
     if constexpr (F::block > 1) launch_mma_format<F, kTiles>(p, stream);
   });
 }

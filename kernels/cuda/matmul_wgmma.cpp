@@ -16,7 +16,7 @@ constexpr int kShared = 227 << 10;  ///< that a block of such a GPU may have
 WgmmaShape shape_of(int64_t m, int64_t k, DType format, int n_units, int tiles_per_unit) {
   WgmmaShape shape;
   shape.n_units = n_units, shape.tiles_per_unit = tiles_per_unit, shape.tokens = operand_tokens(m);
-  visit_format(format, [&]<class F>() {
+  visit_gpu_format(format, [&]<class F>() {
     if constexpr (F::block > 1) {
       shape.tile_bytes = wgmma_tile_bytes<F>(shape.tokens);
       shape.slot_columns = wgmma_slot_groups<F>(shape.tokens) * kGroup;
@@ -42,7 +42,7 @@ WgmmaLimits wgmma_limits(int n_sms) {
 bool wgmma_takes(int64_t m, const Tensor& w) {
   if (w.layout != kTiles || m < 1 || m > kOperandMaxTokens) return false;
   bool takes = false;
-  visit_format(w.dtype, [&]<class F>() {
+  visit_gpu_format(w.dtype, [&]<class F>() {
     if constexpr (F::block > 1) takes = wgmma_takes_columns<F>(w.cols());
   });
   return takes;
@@ -80,7 +80,7 @@ void matmul_wgmma(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stre
   p.out = a.out, p.out_stride = a.out_stride;
 
   p.tile_bytes = 0;
-  visit_format(format, [&]<class F>() {
+  visit_gpu_format(format, [&]<class F>() {
     if constexpr (F::block > 1) p.tile_bytes = tile_bytes<F>(k);
   });
   const WgmmaShape shape = shape_of(m, k, format, p.n_units, p.tiles_per_unit);

@@ -461,7 +461,7 @@ void launch_wgmma_format(const WgmmaLaunch& p, cudaStream_t stream) {
 
 template <int kTokens>
 void launch_wgmma(DType dtype, const WgmmaLaunch& p, cudaStream_t stream) {
-  visit_format(dtype, [&]<class F>() {
+  visit_gpu_format(dtype, [&]<class F>() {
     if constexpr (F::block > 1) launch_wgmma_format<F, kTokens>(p, stream);
   });
 }

@@ -50,12 +50,14 @@ enum class Unbias {
   by_sums,  ///< (2^7 + stored) * scale - 2^7 * scale; bias and offset meet the sums of activations. One instruction a
             ///< pair
   at_once,  ///< (2^7 + stored) - (2^7 + bias), then the scale: stored codes far from zero would round too coarsely
+  e4m3,     ///< an e4m3, whose exponent's place in a bf16 costs a power of two that the scale takes back
   signed_bytes,  ///< of eight bits; what is taken off has the sign as the lowest bit of its exponent: 2^7 or 2^8
 };
 template <class F>
-inline constexpr Unbias kUnbias = Packed<F>::low_bits == 8 || Packed<F>::bias == kTable ? Unbias::signed_bytes
-                                  : Packed<F>::bias > 8                                 ? Unbias::at_once
-                                                                                        : Unbias::by_sums;
+inline constexpr Unbias kUnbias = Packed<F>::bias == kFloat                               ? Unbias::e4m3
+                                  : Packed<F>::low_bits == 8 || Packed<F>::bias == kTable ? Unbias::signed_bytes
+                                  : Packed<F>::bias > 8                                   ? Unbias::at_once
+                                                                                          : Unbias::by_sums;
 /// Terms that meet sums of activations, for a warp's groups of a chunk; 0 where nothing is left to them.
 template <class F>
 inline constexpr int kSumTerms = kUnbias<F> == Unbias::by_sums && (F::has_offset || Packed<F>::bias > 0)
@@ -73,7 +75,8 @@ struct PairScale {
 template <class F>
 __device__ __forceinline__ PairScale pair_scale(const GroupScales& s, int half) {
   static_assert(kUnbias<F> == Unbias::by_sums || !F::has_offset);
-  PairScale out{Bf16Type::pack(s.scale[half], s.scale[half]), 0, 0};
+  const float scale = kUnbias<F> == Unbias::e4m3 ? s.scale[half] * kE4m3InBf16 : s.scale[half];
+  PairScale out{Bf16Type::pack(scale, scale), 0, 0};
   if constexpr (kUnbias<F> == Unbias::by_sums) {
     out.off = bf16x2_fma(out.scale, 0xc300c300u, 0x80008000u);
     float offset = F::has_offset ? s.offset[half] : 0.0f;
@@ -87,7 +90,9 @@ __device__ __forceinline__ PairScale pair_scale(const GroupScales& s, int half) 
 template <class F, int pair>
 __device__ __forceinline__ uint32_t weight_pair(uint32_t quad, const PairScale& s) {
   constexpr uint32_t kOne = 0x3f803f80u, kTwo7 = 0x43004300u, kMinusTwo7 = 0xc300c300u, kMinusZero = 0x80008000u;
-  if constexpr (kUnbias<F> == Unbias::signed_bytes) {
+  if constexpr (kUnbias<F> == Unbias::e4m3) {
+    return bf16x2_fma(e4m3_in_bf16<pair>(quad), s.scale, kMinusZero);
+  } else if constexpr (kUnbias<F> == Unbias::signed_bytes) {
     const uint32_t bytes = pair == 0 ? quad : quad >> 8;
     const uint32_t code = bf16x2_fma((bytes & 0x007f007fu) | kTwo7, kOne, (bytes & 0x00800080u) | kMinusTwo7);
     return bf16x2_fma(code, s.scale, kMinusZero);

@@ -74,11 +74,14 @@ __device__ __forceinline__ void load_two_quads(const uint8_t* chunk, Chunk<F> c,
 /// scale * (stored - bias) + offset of the four codes of a quad, in 16 bits.
 template <class F, bool kBf16>
 __device__ __forceinline__ uint2 weights_of(uint32_t quad, float scale, float offset) {
-  constexpr int kBias = Packed<F>::bias == kTable ? 0 : Packed<F>::bias;
+  constexpr int kBias = Packed<F>::bias < 0 ? 0 : Packed<F>::bias;
   float w[4];
 #pragma unroll
   for (int b = 0; b < 4; ++b) {
-    w[b] = scale * static_cast<float>(static_cast<int>(static_cast<int8_t>(quad >> (8 * b))) - kBias) + offset;
+    if constexpr (Packed<F>::bias == kFloat)
+      w[b] = scale * e4m3_to_f32(static_cast<uint8_t>(quad >> (8 * b)));
+    else
+      w[b] = scale * static_cast<float>(static_cast<int>(static_cast<int8_t>(quad >> (8 * b))) - kBias) + offset;
   }
   return make_uint2(two_16(w[0], w[1], kBf16), two_16(w[2], w[3], kBf16));
 }
@@ -146,7 +149,7 @@ void pack_rows(DType dtype, const void* blocks, int64_t row_begin, int64_t n_row
                cudaStream_t stream) {
   const int64_t cols = packed.cols();
   if (n_rows <= 0) return;
-  visit_format(dtype, [&]<class F>() {
+  visit_gpu_format(dtype, [&]<class F>() {
     if constexpr (F::block == 1) {
       const auto width = static_cast<size_t>(cols) * sizeof(typename F::Block);
       const auto stride = static_cast<size_t>(row_major_stride(sizeof(typename F::Block), cols));
@@ -165,7 +168,7 @@ void dequantize_rows(const Tensor& packed, int64_t row_begin, int64_t n_rows, co
   const int64_t cols = packed.cols();
   const bool bf16 = out.dtype == DType::BF16;
   if (n_rows <= 0) return;
-  visit_format(packed.dtype, [&]<class F>() {
+  visit_gpu_format(packed.dtype, [&]<class F>() {
     if constexpr (F::block > 1) {
       dequantize<F>(packed, row_begin, n_rows, out, stream);
     } else {

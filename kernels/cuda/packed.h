@@ -41,16 +41,18 @@ enum class Scales {
   six_bit_min,  ///< block: f16 d, f16 dmin, 8 bytes scale | (min & 3) << 6, 4 bytes min >> 2 of two groups each
   nibble_min,   ///< group: 2 bytes scale | min << 4 of its halves; block: f16 d, f16 dmin
   signed_byte,  ///< group: 2 signed bytes, scales of its halves; block: f16 d
+  float_128,    ///< block: 2 f32 d, of four groups each
 };
 
 template <int low, int high, int bias_, Scales scales_, int chunk_groups_>
 struct PackedAs {
   static constexpr int low_bits = low, high_bits = high;
-  static constexpr int bias = bias_;  ///< code = stored - bias; kTable: code = F's table of the stored value
+  static constexpr int bias = bias_;  ///< code = stored - bias; kTable: code = F's table of the stored value; kFloat:
+                                      ///< what is stored is an e4m3
   static constexpr Scales scales = scales_;
   static constexpr int chunk_groups = chunk_groups_;
 };
-inline constexpr int kTable = -1;
+inline constexpr int kTable = -1, kFloat = -2;
 
 template <class F>
 struct Packed;
@@ -89,6 +91,9 @@ struct Packed<MXFP4> : PackedAs<4, 0, kTable, Scales::exponent, 64> {
   static INFER_HD int table(int stored) { return MXFP4::twice_value(stored); }
 };
 
+template <>
+struct Packed<W8F> : PackedAs<8, 0, kFloat, Scales::float_128, 32> {};
+
 /// Bytes of scales that each group has, and that each block of 8 groups has.
 INFER_HD constexpr int group_scale_bytes(Scales kind) {
   return kind == Scales::half || kind == Scales::nibble_min || kind == Scales::signed_byte ? 2
@@ -98,7 +103,7 @@ INFER_HD constexpr int group_scale_bytes(Scales kind) {
 }
 INFER_HD constexpr int block_scale_bytes(Scales kind) {
   return kind == Scales::six_bit_16 || kind == Scales::six_bit_min ? 16
-         : kind == Scales::six_bit_8                               ? 8
+         : kind == Scales::six_bit_8 || kind == Scales::float_128  ? 8
          : kind == Scales::nibble_min                              ? 4
          : kind == Scales::signed_byte                             ? 2
                                                                    : 0;
@@ -164,6 +169,8 @@ namespace packed_detail {
 
 INFER_HD void put16(uint8_t* p, uint32_t v) { p[0] = static_cast<uint8_t>(v), p[1] = static_cast<uint8_t>(v >> 8); }
 INFER_HD uint16_t get16(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
+INFER_HD void put32(uint8_t* p, uint32_t v) { put16(p, v), put16(p + 2, v >> 16); }
+INFER_HD uint32_t get32(const uint8_t* p) { return get16(p) | static_cast<uint32_t>(get16(p + 2)) << 16; }
 
 /// What is stored for weight i of a group, without bias or table.
 template <class F>
@@ -172,6 +179,8 @@ INFER_HD void stored_codes(const typename F::Block& block, int group, uint8_t ou
     constexpr int kPerBlock = 16;  // bytes of a group
     for (int i = 0; i < kGroup; ++i)
       out[i] = static_cast<uint8_t>(bits::split_nibble(block.qs + (F::block == kGroup ? 0 : kPerBlock * group), i));
+  } else if constexpr (Packed<F>::bias == kFloat) {
+    for (int i = 0; i < kGroup; ++i) out[i] = block.code[kGroup * group + i];
   } else {
     int8_t code[kGroup];
     F::codes(block, group, code);
@@ -198,6 +207,8 @@ INFER_HD void put_scales(const typename F::Block& b, int group, uint8_t* chunk, 
   } else if constexpr (kind == Scales::signed_byte) {
     for (int h = 0; h < 2; ++h) of_group[h] = static_cast<uint8_t>(b.scales[2 * group + h]);
     if (group == 0) put16(of_block, b.d);
+  } else if constexpr (kind == Scales::float_128) {
+    if (group % 4 == 0) put32(of_block + group, float_bits(b.d[group / 4]));
   } else if constexpr (kind == Scales::six_bit_min) {
     if (group != 0) return;
     put16(of_block, b.d), put16(of_block + 2, b.dmin);
@@ -230,31 +241,37 @@ INFER_HD void get_scales(const uint8_t* chunk, Chunk<F> c, int row, int g, float
     offset[0] = offset[1] = -(f16_to_f32(get16(of_block + 2)) * static_cast<float>(low >> 6 | high << 2));
     return;
   }
-  typename F::Block b{};
-  if constexpr (kind == Scales::half) {
-    b.d = get16(of_group);
-  } else if constexpr (kind == Scales::half_min) {
-    b.d = get16(of_group), b.m = get16(of_group + 2);
-  } else if constexpr (kind == Scales::half_zero) {
-    b.d = get16(of_group), b.zero = get16(of_group + 2);
-  } else if constexpr (kind == Scales::exponent) {
-    b.e = of_group[0];
-  } else if constexpr (kind == Scales::nibble_min) {
-    for (int h = 0; h < 2; ++h) b.scales[2 * group + h] = of_group[h];
-    b.d = get16(of_block), b.dmin = get16(of_block + 2);
-  } else if constexpr (kind == Scales::signed_byte) {
-    for (int h = 0; h < 2; ++h) b.scales[2 * group + h] = static_cast<int8_t>(of_group[h]);
-    b.d = get16(of_block);
+  if constexpr (kind == Scales::float_128) {  // no codes that could be scaled by the format
+    scale[0] = scale[1] = bits_float(get32(of_block + group / 4 * 4));
+    offset[0] = offset[1] = 0;
+    return;
   } else {
-    b.d = get16(of_block);
-    if constexpr (kind == Scales::six_bit_8) {
-      for (int i = 0; i < 2; ++i) b.scales_h[i] = of_block[2 + i];
-      for (int i = 0; i < 4; ++i) b.scales_l[i] = of_block[4 + i];
+    typename F::Block b{};
+    if constexpr (kind == Scales::half) {
+      b.d = get16(of_group);
+    } else if constexpr (kind == Scales::half_min) {
+      b.d = get16(of_group), b.m = get16(of_group + 2);
+    } else if constexpr (kind == Scales::half_zero) {
+      b.d = get16(of_group), b.zero = get16(of_group + 2);
+    } else if constexpr (kind == Scales::exponent) {
+      b.e = of_group[0];
+    } else if constexpr (kind == Scales::nibble_min) {
+      for (int h = 0; h < 2; ++h) b.scales[2 * group + h] = of_group[h];
+      b.d = get16(of_block), b.dmin = get16(of_block + 2);
+    } else if constexpr (kind == Scales::signed_byte) {
+      for (int h = 0; h < 2; ++h) b.scales[2 * group + h] = static_cast<int8_t>(of_group[h]);
+      b.d = get16(of_block);
     } else {
-      for (int i = 0; i < 12; ++i) b.scales[i] = of_block[4 + i];
+      b.d = get16(of_block);
+      if constexpr (kind == Scales::six_bit_8) {
+        for (int i = 0; i < 2; ++i) b.scales_h[i] = of_block[2 + i];
+        for (int i = 0; i < 4; ++i) b.scales_l[i] = of_block[4 + i];
+      } else {
+        for (int i = 0; i < 12; ++i) b.scales[i] = of_block[4 + i];
+      }
     }
+    F::scales(b, group, scale, offset);
   }
-  F::scales(b, group, scale, offset);
 }
 
 }  // namespace packed_detail
@@ -320,7 +337,11 @@ INFER_HD void decode_packed(const uint8_t* chunk, Chunk<F> c, int row, int g, fl
   packed_detail::get_scales<F>(chunk, c, row, g, scale, offset);
   for (int i = 0; i < kGroup; ++i) {
     const int stored = stored_code<F>(chunk, c, row, g, i);
-    int code = stored - (Packed<F>::bias == kTable ? 0 : Packed<F>::bias);
+    if constexpr (Packed<F>::bias == kFloat) {
+      out[i] = scale[0] * e4m3_to_f32(static_cast<uint8_t>(stored));
+      continue;
+    }
+    int code = stored - (Packed<F>::bias < 0 ? 0 : Packed<F>::bias);
     if constexpr (Packed<F>::bias == kTable) code = Packed<F>::table(stored);
     out[i] = F::has_offset ? multiply_then_add(scale[i / 16], static_cast<float>(code), offset[i / 16])
                            : scale[i / 16] * static_cast<float>(code);
@@ -330,7 +351,7 @@ INFER_HD void decode_packed(const uint8_t* chunk, Chunk<F> c, int row, int g, fl
 /// Bytes of a packed matrix, and which layout it has. -1 for a format that is not in the table.
 inline int64_t packed_matrix_bytes(DType dtype, int64_t rows, int64_t cols) {
   int64_t bytes = -1;
-  visit_format(dtype, [&]<class F>() {
+  visit_gpu_format(dtype, [&]<class F>() {
     if constexpr (F::block == 1)
       bytes = rows * row_major_stride(sizeof(typename F::Block), cols);
     else
@@ -340,7 +361,7 @@ inline int64_t packed_matrix_bytes(DType dtype, int64_t rows, int64_t cols) {
 }
 inline uint32_t packed_layout(DType dtype) {
   uint32_t layout = kFileBlocks;
-  visit_format(dtype, [&]<class F>() { layout = F::block == 1 ? kRowMajor : kTiles; });
+  visit_gpu_format(dtype, [&]<class F>() { layout = F::block == 1 ? kRowMajor : kTiles; });
   return layout;
 }
 

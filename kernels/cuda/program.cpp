@@ -47,6 +47,7 @@ ActForm act_form(DType weight) {
   return weight == DType::F32    ? ActForm::f32
          : weight == DType::F16  ? ActForm::f16
          : weight == DType::BF16 ? ActForm::bf16
+         : weight == DType::W8F  ? ActForm::f16
                                  : ActForm::int8;
 }
 
@@ -64,8 +65,8 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
   m.rows = narrow(w.rows()), m.cols = narrow(w.cols());
   m.n_tiles = narrow((w.rows() + kTileRows - 1) / kTileRows);
   bool known = false;
-  m.kernel = 2 * format_index(Formats{}, w.dtype) + 1;
-  visit_format(w.dtype, [&]<class F>() {
+  m.kernel = 2 * format_index(GpuFormats{}, w.dtype) + 1;
+  visit_gpu_format(w.dtype, [&]<class F>() {
     known = true;
     if constexpr (F::block == 1) {
       m.is_plain = 1;

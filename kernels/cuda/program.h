@@ -44,12 +44,12 @@ enum class StageKind : int32_t { product, attention };
 enum class StageInput : int32_t {
   residual,  ///< x (+= branch), normed
   vector,    ///< f32 of the exchange: attention's result
-  hidden,    ///< activated gate * up: int8 groups of 16, or f32
+  hidden,    ///< activated gate * up: int8 groups of 16, pairs of 16 bits in a word, or f32
   plain,     ///< f32 in global memory, all there
 };
 enum class StageOutput : int32_t { vector, hidden, logits, plain };
 
-/// Products know a format, and whether all chunks of its rows are whole, as one number: 2 * its place in Formats + 1
+/// Products know a format, and whether all chunks of its rows are whole, as one number: 2 * its place in GpuFormats + 1
 /// where they are.
 template <class... F>
 constexpr int count_formats(FormatList<F...>) {
@@ -63,9 +63,9 @@ auto format_at(FormatList<First, Rest...>) {
     return format_at<kIndex - 1>(FormatList<Rest...>{});
   }
 }
-inline constexpr int kDotKernels = 2 * count_formats(Formats{});
+inline constexpr int kDotKernels = 2 * count_formats(GpuFormats{});
 template <int kKernel>
-using DotFormat = decltype(format_at<kKernel / 2>(Formats{}));
+using DotFormat = decltype(format_at<kKernel / 2>(GpuFormats{}));
 INFER_HD constexpr bool dot_kernel_is_whole(int kernel) { return kernel % 2 == 1; }
 
 struct MatrixArg {

@@ -29,7 +29,7 @@ inline size_t packed_bytes(const Tensor& host, WeightRole role) {
 /// chosen.
 inline std::string refusal(const Needs& needs) {
   for (const DType dtype : needs.matrix_formats)
-    if (!decodable(dtype)) return "no CUDA kernel for weights of the format " + format_name(dtype);
+    if (!gpu_decodable(dtype)) return "no CUDA kernel for weights of the format " + format_name(dtype);
   for (const DType dtype : needs.embedding_formats)
     if (!decodable(dtype)) return "no CUDA kernel to look up rows of the format " + format_name(dtype);
   if (needs.head_dim > 0 && !has_head_size(needs.head_dim))

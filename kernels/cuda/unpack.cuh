@@ -70,6 +70,14 @@ __device__ __forceinline__ void load_quads(const uint8_t* chunk, Chunk<F> c, int
   }
 }
 
+/// Codes 0 and 2 of a quad of e4m3 (pair 0), or 1 and 3, as bf16 times 2^-120: exponent and fraction where a bf16 has
+/// them, subnormal ones too.
+inline constexpr float kE4m3InBf16 = 0x1p120f;
+template <int pair>
+__device__ __forceinline__ uint32_t e4m3_in_bf16(uint32_t quad) {
+  return ((pair == 0 ? quad << 8 : quad) & 0x80008000u) | ((pair == 0 ? quad << 4 : quad >> 4) & 0x07f007f0u);
+}
+
 /// weight = scale[h] * stored + offset[h] for the two halves of a group; equal where kHalves is 1. Offsets hold what
 /// the bias of the codes costs.
 struct GroupScales {
@@ -100,6 +108,8 @@ __device__ __forceinline__ GroupScales decode_scales(uint32_t of_group, uint4 of
     const int g = 4 * upper + j;
     const int sub = static_cast<int>((of_block.y >> (4 * g) & 15) | (of_block.x >> (16 + 2 * g) & 3) << 4) - 32;
     s.scale[0] = low_half(of_block.x) * static_cast<float>(sub);
+  } else if constexpr (P::scales == Scales::float_128) {
+    s.scale[0] = __uint_as_float(upper ? of_block.y : of_block.x);
   } else if constexpr (P::scales == Scales::signed_byte) {
     const float d = low_half(of_block.x);
     s.scale[0] = d * static_cast<float>(static_cast<int8_t>(of_group));

@@ -53,7 +53,9 @@ struct WgmmaCodes {
     }
     const uint32_t quad = q[r][i % (kUpperCodes<F> ? 4 : 8)];
     uint32_t code;
-    if constexpr (kUnbias<F> == Unbias::signed_bytes) {
+    if constexpr (kUnbias<F> == Unbias::e4m3) {
+      code = e4m3_in_bf16<pair>(quad);
+    } else if constexpr (kUnbias<F> == Unbias::signed_bytes) {
       const uint32_t bytes = pair == 0 ? quad : quad >> 8;
       code = bf16x2_fma(masked<0x007f007fu>(bytes, bits.two7), kOne, masked<0x00800080u>(bytes, bits.minus_two7));
     } else {
@@ -78,7 +80,8 @@ struct WgmmaScales {
   __device__ __forceinline__ void set(int row, const GroupScales& s) {
 #pragma unroll
     for (int h = 0; h < kHalves<F>; ++h) {
-      scale[row][h] = Bf16Type::pack(s.scale[h], s.scale[h]);
+      const float of = kUnbias<F> == Unbias::e4m3 ? s.scale[h] * kE4m3InBf16 : s.scale[h];
+      scale[row][h] = Bf16Type::pack(of, of);
       offset[row][h] = F::has_offset && !kZeros ? Bf16Type::pack(s.offset[h], s.offset[h]) : 0x80008000u;
     }
   }

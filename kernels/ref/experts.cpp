@@ -23,7 +23,7 @@ void expert_matmul(const ExpertMatmulArgs& a) {
   require(a.w.layout == 0 && a.w.n_dims == 3, "expert_matmul", "weight is no plain stack of matrices");
   const int64_t n_experts = a.w.dims[0], n = a.w.dims[1], k = a.w.dims[2], row = row_bytes(a.w.dtype, k);
   const int64_t n_active = a.ids.cols(), count = a.ids.n_elements();
-  require(decodable(a.w.dtype) && row >= 0, "expert_matmul", "no such format, or rows that split a block");
+  require(gpu_decodable(a.w.dtype) && row >= 0, "expert_matmul", "no such format, or rows that split a block");
   const bool own_rows = a.x.n_dims == 3;
   require(a.x.cols() == k && a.x.n_elements() == (own_rows ? count : a.ids.rows()) * k, "expert_matmul",
           "shapes differ");

@@ -29,6 +29,10 @@ TEST_CASE("activations of products: the kernels of few rows have one form for ea
   CHECK(all_decode_packed({DType::BF16}, Act::bf16));
   CHECK_FALSE(all_decode_packed({DType::BF16}, Act::f16));
   CHECK_FALSE(all_decode_packed({DType::BF16, DType::Q8_0}, Act::bf16));
+  CHECK(all_decode_packed({DType::W8F, DType::BF16}, Act::automatic));
+  CHECK(all_decode_packed({DType::W8F}, Act::f16));
+  CHECK_FALSE(all_decode_packed({DType::W8F}, Act::bf16));
+  CHECK(*without_kernel({DType::Q4_K, DType::W8F}, Act::int8) == DType::W8F);
   CHECK(without_kernel({DType::Q4_K, DType::Q6_K}, Act::int8) == nullptr);
   CHECK(without_kernel({DType::BF16}, Act::bf16) == nullptr);
   CHECK(*without_kernel({DType::Q4_K, DType::F16}, Act::int8) == DType::F16);
@@ -38,6 +42,7 @@ TEST_CASE("activations of products are described, with what is slow") {
   const std::vector<DType> k_quants = {DType::Q4_K, DType::Q6_K};
   CHECK(describe_activations(k_quants, Act::automatic, true) == "activations int8, in prompts bf16");
   CHECK(describe_activations(k_quants, Act::automatic, false) == "activations int8");
+  CHECK(describe_activations({DType::W8F}, Act::automatic, true) == "activations f16, in prompts bf16");
   CHECK(describe_activations({DType::BF16}, Act::automatic, true) == "activations bf16");
   CHECK(describe_activations({DType::BF16}, Act::bf16, true) == "activations bf16");
   CHECK(describe_activations({DType::Q8_0, DType::F16}, Act::automatic, true) ==

@@ -137,7 +137,7 @@ TEST_CASE("cuda: experts are chosen as by the oracle, whatever the logits") {
 
 TEST_CASE("cuda: products with experts agree with the oracle in every format") {
   if (skipped()) return;
-  for (const DType type : kFormats) {
+  for (const DType type : kWeightFormats) {
     const int64_t n = 3, n_experts = 5, n_active = 2, rows = 35, cols = 512;
     const Weight w = stack(type, n_experts, rows, cols, 5);
     const Ints ids = {4, 1, 0, 4, 2, 3};

@@ -10,7 +10,7 @@ namespace {
 const std::vector<DType>& quantised() {
   static const std::vector<DType> list = [] {
     std::vector<DType> some;
-    for (const DType type : kFormats)
+    for (const DType type : kWeightFormats)
       if (!is_plain(type)) some.push_back(type);
     return some;
   }();

@@ -59,12 +59,13 @@ TEST_CASE("cuda layout: packed matrices decode to the file's weights, bit for bi
             check_matrix<F>(rows, F::block == kGroup ? blocks * 13 * kGroup : blocks * F::block);
     }());
   };
-  all(Formats{});
+  all(GpuFormats{});
 }
 
 TEST_CASE("cuda layout: matrices take the bits of the file, rows filled up to tiles of 16") {
-  for (const DType dtype : {DType::Q4_0, DType::Q8_0, DType::Q4_K, DType::Q5_K, DType::Q6_K, DType::Q2_K, DType::Q4_1,
-                            DType::IQ4_XS, DType::IQ4_NL, DType::MXFP4, DType::Q5_0, DType::Q5_1, DType::W4G}) {
+  for (const DType dtype :
+       {DType::Q4_0, DType::Q8_0, DType::Q4_K, DType::Q5_K, DType::Q6_K, DType::Q2_K, DType::Q4_1, DType::IQ4_XS,
+        DType::IQ4_NL, DType::MXFP4, DType::Q5_0, DType::Q5_1, DType::W4G, DType::W8F}) {
     CHECK(packed_matrix_bytes(dtype, 4096, 14336) == tensor_bytes(dtype, 4096, 14336));
     CHECK(packed_matrix_bytes(dtype, 17, 512) == tensor_bytes(dtype, 32, 512));
     CHECK(packed_layout(dtype) == kTiles);

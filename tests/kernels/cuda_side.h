@@ -45,12 +45,14 @@ std::vector<DType> ids(FormatList<F...>) {
   return {F::id...};
 }
 inline const std::vector<DType> kFormats = ids(Formats{});
+/// Of matrices.
+inline const std::vector<DType> kWeightFormats = ids(GpuFormats{});
 
 inline bool is_plain(DType type) { return type == DType::F32 || type == DType::F16 || type == DType::BF16; }
 
 inline Needs needs_of_these_tests() {
   Needs needs;
-  needs.matrix_formats = needs.embedding_formats = kFormats;
+  needs.matrix_formats = kWeightFormats, needs.embedding_formats = kFormats;
   needs.head_dim = 256, needs.n_heads = 64;
   needs.max_tokens = kMostTokens, needs.max_seqs = 48, needs.max_context = 4096, needs.max_width = kMostWidth;
   return needs;
@@ -100,12 +102,15 @@ struct Weight {
       const auto word = static_cast<uint32_t>(random());
       std::memcpy(&bytes[i], &word, 4);
     }
-    visit_format(type, [&]<class F>() {
+    visit_gpu_format(type, [&]<class F>() {
       for (size_t at = 0; at < bytes.size(); at += sizeof(typename F::Block)) {
         typename F::Block block;
         std::memcpy(&block, &bytes[at], sizeof(block));
         if constexpr (F::block == 1) {
           block = F::encode(normal(random));
+        } else if constexpr (FloatFormat<F>) {
+          for (float& d : block.d) d = scale(random) * (random() % 2 ? 0.05f : -0.05f);
+          for (uint8_t& code : block.code) code = (code & 0x7f) == 0x7f ? 0x12 : code;  // a NaN
         } else {
           if constexpr (requires { block.d; }) block.d = f32_to_f16(scale(random) * (random() % 2 ? 1.0f : -1.0f));
           if constexpr (requires { block.dmin; }) block.dmin = f32_to_f16(4 * scale(random));
@@ -283,7 +288,11 @@ inline Bytes random_cache(DType type, int64_t rows, int64_t head_dim, uint32_t s
 
 /// What a value that is rounded the other way for its last bit may cost.
 inline double cache_bar(DType type) {
-  return type == DType::F32 ? 1e-11 : type == DType::F16 ? 1e-8 : type == DType::BF16 ? 1e-6 : type == DType::Q8_0 ? 1e-5 : 1e-4;
+  return type == DType::F32    ? 1e-11
+         : type == DType::F16  ? 1e-8
+         : type == DType::BF16 ? 1e-6
+         : type == DType::Q8_0 ? 1e-5
+                               : 1e-4;
 }
 
 inline constexpr DType kCacheTypes[] = {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0};

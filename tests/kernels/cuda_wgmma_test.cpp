@@ -115,7 +115,7 @@ TEST_CASE("cuda wgmma: the oracle's product for every format, long rows, many ro
   needs.max_width = 14336, needs.max_tokens = 128;
   backend->prepare(needs);
   const std::pair<int64_t, int64_t> shapes[] = {{40, 14336}, {4500, 512}, {16, 256}, {7, 2304}, {1030, 4096}};
-  for (const DType type : kFormats) {
+  for (const DType type : kWeightFormats) {
     if (is_plain(type)) continue;
     for (const auto& [n, k] : shapes) {
       const Weight w(type, n, k, static_cast<uint32_t>(n + k));

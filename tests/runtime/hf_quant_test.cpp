@@ -196,6 +196,48 @@ TEST_CASE("8-bit floats: scales of the matrix, of rows, of blocks with ragged ed
   }
 }
 
+TEST_CASE("8-bit floats stay what they are for a GPU, where 128 columns share a scale") {
+  constexpr int64_t kRows = 9, kCols = 512;
+  std::mt19937 random(2);
+  std::vector<uint8_t> codes;
+  for (int64_t i = 0; i < kRows * kCols; ++i)
+    codes.push_back(static_cast<uint8_t>(random() % 127 + random() % 2 * 128));
+  const auto folder_of = [&](int64_t cell_rows, int64_t cell_cols, float first) {
+    QuantFolder folder;
+    folder.add("m.weight", DType::F8_E4M3, {kRows, kCols}, bytes_of(codes));
+    std::vector<float> scales{first};
+    const int64_t n_rows = (kRows + cell_rows - 1) / cell_rows, n_cols = (kCols + cell_cols - 1) / cell_cols;
+    for (int64_t i = 1; i < n_rows * n_cols; ++i) scales.push_back(0.001f * static_cast<float>(i + 1));
+    folder.add("m.weight_scale_inv", DType::F32, {n_rows, n_cols}, bytes_of(scales));
+    return folder;
+  };
+  const auto block_json = [](int64_t rows, int64_t cols) {
+    return "{\"quant_method\": \"fp8\", \"weight_block_size\": [" + std::to_string(rows) + ", " + std::to_string(cols) +
+           "]}";
+  };
+  for (const int64_t cols : {int64_t{128}, int64_t{256}, int64_t{384}, kCols}) {
+    QuantFolder exact = folder_of(4, cols, 0.5f), small = folder_of(4, cols, 0.5f);
+    const HfQuant quant = quant_of(block_json(4, cols));
+    const std::vector<float> wanted = decoded(exact.unpack(quant));
+    const HostTensor& tensor = small.unpack(quant, {.small_floats = true});
+    CHECK(tensor.dtype == DType::W8F);
+    CHECK(decoded(tensor) == wanted);
+    CHECK(small.checkpoint.warnings.empty());
+    REQUIRE(widen_small_floats(small.checkpoint, 2));
+    CHECK(small.at("m.weight").dtype == DType::F16);
+    CHECK_THAT(small.checkpoint.warnings.at(0), Catch::Contains("8-bit floats"));
+    CHECK_FALSE(widen_small_floats(small.checkpoint, 2));
+  }
+  const auto reason = [&](QuantFolder folder, const std::string& config) {
+    CHECK(folder.unpack(quant_of(config), {.small_floats = true}).dtype != DType::W8F);
+    return folder.checkpoint.warnings.at(0);
+  };
+  CHECK_THAT(reason(folder_of(4, 64, 0.5f), block_json(4, 64)), Catch::Contains("do not share a scale"));
+  CHECK_THAT(reason(folder_of(4, 128, 1000.0f), block_json(4, 128)), Catch::Contains("too large"));
+  codes[77] = 0xff;
+  CHECK_THAT(reason(folder_of(4, 128, 0.5f), block_json(4, 128)), Catch::Contains("not numbers"));
+}
+
 TEST_CASE("where it need not be exact, what fits no block is rounded to 16 bits, and that is said") {
   for (const float scale : {0.001f, 1000.0f}) {
     std::vector<uint8_t> codes;

@@ -45,7 +45,10 @@ struct QuantFolder {
     std::erase_if(checkpoint.tensors, [&](const HostTensor& t) { return t.name == name; });
   }
   const HostTensor& unpack(const HfQuant& quant, bool exact = true) {
-    unpack_quantised(checkpoint, quant, {.n_threads = 2, .exact = exact});
+    return unpack(quant, KeepOptions{.exact = exact});
+  }
+  const HostTensor& unpack(const HfQuant& quant, const KeepOptions& keep) {
+    unpack_quantised(checkpoint, quant, {.n_threads = 2, .keep = keep});
     return at("m.weight");
   }
 };
