@@ -46,7 +46,8 @@ struct DecodeContext {
   int pages[kMaxDecodeRows][kKeptPages];  ///< the first of each row
   bool single;                            ///< a launch of one stage: x comes from and goes to x_save
   float* x_save;
-  float factor[kMaxDecodeRows];  ///< of the sums: 1 / rms where a norm is left to the epilogue
+  float factor[kMaxDecodeRows];  ///< of the sums: what of 1 / rms is left to the epilogue
+  float ahead[kMaxDecodeRows];   ///< a power of two near 1 / rms of the last residual input
 
   __device__ __forceinline__ uint8_t* act_row(int m) const { return decode_memory + act + m * act_row_bytes; }
   __device__ __forceinline__ float* sums() const { return reinterpret_cast<float*>(decode_memory + partial); }

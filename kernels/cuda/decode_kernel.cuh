@@ -51,7 +51,7 @@ __device__ __forceinline__ void product_stage() {
     if (first < s.n_units) find_run<M>(s, walk);
   }
   __syncwarp();
-  stage_input(this_walk().run.n_tiles > 0);
+  stage_input<M>(this_walk().run.n_tiles > 0);
   wait_for_copies();  // of the next stage's description, which all see after the next barrier
   if (this_walk().run.n_tiles == 0) return consumer_sync();
   while (true) {

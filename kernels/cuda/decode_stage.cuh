@@ -143,9 +143,17 @@ static __device__ __noinline__ void normalize_wide() {
   consumer_sync();
 }
 
-/// x += scale * branch, or + scale * norm(branch), then the norm into the activations. The factor 1 / rms of the norm
-/// of int8 activations is left to the epilogue. A thread takes eight values at a time, all loads side by side: with
-/// 512 threads that is one trip to the L2 for a width of 4096.
+/// Whether the factor 1 / rms of a norm is left to the epilogue, which saves a pass over the row. f16 does not reach as
+/// far as x may: there the power of two of the last norm's factor goes ahead, where there was one.
+__device__ __forceinline__ bool leaves_factor(const DecodeStage& s, const DecodeContext& ctx) {
+  return s.form == ActForm::int8 || s.form == ActForm::bf16 ||
+         (s.form == ActForm::f16 && s.residual_index > 0 && !ctx.single);
+}
+__device__ __forceinline__ float power_of_two(float x) { return __uint_as_float(__float_as_uint(x) & 0x7f800000u); }
+
+/// x += scale * branch, or + scale * norm(branch), then the norm into the activations. A thread takes eight values at a
+/// time, all loads side by side: with 512 threads that is one trip to the L2 for a width of 4096.
+template <int M>
 static __device__ __noinline__ void stage_residual() {
   const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
@@ -153,7 +161,7 @@ static __device__ __noinline__ void stage_residual() {
   const int t = threadIdx.x, warp = t / 32, lane = t % 32, dim = ctx.dim, n_rows = ctx.n_rows, width = s.in_width;
   const int n_groups = (dim + 31) / 32;
   const float *norm = s.norm, *post_norm = s.post_norm;
-  const bool quantized = s.form == ActForm::int8;
+  const bool quantized = s.form == ActForm::int8, leaves = leaves_factor(s, ctx);
   if (s.residual_index == 0) {
     load_embedding();
   } else if (ctx.single) {
@@ -167,7 +175,14 @@ static __device__ __noinline__ void stage_residual() {
   if (t * 8 < dim)
     w0 = reinterpret_cast<const float4*>(norm)[2 * t], w1 = reinterpret_cast<const float4*>(norm)[2 * t + 1];
   if (branch && post_norm) reduce_branch(branch, width);
+  uint4 next[2] = {};  // a row's first values, asked for while the row before is at hand
+  const auto ask = [&](int m) {
+    const float* from = branch + m * width + t * 8;
+    if (m < n_rows && branch && t * 8 < dim) next[0] = load_relaxed4(from), next[1] = load_relaxed4(from + 4);
+  };
+  if constexpr (M > 1) ask(0);
   for (int m = 0; m < n_rows; ++m) {
+    const float ahead = s.form == ActForm::f16 && leaves ? ctx.ahead[m] : 1.0f;
     float squares = 0, factor = s.residual_scale;
     if (branch && post_norm) factor *= inverse_rms(total(ctx.branch_reduce[m]), dim, s.post_eps);
     for (int base = 0; base < dim; base += kStep) {
@@ -181,7 +196,9 @@ static __device__ __noinline__ void stage_residual() {
           w0 = *reinterpret_cast<const float4*>(norm + i), w1 = *reinterpret_cast<const float4*>(norm + i + 4);
         a = x[0], b = x[1];
         if (branch) {
-          uint4 p = load_relaxed4(from), q = load_relaxed4(from + 4);
+          uint4 p = next[0], q = next[1];
+          if (M == 1 || base > 0) p = load_relaxed4(from), q = load_relaxed4(from + 4);
+          if (M > 1 && base == 0) ask(m + 1);
           poll_on(from, kEmpty, p);
           poll_on(from + 4, kEmpty, q);
           float4 c = as_floats(p), d = as_floats(q);
@@ -197,17 +214,29 @@ static __device__ __noinline__ void stage_residual() {
         squares += a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
         a.x *= w0.x, a.y *= w0.y, a.z *= w0.z, a.w *= w0.w, b.x *= w1.x, b.y *= w1.y, b.z *= w1.z, b.w *= w1.w;
       }
-      if (quantized) put_int8(ctx.act_row(m), n_groups, i, a, b, valid);
+      if (quantized) {
+        put_int8(ctx.act_row(m), n_groups, i, a, b, valid);
+      } else if (leaves && valid) {
+        put_wide(s.form, ctx.act_row(m), i, {a.x * ahead, a.y * ahead, a.z * ahead, a.w * ahead});
+        put_wide(s.form, ctx.act_row(m), i + 4, {b.x * ahead, b.y * ahead, b.z * ahead, b.w * ahead});
+      }
     }
     squares = warp_sum(squares);
     if (lane == 0) ctx.reduce[m][warp] = squares;
   }
   consumer_sync();
-  if (!quantized) {
-    normalize_wide();
-  } else if (warp < n_rows) {  // read after the sums are complete, hence after a barrier
-    const float factor = inverse_rms(total(ctx.reduce[warp]), dim, s.eps);
-    if (lane == 0) ctx.factor[warp] = factor;
+  if (!leaves) normalize_wide();
+  if (warp < n_rows) {  // read after the sums are complete, hence after a barrier
+    const float inverse = inverse_rms(total(ctx.reduce[warp]), dim, s.eps);
+    if (lane == 0) {
+      if (s.form == ActForm::f16) {
+        const float power = power_of_two(inverse);
+        ctx.factor[warp] = leaves ? inverse / ctx.ahead[warp] : 1.0f;
+        ctx.ahead[warp] = power > 0 && isfinite(power) ? power : 1.0f;
+      } else {
+        ctx.factor[warp] = leaves ? inverse : 1.0f;
+      }
+    }
   }
   if (ctx.single && blockIdx.x == 0) {
     float* to = ctx.x_save + static_cast<int64_t>((s.residual_index + 1) % 2) * n_rows * dim;
@@ -244,6 +273,7 @@ __device__ __forceinline__ void hadamard_lanes(float4& a, float4& b, int block) 
 }
 
 /// f32 values of the exchange (or of plain memory) into activations, eight to a thread.
+template <int M>
 static __device__ __noinline__ void stage_vector() {
   const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
@@ -253,6 +283,12 @@ static __device__ __noinline__ void stage_vector() {
   const uint32_t copy = exchanged ? (ctx.parity + s.in_layer) & 1 : 0;
   const float* in = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
   if (exchanged) scout(in + (ctx.n_rows - 1) * s.in_width, cols);
+  uint4 next[2] = {};  // as in stage_residual
+  const auto ask = [&](int m) {
+    const float* from = in + static_cast<int64_t>(m) * s.in_width + t * 8;
+    if (m < ctx.n_rows && exchanged && t * 8 < cols) next[0] = load_relaxed4(from), next[1] = load_relaxed4(from + 4);
+  };
+  if constexpr (M > 1) ask(0);
   for (int m = 0; m < ctx.n_rows; ++m) {
     uint8_t* row = ctx.act_row(m);
     for (int base = 0; base < cols; base += kStep) {
@@ -260,7 +296,9 @@ static __device__ __noinline__ void stage_vector() {
       const float* from = in + static_cast<int64_t>(m) * s.in_width + i;
       float4 a{}, b{};
       if (i < cols && exchanged) {  // whole sixteens
-        uint4 p = load_relaxed4(from), q = load_relaxed4(from + 4);
+        uint4 p = next[0], q = next[1];
+        if (M == 1 || base > 0) p = load_relaxed4(from), q = load_relaxed4(from + 4);
+        if (M > 1 && base == 0) ask(m + 1);
         poll_on(from, kEmpty, p);
         poll_on(from + 4, kEmpty, q);
         a = as_floats(p), b = as_floats(q);
@@ -318,15 +356,54 @@ static __device__ __noinline__ void stage_hidden_codes() {
   consumer_sync();
 }
 
+/// Hidden values that gate and up have rounded already, eight to a load and four loads side by side.
+static __device__ __noinline__ void stage_hidden_pairs() {
+  const DecodeStage& s = current_stage();
+  DecodeContext& ctx = decode_context;
+  constexpr int kAtOnce = 4;
+  const int n = s.cols / 8;
+  const uint32_t copy = (ctx.parity + s.in_layer) & 1;
+  const float* in = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
+  scout(in + (ctx.n_rows - 1) * s.in_width, s.cols / 2);
+  for (int m = 0; m < ctx.n_rows; ++m, in += s.in_width) {
+    uint8_t* row = ctx.act_row(m);
+    for (int i = threadIdx.x; i < n; i += kAtOnce * kConsumers) {
+      uint4 v[kAtOnce] = {};
+      uint32_t tries = 0;
+      while (true) {
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k)
+          if (i + k * kConsumers < n) v[k] = load_relaxed4(in + (i + k * kConsumers) * 4);
+        bool empty = false;
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k)
+          empty = empty || v[k].x == kEmpty || v[k].y == kEmpty || v[k].z == kEmpty || v[k].w == kEmpty;
+        if (!empty) break;
+        pause(tries);
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k)
+        if (i + k * kConsumers < n) reinterpret_cast<uint4*>(row)[i + k * kConsumers] = v[k];
+    }
+  }
+  consumer_sync();
+}
+
+/// Whether hidden values of this form pass as pairs of 16 bits.
+__device__ __forceinline__ bool is_pair_form(ActForm form) { return form == ActForm::f16 || form == ActForm::bf16; }
+
+template <int M>
 __device__ __forceinline__ void stage_input(bool has_units) {
   const DecodeStage& s = current_stage();
   if (s.input == StageInput::residual) {
-    stage_residual();
+    stage_residual<M>();
   } else if (has_units) {
     if (s.input == StageInput::hidden && s.form == ActForm::int8) {
       stage_hidden_codes();
+    } else if (s.input == StageInput::hidden && is_pair_form(s.form)) {
+      stage_hidden_pairs();
     } else {
-      stage_vector();
+      stage_vector<M>();
     }
   }
   if (s.form == ActForm::int8 && s.cols % 32 != 0) {
@@ -337,9 +414,9 @@ __device__ __forceinline__ void stage_input(bool has_units) {
 
 // ---- epilogue ---------------------------------------------------------------------------------------------------
 
-/// What the norm left to do: 1 / rms for int8 activations of a residual input, else 1.
+/// What the norm left to do.
 __device__ __forceinline__ float row_factor(const DecodeStage& s, const DecodeContext& ctx, int m) {
-  return s.input == StageInput::residual && s.form == ActForm::int8 ? ctx.factor[m] : 1.0f;
+  return s.input == StageInput::residual ? ctx.factor[m] : 1.0f;
 }
 
 /// Of row `row` of the tile whose sums lie in `slot`; all loads side by side.
@@ -386,6 +463,19 @@ __device__ __forceinline__ void put_hidden_codes(const DecodeStage& s, const Dec
   }
 }
 
+/// Two neighbouring lanes hold two values of a row: rounds and publishes them as one word. No half of it is a -0, so
+/// that none is empty.
+__device__ __forceinline__ void put_hidden_pair(const DecodeStage& s, const DecodeContext& ctx, int m, int at, float v,
+                                                bool valid) {
+  const uint32_t copy = (ctx.parity + s.out_layer) & 1;
+  const uint16_t bits = s.hidden_form == ActForm::bf16 ? f32_to_bf16(v) : f32_to_f16(clamp_half(v));
+  const uint32_t half = bits == 0x8000 ? 0 : bits, word = half | __shfl_down_sync(~0u, half, 1) << 16;
+  if (!valid || at % 2 != 0) return;
+  const int64_t n_rows = ctx.n_rows;
+  store_relaxed(s.out + (copy * n_rows + m) * s.out_width + at / 2, word);
+  store_relaxed(s.out + ((copy ^ 1) * n_rows + m) * s.out_width + at / 2, kEmpty);
+}
+
 /// Where a value of the exchange goes, and the place in the other copy that it empties.
 struct ExchangePlace {
   float *now, *other;
@@ -414,6 +504,8 @@ __device__ __forceinline__ void finish_hidden(const DecodeStage& s, const Decode
   }
   if (s.hidden_form == ActForm::int8) {
     put_hidden_codes(s, ctx, m, unit, row, v, real);
+  } else if (is_pair_form(s.hidden_form)) {
+    put_hidden_pair(s, ctx, m, at, v, real);
   } else if (real) {
     const ExchangePlace place = exchange_place(s, m, at);
     put(place.now, place.other, v);
