@@ -133,6 +133,14 @@ class CudaBackend : public Backend {
   void product_few(const MmaArgs&, bool arranged);
   void attn_in_few(const AttnInArgs&);
   void ffn_few(const FfnArgs&, const Tensor& out, bool accumulate);
+  // cuda_tokens.cpp
+  /// Whether products of m rows with all of these go token by token.
+  bool by_token(int64_t m, std::initializer_list<const Tensor*> weights) const;
+  bool experts_by_token(const MoeFfnArgs&) const;
+  void attn_in_by_token(const AttnInArgs&);
+  void attn_out_by_token(const AttnOutArgs&);
+  void moe_ffn_by_token(const MoeFfnArgs&);
+  void shared_expert(const MoeFfnSteps&);
 
   // cuda_run.cpp
   void prepare_programs();

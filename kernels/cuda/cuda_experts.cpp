@@ -1,5 +1,5 @@
 // The stage of experts in the graph and eager ways. Tokens are sorted by expert on the device, so that an expert's
-// weights are read once for all of its tokens; one token reads the weights of its own experts and nothing else.
+// weights are read once for all of its tokens. A few tokens go each by itself (cuda_tokens.cpp).
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/experts.h"
 
@@ -26,6 +26,7 @@ void CudaBackend::combine(const CombineArgs& a) {
 void CudaBackend::moe_ffn(const MoeFfnArgs& a) {
   if (recorder_) return recorder_->unsupported("a mixture of experts");
   if (!fusion_.ffn) return Backend::moe_ffn(a);
+  if (experts_by_token(a)) return moe_ffn_by_token(a);
   const MoeFfnSteps s = steps(a);
   norm(s.norm);
   matmul(s.router);
@@ -39,12 +40,7 @@ void CudaBackend::moe_ffn(const MoeFfnArgs& a) {
   activate(s.activate);
   cuda::expert_matmul(s.down, nullptr, groups, stream_.get());
   counters_.launches += 2 + sorted + !alike;
-  if (a.w_shared_gate) {
-    matmul(s.shared_gate);
-    matmul(s.shared_up);
-    activate(s.shared_activate);
-    matmul(s.shared_down);
-  }
+  if (a.w_shared_gate) shared_expert(s);
   combine(s.combine);
   add(s.add);
 }

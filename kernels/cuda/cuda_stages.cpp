@@ -1,6 +1,7 @@
-// Stages of the graph and eager ways (those of few rows with quantised weights: cuda_few.cpp). They convert activations
-// once for several products, take matrices that meet the same activations as one, and keep what lies between two
-// products in 16 bits. While run() records, everything goes to the recorder instead.
+// Stages of the graph and eager ways (of one or two tokens: cuda_tokens.cpp; of few rows with quantised weights:
+// cuda_few.cpp). They convert activations once for several products, take matrices that meet the same activations as
+// one, and keep what lies between two products in 16 bits. While run() records, everything goes to the recorder
+// instead.
 #include <algorithm>
 #include <utility>
 
@@ -22,6 +23,7 @@ void CudaBackend::attn_in(const AttnInArgs& a) {
   if (!fusion_.attn_in) return Backend::attn_in(a);
   const Wide wide = this->wide();
   const int64_t m = a.x.rows();
+  if (by_token(m, {&a.wq, &a.wk, &a.wv})) return attn_in_by_token(a);
   if (few(m, {&a.wq, &a.wk, &a.wv})) return attn_in_few(a);
   const DType type = wide.type(a.wq);
   for (const Tensor* w : {&a.wq, &a.wk, &a.wv}) {
@@ -48,6 +50,7 @@ void CudaBackend::attn_in(const AttnInArgs& a) {
 void CudaBackend::attn_out(const AttnOutArgs& a) {
   if (recorder_) return recorder_->attn_out(a);
   if (!fusion_.attn_out) return Backend::attn_out(a);
+  if (!a.add.norm && by_token(a.attn.rows(), {&a.wo})) return attn_out_by_token(a);
   if (a.add.norm || a.add.scale != 1) return Backend::attn_out(a);
   product(a.attn, a.wo, a.bo, a.add.x, true);
 }

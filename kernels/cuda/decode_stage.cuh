@@ -6,6 +6,7 @@
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/decode_dot.cuh"
 #include "kernels/cuda/exchange.cuh"
+#include "kernels/cuda/int8_codes.cuh"
 #include "kernels/kv_format.h"
 
 namespace infer::cuda {
@@ -20,19 +21,6 @@ __device__ __forceinline__ float total(const float* of_warps) {
 }
 __device__ __forceinline__ float inverse_rms(float sum_of_squares, int n, float eps) {
   return 1.0f / sqrtf(sum_of_squares / static_cast<float>(n) + eps);
-}
-
-/// The larger one; NaN if one is NaN.
-__device__ __forceinline__ float max_nan(float a, float b) {
-  float y;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
-  return y;
-}
-
-/// Four rounded codes in a word. A sum with 1.5 * 2^23 has no fraction, and the code in its lowest byte.
-__device__ __forceinline__ uint32_t four_codes(float4 v, float inverse) {
-  const auto code = [&](float x) { return __float_as_uint(fmaf(x, inverse, 12582912.0f)); };
-  return __byte_perm(__byte_perm(code(v.x), code(v.y), 0x0040), __byte_perm(code(v.z), code(v.w), 0x0040), 0x5410);
 }
 
 /// Quantises the 16 values of two neighbouring lanes (i: index of this lane's first, a multiple of 8) into an int8

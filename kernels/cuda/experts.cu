@@ -1,20 +1,12 @@
 // The choice of experts, the sorting of tokens by them, and the weighted sum of what they found: small kernels between
 // the products of expert_matmul.cu.
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/choose_experts.cuh"
 #include "kernels/cuda/experts.h"
 
 namespace infer::cuda {
 namespace {
 
 constexpr int kRouteWarps = 4, kThreads = 256, kSortThreads = 1024;
-
-/// Orders floats as numbers do, from 2 on; NaN is 1, the smallest, so that 0 is free for what is taken.
-__device__ __forceinline__ uint32_t rank_of(float x) {
-  if (isnan(x)) return 1;
-  const uint32_t bits = float_bits(x);
-  const uint32_t ordered = bits >> 31 ? ~bits : bits | 0x80000000u;
-  return ordered < 2 ? 2 : ordered;
-}
 
 struct RouteParams {
   const float* logits;
@@ -30,6 +22,8 @@ struct RouteParams {
 /// lower id, since the key of a candidate is its rank and then the complement of its id.
 __global__ void __launch_bounds__(kRouteWarps * 32) route_kernel(const RouteParams p) {
   extern __shared__ uint32_t all_ranks[];
+  start_next_kernel();
+  wait_for_previous_kernel();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t token = static_cast<int64_t>(blockIdx.x) * kRouteWarps + warp;
   if (token >= p.n_tokens) return;
@@ -72,6 +66,8 @@ __global__ void __launch_bounds__(kSortThreads)
     sort_kernel(const int32_t* ids, int n_pairs, int n_experts, int group_size, int n_groups, int32_t* order,
                 int32_t* first, int32_t* starts) {
   extern __shared__ int32_t shared[];
+  start_next_kernel();
+  wait_for_previous_kernel();
   int32_t *count = shared, *group = shared + n_experts;  // then: next free place, and first group
   for (int e = threadIdx.x; e < n_experts; e += kSortThreads) count[e] = 0;
   for (int g = threadIdx.x; g < n_groups; g += kSortThreads) first[g] = -1;
@@ -111,6 +107,8 @@ struct CombineParams {
 /// Grid: one block a token. Reads what the experts found once, which bounds it.
 __global__ void __launch_bounds__(kThreads) combine_kernel(const CombineParams p) {
   __shared__ float warps[kThreads / 32];
+  start_next_kernel();
+  wait_for_previous_kernel();
   const int64_t token = blockIdx.x;
   float mix = 1;
   if (p.mix) {
@@ -148,9 +146,7 @@ void route(const RouteArgs& a, cudaStream_t stream) {
   check(cudaFuncSetAttribute(route_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(kRouteWarps * kMaxExperts * sizeof(uint32_t))),
         "route");
-  route_kernel<<<static_cast<unsigned>(ceil_div<int64_t>(p.n_tokens, kRouteWarps)), kRouteWarps * 32, shared, stream>>>(
-      p);
-  check_launch("route");
+  launch_early("route", route_kernel, ceil_div<int64_t>(p.n_tokens, kRouteWarps), kRouteWarps * 32, shared, stream, p);
 }
 
 ExpertGroups single_pairs(const Tensor& ids) {
@@ -168,10 +164,9 @@ ExpertGroups group_pairs(const Tensor& ids, int64_t n_experts, const Tensor& ord
   groups.order = order.as<int32_t>(), groups.first = order.as<int32_t>() + n_pairs;
   groups.starts = starts.as<int32_t>();
   if (n_pairs == 0) return groups;
-  sort_kernel<<<1, kSortThreads, 2 * static_cast<size_t>(n_experts) * sizeof(int32_t), stream>>>(
-      ids.as<int32_t>(), static_cast<int>(n_pairs), static_cast<int>(n_experts), groups.group_size, groups.n_groups,
-      order.as<int32_t>(), order.as<int32_t>() + n_pairs, starts.as<int32_t>());
-  check_launch("sort pairs");
+  launch_early("sort pairs", sort_kernel, 1, kSortThreads, 2 * static_cast<size_t>(n_experts) * sizeof(int32_t), stream,
+               ids.as<int32_t>(), n_pairs, n_experts, groups.group_size, groups.n_groups, order.as<int32_t>(),
+               order.as<int32_t>() + n_pairs, starts.as<int32_t>());
   return groups;
 }
 
@@ -185,8 +180,7 @@ void combine(const CombineArgs& a, cudaStream_t stream) {
                         static_cast<int>(a.weights.cols()),
                         a.out.cols()};
   if (a.out.rows() == 0 || p.dim == 0) return;
-  combine_kernel<<<static_cast<unsigned>(a.out.rows()), kThreads, 0, stream>>>(p);
-  check_launch("combine");
+  launch_early("combine", combine_kernel, a.out.rows(), kThreads, 0, stream, p);
 }
 
 }  // namespace infer::cuda

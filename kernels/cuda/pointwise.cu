@@ -1,7 +1,7 @@
 // Primitives that touch each number once: embedding lookup, norm, activation, residual, gather, logit scale, and the
 // change to 16 bits before a product on tensor cores. All are bound by memory, or by the launch for few tokens. Rows
 // have any length; four numbers at a time where length and addresses allow it.
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/launchers.h"
 #include "quant/formats.h"
 
@@ -120,10 +120,13 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// x += scale * branch, branch normed first if there is a weight. Grid: one block per row.
+/// x += scale * branch, branch normed first if there is a weight. Grid: one block per row. Starts early, as do those
+/// below that a step of few tokens has.
 template <int kWide>
 __global__ void __launch_bounds__(kThreads)
     add_kernel(float* x, float* branch, const float* weight, float eps, float scale, int64_t cols) {
+  start_next_kernel();
+  wait_for_previous_kernel();
   float *row = x + blockIdx.x * cols, *other = branch + blockIdx.x * cols;
   const float inverse = weight ? inverse_rms<kWide>(other, cols, eps) : 1.0f;
   for (int64_t i = threadIdx.x * kWide; i < cols; i += kThreads * kWide) {
@@ -142,32 +145,11 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// 1 / (1 + exp(-x)) without an exponential that overflows, so that far tails keep their digits.
-__device__ __forceinline__ float logistic(float x) {
-  const float e = expf(-fabsf(x));
-  return (x < 0 ? e : 1.0f) / (1.0f + e);
-}
-
-__device__ __forceinline__ float activated(float x, Activation activation) {
-  if (activation == Activation::silu) return x * logistic(x);
-  if (activation == Activation::silu_clamped) {
-    const float limited = x > kClampedLimit ? kClampedLimit : x;
-    return limited * logistic(kClampedSlope * limited);
-  }
-  // (1 + tanh(y)) / 2 is the logistic function of 2 y.
-  constexpr float kTwoRoots = 1.5957691216057308f;  // 2 sqrt(2 / pi)
-  return x * logistic(kTwoRoots * (x + 0.044715f * x * x * x));
-}
-
-/// What the activated gate is multiplied with.
-__device__ __forceinline__ float factor_of(float up, Activation activation) {
-  if (activation != Activation::silu_clamped) return up;
-  return 1 + (up > kClampedLimit ? kClampedLimit : up < -kClampedLimit ? -kClampedLimit : up);
-}
-
 /// Grid: threads over runs of kWide numbers.
 template <int kWide, class T>
 __global__ void activate_kernel(const float* gate, const float* up, Activation activation, T* out, int64_t n) {
+  start_next_kernel();
+  wait_for_previous_kernel();
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x * kWide;
   for (int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWide; i < n; i += stride) {
     float g[kWide], u[kWide];
@@ -192,6 +174,8 @@ __global__ void convert_kernel(const float* from, T* to, int64_t n) {
 /// Grid: one block per row of the result.
 template <int kWide>
 __global__ void gather_kernel(const float* x, const int32_t* rows, float* out, int64_t cols, int64_t n_rows) {
+  start_next_kernel();
+  wait_for_previous_kernel();
   const int64_t row = rows[blockIdx.x];
   if (row < 0 || row >= n_rows) return;
   for (int64_t i = threadIdx.x * kWide; i < cols; i += kThreads * kWide) {
@@ -258,10 +242,9 @@ void activate(const ActivateArgs& a, cudaStream_t stream) {
   if (n == 0) return;
   const bool wide = n % 4 == 0 && aligned_16(a.gate.data) && aligned_16(a.up.data) && aligned_16(a.out.data);
   dispatch("activate", a.out.dtype, wide, [&]<int kWide, class T>() {
-    activate_kernel<kWide, T><<<blocks_for(n / kWide), kThreads, 0, stream>>>(a.gate.as<float>(), a.up.as<float>(),
-                                                                              a.activation, a.out.as<T>(), n);
+    launch_early("activate", activate_kernel<kWide, T>, blocks_for(n / kWide), kThreads, 0, stream, a.gate.as<float>(),
+                 a.up.as<float>(), a.activation, a.out.as<T>(), n);
   });
-  check_launch("activate");
 }
 
 void add(const AddArgs& a, cudaStream_t stream) {
@@ -269,9 +252,8 @@ void add(const AddArgs& a, cudaStream_t stream) {
   if (rows == 0) return;
   const bool wide = cols % 4 == 0 && aligned_16(a.x.data) && aligned_16(a.branch.data) && aligned_16(a.norm.data);
   const auto kernel = wide ? add_kernel<4> : add_kernel<1>;
-  kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(a.x.as<float>(), a.branch.as<float>(),
-                                                               a.norm.as<float>(), a.eps, a.scale, cols);
-  check_launch("add");
+  launch_early("add", kernel, rows, kThreads, 0, stream, a.x.as<float>(), a.branch.as<float>(), a.norm.as<float>(),
+               a.eps, a.scale, cols);
 }
 
 void gather(const Tensor& x, const Tensor& rows, const Tensor& out, cudaStream_t stream) {
@@ -279,9 +261,8 @@ void gather(const Tensor& x, const Tensor& rows, const Tensor& out, cudaStream_t
   if (n == 0) return;
   const bool wide = cols % 4 == 0 && aligned_16(x.data) && aligned_16(out.data);
   const auto kernel = wide ? gather_kernel<4> : gather_kernel<1>;
-  kernel<<<static_cast<unsigned>(n), kThreads, 0, stream>>>(x.as<float>(), rows.as<int32_t>(), out.as<float>(), cols,
-                                                            x.rows());
-  check_launch("gather");
+  launch_early("gather", kernel, n, kThreads, 0, stream, x.as<float>(), rows.as<int32_t>(), out.as<float>(), cols,
+               x.rows());
 }
 
 void scale_softcap(const Tensor& x, float scale, float softcap, cudaStream_t stream) {

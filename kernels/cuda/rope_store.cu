@@ -14,6 +14,7 @@ struct RopeStoreParams {
   int q_stride, kv_stride;                ///< numbers from token to token of those
   const float *q_bias, *k_bias, *v_bias;  ///< or null
   const float *q_norm, *k_norm, *cos_sin;
+  bool q_spans, k_spans;  ///< a norm over all heads of a token: only where those come from elsewhere than results go
   const int32_t *positions, *slots;
   uint8_t *k_cache, *v_cache;
   int64_t n_tokens, n_positions, n_slots;
@@ -23,11 +24,41 @@ struct RopeStoreParams {
   DType k_type, v_type;
 };
 
+/// Numbers that lie side by side.
+template <int kWide>
+struct alignas(4 * kWide) Run {
+  float x[kWide];
+};
+
+/// 1 / rms of `n` numbers.
+__device__ __forceinline__ float inverse_rms(float squares, int n, float eps) {
+  return 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(n) + eps);
+}
+
 /// x * weight / rms(x), on the head in shared memory.
 __device__ __forceinline__ void norm_head(float* x, const float* weight, float eps, int head_dim, int lane) {
   float squares = 0;
   for (int i = lane; i < head_dim; i += 32) squares += x[i] * x[i];
-  const float inverse = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(head_dim) + eps);
+  const float inverse = inverse_rms(squares, head_dim, eps);
+  for (int i = lane; i < head_dim; i += 32) x[i] = x[i] * inverse * weight[i];
+  __syncwarp();
+}
+
+/// The same where the norm is over a token's whole row of `n` numbers. Each warp of the row reads all of it: for few
+/// tokens that is sooner done than waiting for one another.
+template <int kWide>
+__device__ __forceinline__ void norm_head_of_row(float* x, const float* weight, const float* row, const float* bias,
+                                                 float eps, int head_dim, int n, int lane) {
+  float squares = 0;
+#pragma unroll 16
+  for (int i = lane * kWide; i < n; i += 32 * kWide) {
+    const auto run = *reinterpret_cast<const Run<kWide>*>(row + i);
+    for (int e = 0; e < kWide; ++e) {
+      const float v = run.x[e] + (bias ? bias[i + e] : 0.0f);
+      squares += v * v;
+    }
+  }
+  const float inverse = inverse_rms(squares, n, eps);
   for (int i = lane; i < head_dim; i += 32) x[i] = x[i] * inverse * weight[i];
   __syncwarp();
 }
@@ -67,9 +98,6 @@ __device__ __forceinline__ void store_kv_16(bool half, uint8_t* cache, const Rop
 /// and addresses allow it, else 1.
 template <int kWide>
 __global__ void __launch_bounds__(kHeadsPerBlock * 32) rope_store_kernel(const RopeStoreParams p) {
-  struct alignas(4 * kWide) Run {
-    float x[kWide];
-  };
   extern __shared__ __align__(16) float heads[];
   start_next_kernel();
   wait_for_previous_kernel();
@@ -88,7 +116,7 @@ __global__ void __launch_bounds__(kHeadsPerBlock * 32) rope_store_kernel(const R
                               : p.k_from) +
                       token * (is_q ? p.q_stride : p.kv_stride) + head * p.head_dim;
   each<kWide>(p.head_dim, lane,
-              [&](int i) { *reinterpret_cast<Run*>(x + i) = *reinterpret_cast<const Run*>(from + i); });
+              [&](int i) { *reinterpret_cast<Run<kWide>*>(x + i) = *reinterpret_cast<const Run<kWide>*>(from + i); });
   const float* bias = is_q ? p.q_bias : is_v ? p.v_bias : p.k_bias;
   if (bias)
     each<kWide>(p.head_dim, lane, [&](int i) {
@@ -97,16 +125,21 @@ __global__ void __launch_bounds__(kHeadsPerBlock * 32) rope_store_kernel(const R
   __syncwarp();
   if (!is_v) {
     const float* weight = is_q ? p.q_norm : p.k_norm;
-    if (weight) norm_head(x, weight, p.eps, p.head_dim, lane);
+    const int n_heads = is_q ? p.n_heads : p.n_kv_heads;
+    if (weight && (is_q ? p.q_spans : p.k_spans))
+      norm_head_of_row<kWide>(x, weight + head * p.head_dim, from - head * p.head_dim, bias, p.eps, p.head_dim,
+                              n_heads * p.head_dim, lane);
+    else if (weight)
+      norm_head(x, weight, p.eps, p.head_dim, lane);
     if (p.cos_sin && position >= 0 && position < p.n_positions) {
       rotate_head(x, reinterpret_cast<const float2*>(p.cos_sin) + position * p.n_pairs, p.n_pairs, p.adjacent, lane);
     }
     hadamard(x, p.head_dim, static_cast<int>(kv_rotation(p.k_type, p.head_dim)), lane);
     float* to = is_q ? p.q : p.k;
     if (to) {
-      to += (token * (is_q ? p.n_heads : p.n_kv_heads) + head) * p.head_dim;
+      to += (token * n_heads + head) * p.head_dim;
       each<kWide>(p.head_dim, lane,
-                  [&](int i) { *reinterpret_cast<Run*>(to + i) = *reinterpret_cast<const Run*>(x + i); });
+                  [&](int i) { *reinterpret_cast<Run<kWide>*>(to + i) = *reinterpret_cast<const Run<kWide>*>(x + i); });
     }
   }
   if (is_q || slot < 0 || slot >= p.n_slots) return;
@@ -172,6 +205,7 @@ void rope_store_merged(const RopeStoreArgs& a, const Tensor& merged, const Tenso
   p.q_from = merged.as<float>(), p.k_from = p.q_from + q_dim, p.v_from = p.k_from + kv_dim;
   p.q_stride = p.kv_stride = q_dim + 2 * kv_dim;
   p.q_bias = bq.as<float>(), p.k_bias = bk.as<float>(), p.v_bias = bv.as<float>();
+  p.q_spans = a.spans_heads(a.q_norm), p.k_spans = a.spans_heads(a.k_norm);
   launch(p, stream);
 }
 

@@ -34,18 +34,41 @@ __device__ __forceinline__ uint32_t table_quad(uint32_t four) {
   return __byte_perm(low, high, 0x3210 | (four & 0x8888) >> 1);
 }
 
-/// Quads 0..7 of a group: stored codes, or the table's values.
+/// The codes of a group as they lie there: the low bits (`second`: weights 16-31 of 8 bits), and the high ones.
+struct RawLow {
+  uint4 first, second;
+};
 template <class F>
-__device__ __forceinline__ void load_quads(const uint8_t* chunk, Chunk<F> c, int row, int g, uint32_t (&q)[8]) {
+__device__ __forceinline__ RawLow load_low(const uint8_t* chunk, Chunk<F> c, int row, int g) {
   using P = Packed<F>;
-  constexpr uint32_t kNibbles = 0x0f0f0f0f, kPairs = 0x03030303, kBits = 0x01010101;
+  RawLow raw{};
+  if constexpr (P::low_bits == 2) {
+    const uint2 v = *reinterpret_cast<const uint2*>(chunk + c.low(row, g));
+    raw.first.x = v.x, raw.first.y = v.y;
+  } else {
+    raw.first = *reinterpret_cast<const uint4*>(chunk + c.low(row, g));
+    if constexpr (P::low_bits == 8) raw.second = *reinterpret_cast<const uint4*>(chunk + c.low_second(row, g));
+  }
+  return raw;
+}
+template <class F>
+__device__ __forceinline__ uint2 load_high(const uint8_t* chunk, Chunk<F> c, int row, int g) {
+  uint2 raw{};
+  if constexpr (Packed<F>::high_bits == 1) raw.x = *reinterpret_cast<const uint32_t*>(chunk + c.high(row, g));
+  if constexpr (Packed<F>::high_bits == 2) raw = *reinterpret_cast<const uint2*>(chunk + c.high(row, g));
+  return raw;
+}
+
+/// Quads 0..7 of a group without the high bits, or the table's values.
+template <class F>
+__device__ __forceinline__ void unpack_low(const RawLow& raw, uint32_t (&q)[8]) {
+  using P = Packed<F>;
+  constexpr uint32_t kNibbles = 0x0f0f0f0f, kPairs = 0x03030303;
+  const uint4 &a = raw.first, &b = raw.second;
   if constexpr (P::low_bits == 8) {
-    const uint4 a = *reinterpret_cast<const uint4*>(chunk + c.low(row, g));
-    const uint4 b = *reinterpret_cast<const uint4*>(chunk + c.low_second(row, g));
     q[0] = a.x, q[1] = a.y, q[2] = a.z, q[3] = a.w, q[4] = b.x, q[5] = b.y, q[6] = b.z, q[7] = b.w;
   } else if constexpr (P::low_bits == 4) {
-    const uint4 v = *reinterpret_cast<const uint4*>(chunk + c.low(row, g));
-    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+    const uint32_t w[4] = {a.x, a.y, a.z, a.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if constexpr (P::bias == kTable) {
@@ -55,18 +78,20 @@ __device__ __forceinline__ void load_quads(const uint8_t* chunk, Chunk<F> c, int
       }
     }
   } else {
-    const uint2 v = *reinterpret_cast<const uint2*>(chunk + c.low(row, g));
 #pragma unroll
-    for (int i = 0; i < 8; ++i) q[i] = (i % 2 ? v.y : v.x) >> (i / 2 * 2) & kPairs;
+    for (int i = 0; i < 8; ++i) q[i] = (i % 2 ? a.y : a.x) >> (i / 2 * 2) & kPairs;
   }
+}
+template <class F>
+__device__ __forceinline__ void unpack_high(uint2 raw, uint32_t (&q)[8]) {
+  using P = Packed<F>;
+  constexpr uint32_t kPairs = 0x03030303, kBits = 0x01010101;
   if constexpr (P::high_bits == 1) {
-    const uint32_t v = *reinterpret_cast<const uint32_t*>(chunk + c.high(row, g));
 #pragma unroll
-    for (int i = 0; i < 8; ++i) q[i] |= (v >> i & kBits) << P::low_bits;
+    for (int i = 0; i < 8; ++i) q[i] |= (raw.x >> i & kBits) << P::low_bits;
   } else if constexpr (P::high_bits == 2) {
-    const uint2 v = *reinterpret_cast<const uint2*>(chunk + c.high(row, g));
 #pragma unroll
-    for (int i = 0; i < 8; ++i) q[i] |= ((i % 2 ? v.y : v.x) >> (i / 2 * 2) & kPairs) << P::low_bits;
+    for (int i = 0; i < 8; ++i) q[i] |= ((i % 2 ? raw.y : raw.x) >> (i / 2 * 2) & kPairs) << P::low_bits;
   }
 }
 
@@ -76,6 +101,13 @@ inline constexpr float kE4m3InBf16 = 0x1p120f;
 template <int pair>
 __device__ __forceinline__ uint32_t e4m3_in_bf16(uint32_t quad) {
   return ((pair == 0 ? quad << 8 : quad) & 0x80008000u) | ((pair == 0 ? quad << 4 : quad >> 4) & 0x07f007f0u);
+}
+
+/// Quads 0..7 of a group: stored codes, or the table's values.
+template <class F>
+__device__ __forceinline__ void load_quads(const uint8_t* chunk, Chunk<F> c, int row, int g, uint32_t (&q)[8]) {
+  unpack_low<F>(load_low<F>(chunk, c, row, g), q);
+  unpack_high<F>(load_high<F>(chunk, c, row, g), q);
 }
 
 /// weight = scale[h] * stored + offset[h] for the two halves of a group; equal where kHalves is 1. Offsets hold what

@@ -11,6 +11,7 @@ struct Shape {
   DType wq = DType::Q8_0, wv = DType::Q8_0, wo = DType::Q8_0, gate = DType::Q8_0, down = DType::Q8_0;
   DType cache = DType::F16;
   bool biases = false, head_norms = false, post_norms = false, adjacent = false;
+  bool norms_span = false;  ///< head norms are over all heads of a token
   Activation activation = Activation::silu;
   float softcap = 0, scale = 1;
 };
@@ -35,6 +36,8 @@ std::vector<Shape> shapes() {
     list.back().post_norms = true, list.back().cache = DType::BF16;
     list.push_back(shape_of(type));
     list.back().adjacent = true, list.back().cache = DType::Q4_0;
+    list.push_back(shape_of(type));
+    list.back().head_norms = list.back().norms_span = true, list.back().cache = DType::F16;
   }
   Shape odd = shape_of(DType::F16);  // rows that are no multiple of 16 bytes
   odd.dim = 36, odd.head_dim = 32, odd.ffn_dim = 77, odd.vocab = 51, odd.n_heads = 3, odd.n_kv_heads = 1;
@@ -42,6 +45,8 @@ std::vector<Shape> shapes() {
   Shape mixed;  // formats side by side, as in files of mixed quantisation
   mixed.ffn_dim = 512, mixed.wq = DType::Q4_K, mixed.wv = DType::Q6_K, mixed.wo = DType::Q4_0;
   mixed.gate = DType::Q4_K, mixed.down = DType::Q6_K, mixed.head_norms = true;
+  list.push_back(mixed);
+  mixed.norms_span = mixed.biases = true;
   list.push_back(mixed);
   mixed.wv = DType::F16, mixed.gate = DType::F32, mixed.down = DType::BF16;
   list.push_back(mixed);
@@ -81,8 +86,8 @@ struct Layer {
         b_gate(random_floats(s.ffn_dim, 16)),
         b_up(random_floats(s.ffn_dim, 17)),
         b_down(random_floats(s.dim, 18)),
-        q_norm(random_floats(s.head_dim, 19)),
-        k_norm(random_floats(s.head_dim, 20)),
+        q_norm(random_floats(s.head_dim * (s.norms_span ? s.n_heads : 1), 19)),
+        k_norm(random_floats(s.head_dim * (s.norms_span ? s.n_kv_heads : 1), 20)),
         post(random_floats(s.dim, 11)),
         head_bias(random_floats(s.vocab, 21)),
         cos_sin(random_floats(200 * s.head_dim, 22)) {}
@@ -181,7 +186,7 @@ TEST_CASE("cuda: stages give the oracle's numbers for every option and number of
   int at = 0;
   for (const Shape& shape : shapes()) {
     const Layer layer(shape);
-    for (const int64_t n : {1, 3, 5, 8, 17, 33, 70, 140}) {
+    for (const int64_t n : {1, 2, 3, 5, 8, 17, 33, 70, 140}) {
       const std::string what = " of shape " + std::to_string(at) + ", tokens " + std::to_string(n);
       compare(stage_bar(shape), "attn_in" + what, [&](Backend& b) { return layer.attn_in(b, n); });
       compare(stage_bar(shape), "attn_out" + what, [&](Backend& b) { return layer.attn_out(b, n); });
@@ -218,6 +223,28 @@ TEST_CASE("cuda: weights that lie side by side are one product, with the same nu
       }
     }
   }
+}
+
+TEST_CASE("cuda: attention of one or two tokens has two launches before it and one behind") {
+  if (skipped()) return;
+  const auto launches = [](const auto& stage) {
+    const int64_t before = gpu().stats().launches;
+    stage();
+    return gpu().stats().launches - before;
+  };
+  for (const DType type : {DType::F32, DType::BF16, DType::Q8_0, DType::Q4_0})
+    for (const bool norms_span : {false, true})
+      for (const int64_t n : {1, 2}) {
+        Shape shape = shape_of(type);
+        shape.biases = shape.head_norms = true, shape.norms_span = norms_span;
+        const Layer layer(shape);
+        INFO(format_name(type) << ", norms over all heads " << norms_span << ", tokens " << n);
+        CHECK(launches([&] { layer.attn_in(gpu(), n); }) == 2);
+        CHECK(launches([&] { layer.attn_out(gpu(), n); }) == 1);
+      }
+  Shape two;  // formats that have a kernel together
+  two.wq = DType::Q4_K, two.wv = DType::Q6_K;
+  CHECK(launches([&] { Layer(two).attn_in(gpu(), 1); }) == 2);
 }
 
 TEST_CASE("cuda: stages that are not fused give the oracle's numbers too") {

@@ -32,13 +32,13 @@ bool skipped() {
 /// A tiny model with heads that the GPU's kernels know.
 struct File {
   std::string path;
-  explicit File(DType weights) {
+  explicit File(DType weights, int64_t n_experts = 0, int64_t n_layers = 3) {
     path = (std::filesystem::temp_directory_path() /
             ("infer_cuda_engine_" + std::to_string(std::random_device()()) + ".gguf"))
                .string();
     test::TinyModel tiny;
     tiny.weights = weights;
-    tiny.dim = 256, tiny.ffn_dim = 512, tiny.n_layers = 3;
+    tiny.dim = 256, tiny.ffn_dim = 512, tiny.n_layers = n_layers, tiny.n_experts = n_experts;
     test::write_tiny_model(path, tiny);
   }
   ~File() { std::filesystem::remove(path); }
@@ -291,6 +291,60 @@ TEST_CASE("cuda engine: prompts in chunks, and prefixes found again") {
   CHECK(cold.timings.n_reused == 0);
   CHECK(hit.timings.n_reused >= 64);
   CHECK(hit.ids == cold.ids);
+}
+
+TEST_CASE("cuda engine: models with experts have the reference's tokens, one by one and several at once") {
+  if (skipped()) return;
+  for (const DType weights : {DType::F32, DType::BF16, DType::Q8_0}) {
+    const File file(weights, 6);
+    const Model reference = file.load("ref"), model = file.load("cuda");
+    Engine oracle(reference, options());
+    for (const char* mode : {"eager", "graph", "auto"})
+      for (const int64_t n_seqs : {1, 3, 9}) {
+        INFO("weights " << static_cast<int>(weights) << ", mode " << mode << ", sequences " << n_seqs);
+        Engine engine(model, options(mode, "f32", n_seqs));
+        std::vector<Ids> answers(static_cast<size_t>(n_seqs));
+        for (int64_t i = 0; i < n_seqs; ++i)
+          engine.submit(
+              request(prompt(20, i), 30),
+              [&answers, i](const Token& token) {
+                answers[static_cast<size_t>(i)].push_back(token.id);
+                return true;
+              },
+              nullptr);
+        while (engine.step()) {
+        }
+        for (int64_t i = 0; i < n_seqs; ++i) {
+          const Ids& answer = answers[static_cast<size_t>(i)];
+          REQUIRE(answer.size() == 30);
+          // A choice of experts that hangs on a rounding may go the other way.
+          CHECK(largest_gap(oracle, prompt(20, i), answer) <= 8 * std::sqrt(bar(DType::Q8_0, "f32")));
+        }
+      }
+  }
+}
+
+TEST_CASE("cuda engine: a layer with experts is seven launches for a token") {
+  if (skipped()) return;
+  std::vector<int64_t> per_token;  // of models with so many layers
+  for (const int64_t n_layers : {2, 3}) {
+    const File file(DType::Q8_0, 6, n_layers);
+    const Model model = file.load("cuda");
+    Engine engine(model, options("eager"));
+    std::vector<int64_t> launches;
+    engine.submit(
+        request(prompt(9), 12),
+        [&](const Token&) {
+          launches.push_back(engine.stats().n_launches);
+          return true;
+        },
+        nullptr);
+    while (engine.step()) {
+    }
+    REQUIRE(launches.size() == 12);
+    per_token.push_back(launches[8] - launches[7]);
+  }
+  CHECK(per_token[1] - per_token[0] == 7);
 }
 
 TEST_CASE("cuda engine: nothing but launches while tokens flow") {
