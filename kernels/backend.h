@@ -72,8 +72,8 @@ class Backend {
   virtual std::string describe() const = 0;  ///< one line: instruction set, threads
   virtual int n_threads() const { return 1; }
 
-  /// Throws Error(usage) naming the first weight format that does not meet the activations asked for (BackendOptions).
-  /// Before anything is loaded: of `needs` only the formats count.
+  /// Throws Error(usage) naming the first weight format that does not meet the activations asked for (BackendOptions),
+  /// or what is not deterministic where that is asked for. Before anything is loaded: only that and the formats count.
   virtual void check_activations(const Needs& needs) const = 0;
 
   /// Throws Error(usage or bad_file) naming the first thing that has no kernel, then allocates all scratch that steps

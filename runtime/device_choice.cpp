@@ -1,7 +1,6 @@
 // Which device computes a model: names as people type them, and what "auto" means. A GPU is asked for its memory before
 // a byte of the weights moves.
 #include <algorithm>
-#include <utility>
 
 #include "runtime/engine_plan.h"
 #include "runtime/loader.h"
@@ -25,13 +24,9 @@ Needs needs_of(const LoadOptions& options, const Config& config, const std::vect
 }
 
 /// What the file asks for comes first: it cannot be had in any way.
-void require_kernels(const DeviceRow& devices, Needs needs) {
-  const bool deterministic = std::exchange(needs.deterministic, false);
-  std::string refusal = devices.refusal(needs);
+void require_kernels(const DeviceRow& devices, const Needs& needs) {
+  const std::string refusal = devices.refusal(needs);
   if (!refusal.empty()) throw Error(ErrorKind::bad_file, "model", refusal);
-  needs.deterministic = deterministic;
-  refusal = devices.refusal(needs);
-  if (!refusal.empty()) throw Error(ErrorKind::usage, "deterministic", refusal);
 }
 
 /// Whether weights and a useful context fit; else why not.
@@ -57,7 +52,7 @@ std::unique_ptr<Backend> try_device(const BackendRow& row, int index, const Load
   if (!why_not.empty()) return nullptr;
   try {
     auto backend = make({row.name, index}, options);
-    backend->check_activations(model_needs(config, bound));
+    backend->check_activations(needs_of(options, config, bound));
     why_not = too_small(*backend, row.name, config, bound);
     if (why_not.empty()) return backend;
   } catch (const Error& error) {
@@ -108,7 +103,7 @@ DeviceChoice choose_device(const LoadOptions& options, const Config& config, con
   choice.device = parse_device(options.device);
   if (choice.device.name != "auto") {
     choice.backend = make(choice.device, options);
-    choice.backend->check_activations(model_needs(config, bound));
+    choice.backend->check_activations(needs_of(options, config, bound));
     const DeviceRow* devices = find_backend(choice.device.name).devices;
     if (devices) require_kernels(*devices, needs_of(options, config, bound));
     return choice;
@@ -117,7 +112,7 @@ DeviceChoice choose_device(const LoadOptions& options, const Config& config, con
     if (!row.devices) {
       choice.device = {row.name, 0};
       choice.backend = make(choice.device, options);
-      choice.backend->check_activations(model_needs(config, bound));
+      choice.backend->check_activations(needs_of(options, config, bound));
       return choice;
     }
     const int count = row.devices->count();

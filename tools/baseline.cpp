@@ -46,6 +46,7 @@ class Record {
     if (!v.is_boolean()) refuse(key, "neither true nor false");
     return v.get<bool>();
   }
+  bool flag_if_there(const char* key) const { return j_.contains(key) && flag(key); }
   std::vector<double> rates(const char* key) const {
     const json& v = at(key);
     if (!v.is_array() || v.empty() || v.size() > kMostSamples)
@@ -87,6 +88,7 @@ BenchRow read_row(const Record& r) {
   c.n_batch = r.integer("n_batch"), c.n_ubatch = r.integer("n_ubatch");
   c.k_type = r.text("type_k"), c.v_type = r.text("type_v");
   c.mode = r.text("mode"), c.act = r.text("act"), c.fusion = r.flag("fusion");
+  row.deterministic = r.flag_if_there("deterministic");
   return row;
 }
 
@@ -102,7 +104,7 @@ bool same_test(const BenchRow& a, const BenchRow& b) {
   const bool threads = a.on_gpu() || a.n_threads == 0 || b.n_threads == 0 || a.n_threads == b.n_threads;
   return threads && x.n_prompt == y.n_prompt && x.n_gen == y.n_gen && x.depth == y.depth && x.n_batch == y.n_batch &&
          x.n_ubatch == y.n_ubatch && x.k_type == y.k_type && x.v_type == y.v_type && x.mode == y.mode &&
-         x.act == y.act && x.fusion == y.fusion;
+         x.act == y.act && x.fusion == y.fusion && (!a.on_gpu() || a.deterministic == b.deterministic);
 }
 
 std::string model_text(const BenchRow& r) {
@@ -115,6 +117,7 @@ std::string test_text(const BenchRow& r) {
   if (r.c.mode != "auto") out += " --mode " + escaped(r.c.mode);
   if (r.c.act != "auto") out += " --act " + escaped(r.c.act);
   if (!r.c.fusion) out += " --no-fusion";
+  if (r.on_gpu() && r.deterministic) out += " --deterministic";
   return !r.on_gpu() && r.n_threads > 0 ? out + fmt::format(" -t {}", r.n_threads) : out;
 }
 

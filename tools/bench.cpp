@@ -18,6 +18,7 @@
 #include "tools/bench_run.h"
 #include "tools/bench_startup.h"
 #include "tools/bench_sustained.h"
+#include "tools/deterministic_cost.h"
 #include "tools/terminal.h"
 
 namespace infer::tools {
@@ -97,6 +98,9 @@ int bench_tests(BenchFlags& f) {
   const bool depth_curve = wants_depth_curve(f);
   std::vector<BenchRow> measured;
   if (depth_curve) require_writable(f.plot);
+  DeterministicCost cost(f.model.load);
+  LoadOptions asked = f.model.load;
+  asked.deterministic = cost.wanted();
   for (const std::string& path : f.models) {
     f.model.path = path;
     const Model model = f.model.open();
@@ -107,6 +111,7 @@ int bench_tests(BenchFlags& f) {
       if (f.n_ubatch.empty()) c.n_ubatch = default_ubatch(model);
       BenchRow row = describe(c, model);
       row.n_threads = static_cast<int>(c.n_threads);
+      row.deterministic = cost.wanted();
       return row;
     };
     for (const BenchCase& c : expand(f, path)) keeper.require(row_of(c));
@@ -115,7 +120,13 @@ int bench_tests(BenchFlags& f) {
       BenchRow row = row_of(c);
       if (f.progress) note("{}: {}\n", path, row.test_name());
       limits.put_into(row);
-      if (!measure_row(row, model, f.model.load, f.warmup, f.repetitions, meter ? &*meter : nullptr)) break;
+      if (!measure_row(row, model, asked, f.warmup, f.repetitions, meter ? &*meter : nullptr)) break;
+      if (cost.measured_on(model)) {
+        BenchRow plain = row_of(c);
+        if (!measure_row(plain, model, f.model.load, f.warmup, f.repetitions)) break;
+        row.rate_without = mean_deviation(plain.rates()).mean;
+        cost.add({row.test_name(), mean_deviation(row.rates()).mean, row.rate_without});
+      }
       keeper.take(row);
       fmt::print("{}", output.row(row));
       if (depth_curve) measured.push_back(row);
@@ -124,6 +135,7 @@ int bench_tests(BenchFlags& f) {
     }
   }
   fmt::print("{}", output.end());
+  if (f.form == "md") fmt::print("{}", cost.text());
   if (depth_curve && !interrupted()) write_depth_curve(f.plot, measured);
   return keeper.end();
 }

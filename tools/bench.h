@@ -38,6 +38,8 @@ struct BenchRow {
   double tensor_peak_tflops = 0;           ///< of a GPU
   std::optional<double> joules_per_token;  ///< absent: not asked for; 0: not told, or measured for too short a time
   std::optional<Comparison> against;
+  bool deterministic = false;  ///< asked for
+  double rate_without = 0;     ///< tok/s without --deterministic; 0: not measured
 
   bool on_gpu() const { return !gpu_info.empty(); }
   std::string test_name() const;  ///< "pp512", "tg128 @ d4096"

@@ -12,6 +12,7 @@
 #include "tools/bench_records.h"
 #include "tools/bench_subject.h"
 #include "tools/charts.h"
+#include "tools/deterministic_cost.h"
 #include "tools/terminal.h"
 
 namespace infer::tools {
@@ -23,7 +24,8 @@ using nlohmann::ordered_json;
 struct BatchRow {
   BatchCase c;
   BenchRow machine;
-  std::vector<double> prompt, gen;  ///< seconds
+  std::vector<double> prompt, gen;             ///< seconds
+  double prompt_without = 0, gen_without = 0;  ///< mean seconds without --deterministic; 0: not measured
   double prompt_seconds() const { return mean_deviation(prompt).mean; }
   double gen_seconds() const { return mean_deviation(gen).mean; }
   double seconds() const { return prompt_seconds() + gen_seconds(); }
@@ -82,6 +84,9 @@ ordered_json record(const BatchRow& r) {
             {"stddev_speed_tg", rate_deviation(c.gen_tokens(), r.gen)},
             {"samples_t_pp", r.prompt},
             {"samples_t_tg", r.gen}});
+  if (r.machine.deterministic) j["deterministic"] = true;
+  if (r.prompt_without > 0) j["speed_pp_without_deterministic"] = rate(c.prompt_tokens(), r.prompt_without);
+  if (r.gen_without > 0) j["speed_tg_without_deterministic"] = rate(c.gen_tokens(), r.gen_without);
   if (r.machine.bandwidth_gbps > 0) {
     j.update(limits_record(r.machine));
     if (c.n_gen > 0) j["tg_gbps"] = r.gbps(), j["tg_share_of_limit"] = r.gbps() / r.machine.bandwidth_gbps;
@@ -103,13 +108,15 @@ std::vector<BatchCase> all_cases(const ManyFlags& f) {
   return all;
 }
 
-BatchRow measure(const BenchFlags& f, const BenchSubject& subject, const BatchCase& c) {
+BatchRow measure(const BenchFlags& f, const BenchSubject& subject, const BatchCase& c, bool deterministic) {
   EngineOptions options = subject.engine_options();
+  options.deterministic = deterministic;
   fit_to_batch(options, c);
   Engine engine(subject.model(), options);
   std::mt19937 random(static_cast<uint32_t>(f.many.seed));
   BatchRow row{c, subject.row(), {}, {}};
   row.machine.n_threads = engine.stats().n_threads;
+  row.machine.deterministic = deterministic;
   const auto run = [&](const BatchCase& one) {
     return run_batch(engine, one, subject.model().vocab(), random, interrupted);
   };
@@ -124,6 +131,19 @@ BatchRow measure(const BenchFlags& f, const BenchSubject& subject, const BatchCa
     row.prompt.push_back(times.prompt), row.gen.push_back(times.gen);
   }
   return row;
+}
+
+/// The same case without --deterministic.
+void measure_cost(const BenchFlags& f, const BenchSubject& subject, const std::string& name, BatchRow& row,
+                  DeterministicCost& cost) {
+  if (!cost.measured_on(subject.model())) return;
+  const BatchRow plain = measure(f, subject, row.c, false);
+  row.prompt_without = plain.prompt_seconds(), row.gen_without = plain.gen_seconds();
+  const auto add = [&](const char* what, int64_t n, double with, double without) {
+    if (n > 0) cost.add({name + ", " + what, rate(n, with), rate(n, without)});
+  };
+  add("prompts", row.c.prompt_tokens(), row.prompt_seconds(), row.prompt_without);
+  add("generation", row.c.gen_tokens(), row.gen_seconds(), row.gen_without);
 }
 
 /// Prompt and generation over the number of sequences, for each pair of lengths.
@@ -159,12 +179,14 @@ void refuse_flags_of_load(const ManyFlags& f) {
 
 }  // namespace
 
-int bench_batch(const BenchFlags& f) {
+int bench_batch(const BenchFlags& given) {
+  BenchFlags f = given;
   if (f.many.n_seqs.empty())
     throw Error(ErrorKind::usage, "-npl", "missing, or --arrival or --sla: one of them says what to measure");
   refuse_flags_of_load(f.many);
   RowStream out(f.form, columns(f.bandwidth));
   const std::vector<BatchCase> cases = all_cases(f.many);
+  DeterministicCost cost(f.model.load);
   BenchSubject subject(f, "-npl");
   if (!f.plot.empty()) require_writable(f.plot);
   subject.open();
@@ -175,13 +197,14 @@ int bench_batch(const BenchFlags& f) {
     const std::string name = fmt::format("PP {} TG {} B {}", c.n_prompt, c.n_gen, c.n_seqs);
     if (f.progress) note("{}\n", name);
     measured_or_told(name, status, [&] {
-      const BatchRow row = measure(f, subject, c);
+      BatchRow row = measure(f, subject, c, cost.wanted());
+      if (!interrupted()) measure_cost(f, subject, name, row, cost);
       if (interrupted()) return;
       out.add(cells(row), record(row));
       measured.push_back(row);
     });
   }
-  out.end(last_lines(subject.row()));
+  out.end(cost.text() + last_lines(subject.row()));
   if (!f.plot.empty() && !interrupted()) draw(f.plot, measured);
   return status;
 }

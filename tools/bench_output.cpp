@@ -114,6 +114,8 @@ ordered_json bench_record(const BenchRow& r) {
             {"samples_ts", r.rates()}});
   if (r.bandwidth_gbps > 0) j.update(limits_record(r));
   if (r.joules_per_token) j["joules_per_token"] = *r.joules_per_token;
+  if (r.deterministic) j["deterministic"] = true;
+  if (r.rate_without > 0) j["avg_ts_without_deterministic"] = r.rate_without;
   if (r.against)
     j.update({{"old_median_ts", r.against->before.middle},
               {"median_ts", r.against->after.middle},

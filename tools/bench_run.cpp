@@ -46,6 +46,7 @@ EngineOptions engine_options(const LoadOptions& load, const BenchCase& c) {
   o.mode = load.mode;
   o.act = load.act;
   o.fusion = load.fusion, o.unfused = load.unfused;
+  o.deterministic = load.deterministic;
   return o;
 }
 

@@ -66,7 +66,7 @@ void add_device_flags(Arguments& a, LoadOptions& load) {
   a.switch_or({"--no-fusion"}, "STAGE,..",
               "simple ops instead of fused stages: all, or of attn_in, attn_out, ffn, logits",
               [&load](const std::string& t) { set_unfused(load, t); });
-  a.flag({"--deterministic"}, "the same bits whatever is computed beside a text: always on the CPU, refused by a GPU",
+  a.flag({"--deterministic"}, "the same bits whatever is computed beside a text: always on the CPU, slower on a GPU",
          &load.deterministic);
   a.flag({"--debug-sync"}, "wait for every kernel of a GPU, so that an error names the one that failed",
          &load.debug_sync);

@@ -51,11 +51,20 @@ inline bool all_decode_packed(const std::vector<DType>& weights, Act act) {
   return true;
 }
 
+/// Whether the products of --deterministic, which have one form of activations for each format, have the one asked for.
+inline bool has_fixed_products(DType weight, Act act) {
+  return act != Act::int8 && operand_type(weight, act) == operand_type(weight, Act::automatic);
+}
+
 /// The first format of floats, which int8 activations have no kernel for; null when there is none, or no int8.
 inline const DType* without_kernel(const std::vector<DType>& weights, Act act) {
   for (const DType& weight : weights)
     if (act == Act::int8 && (is_plain(weight) || is_small_float(weight))) return &weight;
   return nullptr;
+}
+
+inline std::string type_name(DType operand) {
+  return operand == DType::F32 ? "f32" : operand == DType::F16 ? "f16" : "bf16";
 }
 
 /// Each name once, "int8/f16".
@@ -70,14 +79,19 @@ inline std::string joined(const std::vector<std::string>& names) {
 }
 
 /// "activations int8, in prompts bf16": what will meet weights of these formats, and what is slow about it. `wide`:
-/// whether there are tensor cores for prompts; else the kernels of few rows take them.
-inline std::string describe_activations(const std::vector<DType>& weights, Act act, bool wide) {
+/// whether there are tensor cores for prompts; else the kernels of few rows take them. `fixed`: --deterministic.
+inline std::string describe_activations(const std::vector<DType>& weights, Act act, bool wide, bool fixed = false) {
   if (weights.empty()) return {};
+  if (fixed) {
+    std::vector<std::string> types;
+    for (const DType weight : weights) types.push_back(type_name(operand_type(weight, act)));
+    return "deterministic (slower), activations " + joined(types);
+  }
   if (act == Act::int8) return "activations int8, four tokens of a prompt at a time (slow)";
   std::vector<std::string> few, many;
   for (const DType weight : weights) {
     const DType operand = operand_type(weight, act);
-    const std::string type = operand == DType::F32 ? "f32" : operand == DType::F16 ? "f16" : "bf16";
+    const std::string type = type_name(operand);
     const bool codes = !is_plain(weight) && !is_small_float(weight);
     few.push_back(act == Act::automatic && codes ? "int8" : is_small_float(weight) && act != Act::bf16 ? "f16" : type);
     many.push_back(wide ? type : few.back());

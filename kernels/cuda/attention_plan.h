@@ -46,6 +46,22 @@ INFER_HD SplitPlan plan_splits(int kv_len, int64_t window, int max_splits) {
   return plan;
 }
 
+// Where the bits of a token may not depend on the others of its step, every token's positions are cut at multiples of
+// kPartKeys, and its parts are joined in their order.
+inline constexpr int kPartKeys = 512;
+
+/// Parts that a token at `position` sees: [first, end).
+struct PartRange {
+  int first, end;
+  INFER_HD PartRange(int position, int window)
+      : first(window > 0 && position >= window ? (position - window + 1) / kPartKeys : 0),
+        end(position / kPartKeys + 1) {}
+};
+/// Parts of the longest sequence that has room in so many pages.
+INFER_HD constexpr int parts_of_pages(int64_t n_pages, int64_t page_tokens) {
+  return static_cast<int>((n_pages * page_tokens + kPartKeys - 1) / kPartKeys);
+}
+
 /// Splits per sequence that keep `n_blocks` blocks of threads busy with `n_parts` independent parts (tokens times KV
 /// heads times groups of query heads). With more parts than blocks, halves even out what sequences differ in length.
 INFER_HD int splits_wanted(int64_t n_blocks, int64_t n_parts) {

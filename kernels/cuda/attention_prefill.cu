@@ -3,6 +3,10 @@
 //
 // The rows of a tile are (token, query head) pairs of one KV head, all heads of a token side by side: so a short chunk
 // fills a tile, and a tile of keys serves the whole group. Tiles that no row of the tile may see are never loaded.
+//
+// What a row finds does not depend on the rows beside it: keys come in tiles that begin at multiples of 64, and a tile
+// of which it sees nothing changes none of its bits. attention_in_parts() cuts the positions by the sequence alone.
+#include "kernels/cuda/attention_parts.cuh"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/launchers.h"
 
@@ -61,6 +65,31 @@ __device__ __forceinline__ void write_pair(const PrefillArgs& a, int64_t at, int
   }
 }
 
+/// Leaves what the rows found of a part: sums, maximum and total.
+template <class State>
+__device__ __forceinline__ void leave_rows(const PrefillArgs& a, const Tile& t, int kv_head, int first_row, int lane,
+                                           const State& state) {
+#pragma unroll
+  for (int m = 0; m < State::Shape::kMTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float total = state.total[m][half];
+      total += __shfl_xor_sync(0xffffffffu, total, 1);
+      total += __shfl_xor_sync(0xffffffffu, total, 2);
+      const int at = first_row + m * 16 + half * 8 + lane / 4;
+      if (at >= t.n_tokens * a.group) continue;
+      float* to = part_row(a, blockIdx.y, t.first_token + at / a.group, kv_head * a.group + at % a.group);
+#pragma unroll
+      for (int n = 0; n < State::kDimTiles; ++n) {
+        const int dim = n * 8 + lane % 4 * 2;
+        if (dim < a.head_dim) to[dim] = state.sums[m][n][half * 2];
+        if (dim + 1 < a.head_dim) to[dim + 1] = state.sums[m][n][half * 2 + 1];
+      }
+      if (lane % 4 == 0) to[a.head_dim] = state.highest[m][half], to[a.head_dim + 1] = total;
+    }
+  }
+}
+
 /// Divides by the totals, sinks included, and writes the rows.
 template <class State>
 __device__ __forceinline__ void write_rows(const PrefillArgs& a, const Tile& t, int kv_head, int first_row, int lane,
@@ -92,16 +121,16 @@ __device__ __forceinline__ void write_rows(const PrefillArgs& a, const Tile& t, 
   }
 }
 
-/// Grid: KV heads times tiles of kRows rows, the last tiles (which see most) first. Block: 4 warps of 16 or 32 rows, or
-/// 8 of 16. Shared: two tiles of K and of V, and Q where registers have no room for it. Reads every visible key once
-/// per tile of rows; bound by the tensor cores. kNative: both caches hold Type already, and head_dim is a multiple of
-/// 8; else they are converted on the way.
+/// Grid: KV heads times tiles of kRows rows, the last tiles (which see most) first, times parts. Block: 4 warps of 16
+/// or 32 rows, or 8 of 16. Shared: two tiles of K and of V, and Q where registers have no room for it. Reads every
+/// visible key once per tile of rows; bound by the tensor cores. kNative: both caches hold Type already, and head_dim
+/// is a multiple of 8; else they are converted on the way.
 template <int kHeadDim, int kMTiles, class Type, bool kNative, class Shape = PrefillShape<kHeadDim, kMTiles>>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks) attention_prefill_kernel(const PrefillArgs a) {
   extern __shared__ __align__(16) uint4 shared[];
   const int kv_head = blockIdx.x % a.n_kv_heads;
-  const Tile t = find_tile<Shape::kRows>(a, (gridDim.x - 1 - blockIdx.x) / a.n_kv_heads);
-  if (!t.any) return;
+  Tile t = find_tile<Shape::kRows>(a, (gridDim.x - 1 - blockIdx.x) / a.n_kv_heads);
+  if (!t.any || (a.partial && !take_part(t, blockIdx.y))) return;
   auto* tiles = reinterpret_cast<uint16_t*>(shared + Shape::kQueryWords);  // K, V, K, V
   TilePages pages;  // of the next tile: they are known before it is wanted
   const auto fetch = [&](int first_key, int buffer) {
@@ -146,6 +175,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kMinBlocks) attention_
     state.weigh(s, scale_first ? 1.0f : a.scale * kLog2e);
     state.accumulate(s, keys + Shape::kTile, lane);
   }
+  if (a.partial) return leave_rows(a, t, kv_head, first_row, lane, state);
   write_rows(a, t, kv_head, first_row, lane, state);
 }
 
@@ -179,13 +209,14 @@ void rotate_rows(const PrefillArgs& a, int64_t n_tokens, int block, cudaStream_t
 }
 
 template <int kHeadDim, int kMTiles, class Type, bool kNative>
-void launch(const PrefillArgs& a, int64_t n_tokens, cudaStream_t stream) {
+void launch(const PrefillArgs& a, cudaStream_t stream) {
   using Shape = PrefillShape<kHeadDim, kMTiles>;
   const auto kernel = attention_prefill_kernel<kHeadDim, kMTiles, Type, kNative>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes),
         "attention_prefill");
-  const int64_t n_tiles = n_tokens * a.group / Shape::kRows + a.n_seqs;
-  kernel<<<static_cast<unsigned>(n_tiles * a.n_kv_heads), Shape::kThreads, Shape::kSharedBytes, stream>>>(a);
+  const int64_t n_tiles = int64_t{a.end - a.begin} * a.group / Shape::kRows + a.n_seqs;
+  const dim3 grid(static_cast<unsigned>(n_tiles * a.n_kv_heads), a.partial ? static_cast<unsigned>(n_parts(a)) : 1);
+  kernel<<<grid, Shape::kThreads, Shape::kSharedBytes, stream>>>(a);
   check_launch("attention_prefill");
 }
 
@@ -193,21 +224,20 @@ void launch(const PrefillArgs& a, int64_t n_tokens, cudaStream_t stream) {
 constexpr int64_t kManyBlocks = 512;
 
 template <class Type, bool kNative>
-void launch_sized(const PrefillArgs& a, int64_t n_tokens, cudaStream_t stream) {
+void launch_sized(const PrefillArgs& a, cudaStream_t stream) {
+  const bool many = !a.partial && int64_t{a.end - a.begin} * a.n_heads >= kManyBlocks * 128;
   const auto either = [&]<int kHeadDim>() {
-    if (n_tokens * a.n_heads >= kManyBlocks * 128) return launch<kHeadDim, 2, Type, kNative>(a, n_tokens, stream);
-    launch<kHeadDim, 1, Type, kNative>(a, n_tokens, stream);
+    if (many) return launch<kHeadDim, 2, Type, kNative>(a, stream);
+    launch<kHeadDim, 1, Type, kNative>(a, stream);
   };
   if (a.head_dim <= 64) return either.template operator()<64>();
   if (a.head_dim <= 96) return either.template operator()<96>();
   if (a.head_dim <= 128) return either.template operator()<128>();
-  if (a.head_dim <= 256) return launch<256, 1, Type, kNative>(a, n_tokens, stream);
+  if (a.head_dim <= 256) return launch<256, 1, Type, kNative>(a, stream);
   throw Error(ErrorKind::usage, "attention", "head too large", std::to_string(a.head_dim), "256");
 }
 
-}  // namespace
-
-void attention_prefill(const AttentionArgs& args, cudaStream_t stream) {
+PrefillArgs prefill_args(const AttentionArgs& args) {
   PrefillArgs a{};
   a.q = args.q.as<float>();
   a.k_cache = args.k_cache.as<uint8_t>(), a.v_cache = args.v_cache.as<uint8_t>();
@@ -222,14 +252,48 @@ void attention_prefill(const AttentionArgs& args, cudaStream_t stream) {
   a.head_dim = static_cast<int>(args.q.dims[2]), a.group = a.n_heads / a.n_kv_heads;
   a.scale = args.scale, a.softcap = args.softcap;
   a.k_type = args.k_cache.dtype, a.v_type = args.v_cache.dtype, a.out_type = args.out.dtype;
-  const int64_t n_tokens = args.q.rows();
-  if (n_tokens == 0 || a.n_seqs == 0) return;
+  a.end = static_cast<int>(args.q.rows());
+  return a;
+}
+
+/// By the types of the cache.
+void launch_typed(const PrefillArgs& a, cudaStream_t stream) {
   const bool native = a.k_type == a.v_type && a.head_dim % 8 == 0;
-  if (native && a.k_type == DType::F16) return launch_sized<HalfType, true>(a, n_tokens, stream);
-  if (native && a.k_type == DType::BF16) return launch_sized<Bf16Type, true>(a, n_tokens, stream);
-  launch_sized<HalfType, false>(a, n_tokens, stream);
+  if (native && a.k_type == DType::F16) return launch_sized<HalfType, true>(a, stream);
+  if (native && a.k_type == DType::BF16) return launch_sized<Bf16Type, true>(a, stream);
+  launch_sized<HalfType, false>(a, stream);
+}
+
+/// Takes the rotation of rotated values back.
+void rotate_back(const PrefillArgs& a, int64_t n_tokens, cudaStream_t stream) {
   const auto block = static_cast<int>(kv_rotation(a.v_type, a.head_dim));
   if (block > 1) rotate_rows(a, n_tokens, block, stream);
+}
+
+}  // namespace
+
+void attention_prefill(const AttentionArgs& args, cudaStream_t stream) {
+  const PrefillArgs a = prefill_args(args);
+  if (a.end == 0 || a.n_seqs == 0) return;
+  launch_typed(a, stream);
+  rotate_back(a, a.end, stream);
+}
+
+void attention_in_parts(const AttentionArgs& args, float* partial, int64_t partial_floats, cudaStream_t stream) {
+  PrefillArgs a = prefill_args(args);
+  const int n_tokens = a.end;
+  if (n_tokens == 0 || a.n_seqs == 0) return;
+  a.partial = partial;
+  const int64_t of_token = int64_t{n_parts(a)} * a.n_heads * part_row_floats(a), most = partial_floats / of_token;
+  if (most < 1)
+    throw Error(ErrorKind::usage, "deterministic", "no room for the parts of so long a context",
+                std::to_string(a.max_pages * kPageTokens));
+  for (a.begin = 0; a.begin < n_tokens; a.begin = a.end) {
+    a.end = static_cast<int>(std::min<int64_t>(a.begin + most, n_tokens));
+    launch_typed(a, stream);
+    join_parts(a, stream);
+  }
+  rotate_back(a, n_tokens, stream);
 }
 
 }  // namespace infer::cuda

@@ -3,6 +3,7 @@
 // pages, cache types and what a tile may see; not what is computed from it.
 #pragma once
 
+#include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/attention_rows.cuh"
 #include "kernels/cuda/kv_cache.cuh"
 
@@ -18,6 +19,8 @@ struct PrefillArgs {
   int n_seqs, n_heads, n_kv_heads, head_dim, group, window;
   float scale, softcap;
   DType k_type, v_type, out_type;
+  int begin, end;  ///< tokens of this launch
+  float* partial;  ///< null, or where the rows of each part of the positions go: see attention_parts.cuh
 };
 
 /// The part of the work that one block has.
@@ -35,11 +38,12 @@ template <int kRows>
 __device__ Tile find_tile(const PrefillArgs& a, int number) {
   Tile t{};
   for (int s = 0; s < a.n_seqs; ++s) {
-    const int begin = a.q_start[s], n_tokens = a.q_start[s + 1] - begin, n_rows = n_tokens * a.group;
+    const int next = a.q_start[s + 1], begin = max(a.q_start[s], a.begin);
+    const int n_tokens = max(min(next, a.end) - begin, 0), n_rows = n_tokens * a.group;
     const int n_tiles = ceil_div(n_rows, kRows);
     if (number < n_tiles) {
       t.first_token = begin, t.n_tokens = n_tokens, t.first_row = number * kRows;
-      t.first_position = a.kv_len[s] - n_tokens;
+      t.first_position = a.kv_len[s] - (next - begin);
       const int lowest = t.first_position + t.first_row / a.group;
       const int highest = t.first_position + min(t.first_row + kRows - 1, n_rows - 1) / a.group;
       t.low = a.window > 0 ? max(0, lowest - a.window + 1) : 0;
@@ -51,6 +55,12 @@ __device__ Tile find_tile(const PrefillArgs& a, int number) {
     number -= n_tiles;
   }
   return t;
+}
+
+/// Leaves of a tile the positions of one part; false where it sees none of them.
+__device__ __forceinline__ bool take_part(Tile& t, int part) {
+  t.low = max(t.low, part * kPartKeys), t.high = min(t.high, (part + 1) * kPartKeys);
+  return t.low < t.high;
 }
 
 /// Eight numbers of a row of a cache of any type, as f16.

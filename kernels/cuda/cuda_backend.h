@@ -6,6 +6,9 @@
 //   graph    other steps of at most kMaxGraphRows tokens: the launches are captured once per key and replayed.
 //   eager    prompts, and everything in --mode eager: the launches are made call by call.
 //
+// Where a row's bits may depend on nothing but its own sequence (Needs::deterministic) there are graphs and eager steps
+// only, and each op has one kernel for any number of rows: see cuda_ops.cpp.
+//
 // Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives, cuda_stages.cpp, cuda_few.cpp
 // and cuda_experts.cpp stages of the graph and eager ways; cuda_run.cpp records and replays; cuda_sample.cpp draws
 // tokens; cuda_stamps.cpp tells the time of a step's parts; watched_backend.h names what fails. Nothing here knows
@@ -119,9 +122,12 @@ class CudaBackend : public Backend {
 
   // cuda_ops.cpp
   void prepare_ops(const Needs& needs);
+  void prepare_fixed(const Needs& needs);  ///< the same for Needs::deterministic
+  void place_mma_scratch();
   Wide wide();
   /// out [m, n] (+)= x [m, k] * w^T + bias with x in f32; accumulate adds to what out holds.
   void product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate);
+  void product_fixed(const MatmulArgs&, bool accumulate);
   /// Where attention over m rows of `width` numbers may leave its result in 16 bits too, for the product that follows.
   void place_attention_copy(int64_t m, int64_t width, const void* result);
   /// Whether products of m rows with all of these are Way::few.

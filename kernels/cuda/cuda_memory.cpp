@@ -143,7 +143,8 @@ std::string CudaBackend::describe() const {
   else if (mode_ != Mode::automatic)
     text += std::string(", mode ") + mode_name(mode_);
   text += fusion_.note();
-  if (const std::string activations = describe_activations(needs_.matrix_formats, act_, lt_ != nullptr);
+  if (const std::string activations =
+          describe_activations(needs_.matrix_formats, act_, lt_ != nullptr, needs_.deterministic);
       !activations.empty())
     text += ", " + activations;
   return text;

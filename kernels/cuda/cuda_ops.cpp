@@ -1,8 +1,12 @@
-// Primitives of the graph and eager ways: which kernel does what for how many rows. Three ways lead through a product,
-// see Way in wide.h. While run() records, everything goes to the recorder instead.
+// Primitives of the graph and eager ways: which kernel does what for how many rows. Several ways lead through a
+// product, see Way in wide.h. Where bits may not depend on the step (Needs::deterministic) all products go one way and
+// attention goes by parts; then no stage finds a way of its own and each is computed as its primitives, one by one.
+// While run() records, everything goes to the recorder instead.
 #include <algorithm>
 
+#include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/matmul_plain.h"
 #include "kernels/cuda/packed.h"
 #include "kernels/cuda/sizes.h"
 #include "kernels/kv_format.h"
@@ -14,7 +18,8 @@ namespace {
 constexpr size_t kPartialBytes = size_t{32} << 20;  ///< sums of parts of few rows' products
 constexpr int kMaxArrivals = 4096;
 constexpr size_t kUnpackedBytes = (size_t{128} << 20) * UnpackAhead::kHalves;
-constexpr int kAttentionUnitsPerSm = 16;  ///< partial results of split sequences: twice what splitting asks for
+constexpr size_t kPartsBytes = size_t{64} << 20;  ///< of attention by parts: more only where one token wants more
+constexpr int kAttentionUnitsPerSm = 16;          ///< partial results of split sequences: twice what splitting asks for
 
 /// `rows` rows of a row-major matrix from row `begin` on.
 Tensor row_range(const Tensor& t, int64_t begin, int64_t rows) {
@@ -31,17 +36,38 @@ void refuse_what_has_no_kernel(const Needs& needs) {
     }
   }
   const std::string reason = refusal(needs);
-  if (!reason.empty()) throw Error(needs.deterministic ? ErrorKind::usage : ErrorKind::bad_file, reason);
+  if (!reason.empty()) throw Error(ErrorKind::bad_file, reason);
 }
 
 }  // namespace
 
+void CudaBackend::place_mma_scratch() {
+  mma_scratch_.partial = reinterpret_cast<float*>(scratch_block(kPartialBytes));
+  mma_scratch_.partial_floats = static_cast<int64_t>(kPartialBytes / sizeof(float));
+  mma_scratch_.arrived = reinterpret_cast<int32_t*>(scratch_block(kMaxArrivals * sizeof(int32_t)));
+  mma_scratch_.max_arrivals = kMaxArrivals;
+}
+
+void CudaBackend::prepare_fixed(const Needs& needs) {
+  place_mma_scratch();
+  if (needs.max_width > 0) {  // of plain weights a whole step's activations, of others an operand's at a time
+    const int64_t numbers = std::max<int64_t>(kOperandMaxTokens, needs.max_tokens) * needs.max_width;
+    narrow_a_ = Tensor(scratch_block(static_cast<size_t>(numbers) * sizeof(uint16_t)), DType::BF16, {1, numbers});
+  }
+  const int64_t pages = (needs.max_context + kPageTokens - 1) / kPageTokens;
+  const auto of_token = static_cast<size_t>(parts_of_pages(pages, kPageTokens) * needs.n_heads * (needs.head_dim + 2));
+  const size_t bytes = std::max(kPartsBytes, of_token * sizeof(float));
+  attention_scratch_.partial = reinterpret_cast<float*>(scratch_block(bytes));
+  attention_scratch_.partial_floats = static_cast<int64_t>(bytes / sizeof(float));
+}
+
 void CudaBackend::prepare_ops(const Needs& needs) {
   refuse_what_has_no_kernel(needs);
-  const int64_t rows = needs.max_tokens, width = needs.max_width;
-  const bool decodes = all_decode_packed(needs.matrix_formats, act_);
   has_wgmma_ = has_wgmma(device_.major, device_.minor);
   if (has_wgmma_ && !wgmma_limits_.n_sms) wgmma_limits_ = wgmma_limits(device_.n_sms);
+  if (needs.deterministic) return prepare_fixed(needs);
+  const int64_t rows = needs.max_tokens, width = needs.max_width;
+  const bool decodes = all_decode_packed(needs.matrix_formats, act_);
   if (!lt_ && (rows > kMatvecRows || !decodes)) lt_ = MatmulLt::open(why_no_lt_);
   if (!lt_ && !decodes)
     throw Error(ErrorKind::run, "act", "no kernel for these activations without cuBLASLt", why_no_lt_);
@@ -50,10 +76,7 @@ void CudaBackend::prepare_ops(const Needs& needs) {
     narrow_a_ = Tensor(scratch_block(bytes), DType::BF16, {rows, width});
     narrow_b_ = Tensor(scratch_block(bytes), DType::BF16, {rows, width});
     if (lt_) unpacked_.place(scratch_block(kUnpackedBytes), kUnpackedBytes);
-    mma_scratch_.partial = reinterpret_cast<float*>(scratch_block(kPartialBytes));
-    mma_scratch_.partial_floats = static_cast<int64_t>(kPartialBytes / sizeof(float));
-    mma_scratch_.arrived = reinterpret_cast<int32_t*>(scratch_block(kMaxArrivals * sizeof(int32_t)));
-    mma_scratch_.max_arrivals = kMaxArrivals;
+    place_mma_scratch();
   }
   if (needs.head_dim > 0) {
     const auto n_units = static_cast<size_t>(kAttentionUnitsPerSm * device_.n_sms);
@@ -67,13 +90,16 @@ void CudaBackend::prepare_ops(const Needs& needs) {
 
 // ---- products ------------------------------------------------------------------------------------------------------
 
-Wide CudaBackend::wide() { return {lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act_}; }
+Wide CudaBackend::wide() {
+  return {lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act_, needs_.deterministic};
+}
 
 void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate) {
   const int64_t m = x.rows();
   const Wide wide = this->wide();
   const Way way = wide.way(m, w);
   ++counters_.launches;
+  if (way == Way::fixed) return product_fixed({x, w, bias, out}, accumulate);
   if (way == Way::few) {
     const bool arranged = this->arranged(m, {&w});
     const MmaOutput output = accumulate ? MmaOutput::add : MmaOutput::store;
@@ -103,6 +129,23 @@ void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, 
     if (!there) convert(x, operand, stream_.get());
   }
   wide.product({operand, w, bias, out}, accumulate);
+}
+
+/// Which kernel depends on the weight and the GPU; only what is wider than a model said has no room for operands.
+void CudaBackend::product_fixed(const MatmulArgs& a, bool accumulate) {
+  if (!mma_takes(a.w)) return matmul_plain(a, accumulate, narrow_a_, stream_.get());
+  const int64_t m = a.x.rows(), n = a.out.cols(), k = a.x.cols();
+  const bool arranged = has_wgmma_ && wgmma_takes(1, a.w) && k <= needs_.max_width;
+  MmaArgs args{a.x, {&a.w}, {&a.bias}, accumulate ? MmaOutput::add : MmaOutput::store, {}, a.out.data, n, true};
+  if (!arranged) return matmul_mma(args, mma_scratch_, stream_.get());
+  for (int64_t row = 0; row < m; row += kOperandMaxTokens) {
+    const int64_t rows = std::min<int64_t>(kOperandMaxTokens, m - row);
+    args.x = memory_as(narrow_a_, DType::BF16, rows, k);
+    args.out = row_range(a.out, row, rows).data;
+    arrange_operand(row_range(a.x, row, rows), args.x.data, stream_.get());
+    matmul_wgmma(args, wgmma_limits_, stream_.get());
+    counters_.launches += row == 0 ? 1 : 2;
+  }
 }
 
 bool CudaBackend::few(int64_t m, std::initializer_list<const Tensor*> weights) {
@@ -176,6 +219,8 @@ void CudaBackend::place_attention_copy(int64_t m, int64_t width, const void* res
 void CudaBackend::attention(const AttentionArgs& a) {
   if (recorder_) return recorder_->attention(a);
   ++counters_.launches;
+  if (needs_.deterministic)
+    return attention_in_parts(a, attention_scratch_.partial, attention_scratch_.partial_floats, stream_.get());
   const bool decoding = a.q.rows() == a.kv_len.rows() && attention_scratch_.partial;
   if (decoding) {
     place_attention_copy(a.q.rows(), a.q.dims[1] * a.q.dims[2], a.out.data);

@@ -60,6 +60,14 @@ void CudaBackend::check_activations(const Needs& needs) const {
   if (mode_ == Mode::persistent && !all_decode_packed(needs.matrix_formats, act_))
     throw Error(ErrorKind::usage, "act", "one kernel for a whole step has no such activations for these weights", name,
                 "auto, or mode auto, graph, eager");
+  if (!needs.deterministic) return;
+  if (mode_ == Mode::persistent)
+    throw Error(ErrorKind::usage, "deterministic", "the kernel for a whole step sums by its number of rows",
+                "mode persistent", "mode auto, graph, eager");
+  for (const DType format : needs.matrix_formats)
+    if (!has_fixed_products(format, act_))
+      throw Error(ErrorKind::usage, "deterministic", "no kernel for such activations with " + format_name(format), name,
+                  "act auto");
 }
 
 void CudaBackend::prepare(const Needs& needs) {
@@ -78,6 +86,7 @@ void CudaBackend::prepare_programs() {
 std::unique_ptr<Program> CudaBackend::record(const std::function<void()>& fn, int64_t& n_tokens) {
   Recorder recorder(decode_limits());
   if (!fusion_.all()) recorder.unsupported("stages that are not fused");
+  if (needs_.deterministic) recorder.unsupported("sums that do not depend on the step");
   if (!all_decode_packed(needs_.matrix_formats, act_))
     recorder.unsupported("activations that the program has no kernel for");
   recorder_ = &recorder;

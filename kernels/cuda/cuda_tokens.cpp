@@ -8,7 +8,7 @@
 namespace infer::cuda {
 
 bool CudaBackend::by_token(int64_t m, std::initializer_list<const Tensor*> weights) const {
-  bool all = (act_ == Act::automatic || act_ == Act::int8) && m <= kMatvecMost;
+  bool all = !needs_.deterministic && (act_ == Act::automatic || act_ == Act::int8) && m <= kMatvecMost;
   for (const Tensor* w : weights) all = all && token_product_takes(*w);
   return all;
 }
@@ -54,7 +54,8 @@ void CudaBackend::attn_out_by_token(const AttnOutArgs& a) {
 }
 
 bool CudaBackend::experts_by_token(const MoeFfnArgs& a) const {
-  return (act_ == Act::automatic || act_ == Act::int8) && a.add.x.rows() <= kTokensAlone && token_experts_take(a);
+  return !needs_.deterministic && (act_ == Act::automatic || act_ == Act::int8) &&
+         a.add.x.rows() <= kTokensAlone && token_experts_take(a);
 }
 
 /// For one or two tokens three launches: gate and up as one where their formats are.

@@ -32,11 +32,15 @@ struct AttentionScratch {
   float* partial = nullptr;    ///< [max_units, 8, head_dim + 2]: sums, maximum and total of 8 query heads
   int32_t* arrived = nullptr;  ///< [max_tokens * n_kv_heads], zero between launches
   int64_t max_units = 0;
+  int64_t partial_floats = 0;  ///< of `partial`, where attention_in_parts() has it
   void* copy = nullptr;  ///< of the result in bf16: an operand (operand.h) for copy_tokens tokens, or with 0 row by row
   int copy_tokens = 0;
 };
 /// Flash attention on tensor cores for any number of new tokens per sequence. out: f32, f16 or bf16.
 void attention_prefill(const AttentionArgs&, cudaStream_t);
+/// The same with every token's positions cut into parts by its sequence alone (attention_plan.h), so that its bits do
+/// not depend on the others of the step. `partial`: scratch for as many tokens at a time as it has room for.
+void attention_in_parts(const AttentionArgs&, float* partial, int64_t partial_floats, cudaStream_t);
 /// One new token per sequence (n_tokens == n_seqs); splits long sequences over the SMs. out: f32, f16 or bf16.
 void attention_decode(const AttentionArgs&, const AttentionScratch&, int n_sms, cudaStream_t);
 

@@ -34,6 +34,18 @@ MmaLimits limits_for(int ctas, const MmaScratch& scratch) {
   return limits;
 }
 
+/// The product of one half of the rows of x, then of the other: the sums of all their parts have no room.
+void in_halves(const MmaArgs& all, const MmaScratch& scratch, cudaStream_t stream) {
+  const int64_t m = all.x.rows(), k = all.x.cols(), block = kMmaMaxTiles * kMmaTokens;
+  const int64_t first = (m / 2 + block - 1) / block * block;
+  for (int64_t row = 0; row < m; row += first) {
+    MmaArgs part = all;
+    part.x = Tensor(all.x.as<float>() + row * k, DType::F32, {std::min(first, m - row), k});
+    part.out = static_cast<float*>(all.out) + row * all.out_stride;
+    matmul_mma(part, scratch, stream);
+  }
+}
+
 }  // namespace
 
 bool mma_takes(const Tensor& w) { return w.layout == kTiles && w.cols() % kGroup == 0; }
@@ -85,10 +97,12 @@ void matmul_mma(const MmaArgs& a, const MmaScratch& scratch, cudaStream_t stream
   });
   shape.n_units = p.n_units, shape.tiles_per_unit = p.tiles_per_unit, shape.n_chunks = p.n_chunks;
   shape.chunk_bytes = p.chunk_bytes, shape.n_token_blocks = p.n_token_blocks;
+  if (a.fixed) shape.n_parts = fixed_parts(shape, limits_for(1, scratch));
   p.plan = plan_mma(shape, limits_for(ctas, scratch));
+  if (!p.plan.fits) return in_halves(a, scratch, stream);
   if (p.plan.n_slots < 1)
     throw Error(ErrorKind::run, "matmul_mma", "too little shared memory", std::to_string(p.plan.shared_bytes));
-  if (shape.n_token_tiles == 1) return launch_mma_1(format, p, stream);
+  if (shape.n_token_tiles == 1) return a.fixed ? launch_mma_fixed(format, p, stream) : launch_mma_1(format, p, stream);
   if (shape.n_token_tiles == 2) return launch_mma_2(format, p, stream);
   launch_mma_4(format, p, stream);
 }

@@ -261,11 +261,12 @@ inline constexpr int kMmaArrivals = 32;
 /// first), activations of a chunk once for every CTA that takes it. Bound by memory for 8 and 16 tokens, about as much
 /// by the tensor cores and unpacking for 32. A step of 8B Q4_K_M with 8, 16, 32 tokens: 3.8, 5.7, 10.1 ms on an H200
 /// (27, 17, 10 % of the read speed; 2026-11-25).
-template <class F, int kTiles>
+///
+/// kChains: with one instruction's width of tokens each would wait for the one before, so there are two sums of a lane.
+template <class F, int kTiles, int kChains>
 __global__ void __launch_bounds__(kMmaThreads, mma_ctas_per_sm<F>(kTiles))
     mma_kernel(const __grid_constant__ MmaLaunch p) {
   constexpr int kDepth = mma_depth(kTiles), kExchange = kTiles * kMmaTokens * kMmaTokenFloats;
-  constexpr int kChains = kTiles == 1 ? 2 : 1;  // sums of one instruction's width would each wait for the one before
   __shared__ uint64_t full[kMmaMaxSlots], found[kDepth], added[kDepth];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int token_block = static_cast<int>(blockIdx.x) % p.n_token_blocks, cta = blockIdx.x / p.n_token_blocks;
@@ -330,9 +331,9 @@ __global__ void __launch_bounds__(kMmaThreads, mma_ctas_per_sm<F>(kTiles))
   if (p.plan.n_parts > 1) join_parts<mma_tile_floats(kTiles)>(p, range, token_block, row_block);
 }
 
-template <class F, int kTiles>
+template <class F, int kTiles, int kChains>
 void launch_mma_format(const MmaLaunch& p, cudaStream_t stream) {
-  const auto kernel = mma_kernel<F, kTiles>;
+  const auto kernel = mma_kernel<F, kTiles, kChains>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.plan.shared_bytes), "matmul_mma");
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -346,10 +347,10 @@ void launch_mma_format(const MmaLaunch& p, cudaStream_t stream) {
   check(cudaLaunchKernelEx(&config, kernel, p), "matmul_mma");
 }
 
-template <int kTiles>
+template <int kTiles, int kChains = kTiles == 1 ? 2 : 1>
 void launch_mma(DType dtype, const MmaLaunch& p, cudaStream_t stream) {
   visit_gpu_format(dtype, [&]<class F>() {
-    if constexpr (F::block > 1) launch_mma_format<F, kTiles>(p, stream);
+    if constexpr (F::block > 1) launch_mma_format<F, kTiles, kChains>(p, stream);
   });
 }
 

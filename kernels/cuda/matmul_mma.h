@@ -1,6 +1,7 @@
 // A product of a few tokens with quantised weights on tensor cores, as the host asks for it and as the kernel of
 // matmul_mma.cuh gets it. Activations become bf16, weights are unpacked to bf16 in registers (which is exact but for
-// the rounding of their scales), sums are f32. A token's results do not depend on the other tokens.
+// the rounding of their scales), sums are f32. A token's results do not depend on the other tokens, and with
+// MmaArgs::fixed not on how many there are either.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -28,6 +29,8 @@ struct MmaArgs {
   Activation activation = Activation::silu;
   void* out = nullptr;     ///< f32 (gated: bf16) [m, out_stride]: the columns of all matrices side by side
   int64_t out_stride = 0;  ///< in numbers
+  /// The order of sums is that of the weights and the GPU, whatever m is. By matmul_mma: m may be large, x is f32.
+  bool fixed = false;
 };
 
 /// Sums of products whose columns are dealt out to several CTAs.
@@ -67,8 +70,9 @@ struct MmaLaunch {
 };
 
 /// Defined in matmul_mma_1.cu, matmul_mma_2.cu and matmul_mma_4.cu, which compile side by side: 8, 16 and 32 tokens a
-/// CTA.
+/// CTA. fixed (matmul_mma_fixed.cu): 8 tokens, with the sums of the wider ones.
 void launch_mma_1(DType, const MmaLaunch&, cudaStream_t);
+void launch_mma_fixed(DType, const MmaLaunch&, cudaStream_t);
 void launch_mma_2(DType, const MmaLaunch&, cudaStream_t);
 void launch_mma_4(DType, const MmaLaunch&, cudaStream_t);
 

@@ -83,7 +83,8 @@ void matmul_wgmma(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stre
   visit_gpu_format(format, [&]<class F>() {
     if constexpr (F::block > 1) p.tile_bytes = tile_bytes<F>(k);
   });
-  const WgmmaShape shape = shape_of(m, k, format, p.n_units, p.tiles_per_unit);
+  WgmmaShape shape = shape_of(m, k, format, p.n_units, p.tiles_per_unit);
+  if (a.fixed) shape.fixed_parts = fixed_parts(shape_of(1, k, format, p.n_units, p.tiles_per_unit), limits);
   p.n_blocks = shape.n_blocks;
   p.plan = plan_wgmma(shape, limits);
   if (p.plan.n_slots == 0)

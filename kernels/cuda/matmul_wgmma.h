@@ -1,7 +1,8 @@
 // A product of up to 128 tokens with packed weights on Hopper's warpgroup instructions, as the host asks for it and as
 // the kernel of matmul_wgmma.cuh gets it. Weights are the left operand: unpacked to bf16 in registers, once for all
 // tokens. Activations are the right one: bf16 in the order of operand.h, made by whoever computed them. Sums are f32.
-// A token's results do not depend on the other tokens, nor on how many there are up to the next size of an operand.
+// A token's results do not depend on the other tokens, nor on how many there are up to the next size of an operand;
+// with MmaArgs::fixed on no number: all sizes add up the same columns in the same order.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -6,7 +6,8 @@
 // activations cost a load for each chunk, not for each tile. Its eight warps share the columns of a chunk, and take
 // turns in adding up what all have found of a tile. Sums over the chunks of a row are kept in shared memory; where rows
 // alone do not keep all SMs busy, the chunks are dealt out to several CTAs as well, and the last one to finish adds up
-// what all have left, in the order of the chunks.
+// what all have left, in the order of the chunks. So the order of a sum is that of
+// the columns and of the number of parts, and of nothing else.
 #pragma once
 
 #include <cstdint>
@@ -62,6 +63,7 @@ struct MmaShape {
   int n_token_tiles = 1;    ///< of a CTA: 1, 2 or 4 times 8 tokens
   int n_token_blocks = 1;   ///< of so many tokens
   int64_t token_bytes = 0;  ///< of a token's activations of one chunk
+  int n_parts = 0;          ///< what MmaPlan::n_parts has to be; 0: what is quickest
 };
 struct MmaLimits {
   int n_ctas = 0;              ///< that run at once
@@ -77,6 +79,7 @@ struct MmaPlan {
   int exchange_offset = 0;  ///< of the warps' sums, f32 [mma_depth()][8 warps][tokens][kMmaTokenFloats]
   int kept_offset = 0;      ///< of the sums over chunks, f32 [kept_units * tiles_per_unit][tokens][16]
   int shared_bytes = 0;
+  bool fits = true;  ///< the parts' sums into the scratch
 };
 
 /// What a CTA does: ranges of units and of chunks.
@@ -125,17 +128,19 @@ inline MmaPlan plan_mma(const MmaShape& s, const MmaLimits& limits) {
   MmaPlan plan;
   plan.kept_units = kKeptBytes / sums_bytes > 0 ? kKeptBytes / sums_bytes : 1;
   int64_t best = -1;
-  for (int parts = 1; parts <= s.n_chunks && parts <= at_once; ++parts) {
-    const int blocks = at_once / parts < s.n_units ? at_once / parts : s.n_units;
+  const int first = s.n_parts > 0 ? s.n_parts : 1, most = s.n_chunks < at_once ? s.n_chunks : at_once;
+  for (int parts = first; parts == first || (parts <= most && s.n_parts == 0); ++parts) {
+    const int room = at_once / parts > 0 ? at_once / parts : 1, blocks = room < s.n_units ? room : s.n_units;
     const int64_t floats = int64_t{s.n_token_blocks} * parts * s.n_units * s.tiles_per_unit * tile_floats;
-    if (parts > 1 && (floats > limits.partial_floats || blocks * s.n_token_blocks > limits.max_row_blocks)) break;
+    const bool fits = floats <= limits.partial_floats && blocks * s.n_token_blocks <= limits.max_row_blocks;
+    if (parts > 1 && s.n_parts == 0 && !fits) break;
     const int64_t units = up(s.n_units, blocks), chunks = up(s.n_chunks, parts);
     const int64_t loads = chunks == 1 ? 1 : chunks * up(units, plan.kept_units);
     int64_t cost = units * s.tiles_per_unit * chunks * s.chunk_bytes;
     cost += loads * (kLoad + s.token_bytes * s.n_token_tiles * kMmaTokens / 2);
     if (parts > 1) cost += kJoin + 2 * units * sums_bytes;
     if (best >= 0 && cost >= best) continue;
-    best = cost, plan.n_parts = parts, plan.n_row_blocks = blocks;
+    best = cost, plan.n_parts = parts, plan.n_row_blocks = blocks, plan.fits = parts == 1 || fits;
   }
   const int exchange = mma_depth(s.n_token_tiles) * kMmaWarps * s.n_token_tiles * kMmaTokens * kMmaTokenFloats * 4;
   const int64_t units = up(s.n_units, plan.n_row_blocks);
@@ -148,6 +153,13 @@ inline MmaPlan plan_mma(const MmaShape& s, const MmaLimits& limits) {
   plan.kept_offset = plan.exchange_offset + exchange;
   plan.shared_bytes = plan.exchange_offset + fixed;
   return plan;
+}
+
+/// Parts of a product whose sums do not depend on how many tokens there are: those of one CTA's width of them, the
+/// widest, whose sums fit into the scratch for sure.
+inline int fixed_parts(MmaShape s, const MmaLimits& limits) {
+  s.n_token_tiles = kMmaMaxTiles, s.n_token_blocks = 1, s.n_parts = 0;
+  return plan_mma(s, limits).n_parts;
 }
 
 }  // namespace infer::cuda

@@ -37,8 +37,6 @@ inline std::string refusal(const Needs& needs) {
            listed(HeadSizes{}) + ")";
   for (const DType dtype : {needs.k_type, needs.v_type})
     if (!is_kv_format(dtype)) return "no CUDA kernel for a KV cache of " + format_name(dtype);
-  if (needs.deterministic)
-    return "CUDA kernels are not deterministic: bits of a row may depend on the others of its step";
   return {};
 }
 

@@ -218,8 +218,8 @@ __global__ void __launch_bounds__(kDownThreads, 2) experts_down_kernel(const __g
 /// Whether kernels take a stack [n_experts, rows, cols] with `n_parts` rows of activations a block.
 bool takes_stack(const Tensor& w, int64_t n_parts) {
   const int64_t cols = w.dims[2];
-  return w.layout != kFileBlocks && w.layout == packed_layout(w.dtype) && cols > 0 && cols < INT32_MAX / 8 &&
-         n_parts * token_act_bytes(w.dtype, static_cast<int>(cols)) <= kTokenActBytes;
+  return decodable(w.dtype) && w.layout == packed_layout(w.dtype) && w.layout != kFileBlocks && cols > 0 &&
+         cols < INT32_MAX / 8 && n_parts * token_act_bytes(w.dtype, static_cast<int>(cols)) <= kTokenActBytes;
 }
 
 template <class Params>

@@ -104,8 +104,8 @@ bool visit_formats(DType first, DType second, Function&& function) {
 
 bool token_product_takes(const Tensor& w) {
   const int64_t cols = w.cols();
-  return w.layout != kFileBlocks && w.layout == packed_layout(w.dtype) && cols > 0 && cols < INT32_MAX / 8 &&
-         token_act_bytes(w.dtype, static_cast<int>(cols)) <= kTokenActBytes;
+  return decodable(w.dtype) && w.layout == packed_layout(w.dtype) && w.layout != kFileBlocks && cols > 0 &&
+         cols < INT32_MAX / 8 && token_act_bytes(w.dtype, static_cast<int>(cols)) <= kTokenActBytes;
 }
 
 bool token_product_joins(DType first, DType second) {

@@ -41,6 +41,7 @@ struct WgmmaShape {
   int tile_bytes = 0;  ///< of a tile in a slot
   int slot_columns = 0;
   int tokens = 8;
+  int fixed_parts = 0;  ///< not 0: so many parts, and no sets, whatever that costs
 };
 struct WgmmaLimits {
   int n_sms = 0, shared_bytes = 0;
@@ -121,7 +122,8 @@ inline WgmmaPlan plan_wgmma(const WgmmaShape& s, const WgmmaLimits& limits) {
   for (int parts = 1, i = 0; i < 4; parts *= 2, ++i) {
     const int at_most = limits.n_clusters[i], blocks = at_most < s.n_units ? at_most : s.n_units;
     if (parts > s.n_blocks || blocks < 1) continue;
-    for (int sets = 1; sets <= kWgmmaGroups; sets *= 2) {
+    if (s.fixed_parts > 0 && parts != s.fixed_parts) continue;
+    for (int sets = 1; sets <= (s.fixed_parts > 0 ? 1 : kWgmmaGroups); sets *= 2) {
       const int64_t cost = wgmma_cost(s, blocks, parts, sets);
       if (cost < 0 || (least >= 0 && cost >= least)) continue;
       WgmmaPlan plan;
@@ -130,6 +132,21 @@ inline WgmmaPlan plan_wgmma(const WgmmaShape& s, const WgmmaLimits& limits) {
       lay_out(s, limits, plan);
       if (plan.n_slots > 0) best = plan, least = cost;
     }
+  }
+  return best;
+}
+
+/// Parts with which a row's sum has one order for any number of tokens, those that are quickest for 8 of them, whose
+/// shape this is. Without sets a part's columns come one after the other, however many a slot holds; parts end at the
+/// same columns in slots of half the width.
+inline int fixed_parts(const WgmmaShape& s, const WgmmaLimits& limits) {
+  int best = 1;
+  int64_t least = -1;
+  for (int parts = 1, i = 0; i < 4; parts *= 2, ++i) {
+    const int at_most = limits.n_clusters[i], blocks = at_most < s.n_units ? at_most : s.n_units;
+    if (blocks < 1 || s.n_blocks % parts != 0) continue;
+    const int64_t cost = wgmma_cost(s, blocks, parts, 1);
+    if (cost >= 0 && (least < 0 || cost < least)) best = parts, least = cost;
   }
   return best;
 }

@@ -11,6 +11,7 @@
 namespace infer::cuda {
 
 Way Wide::way(int64_t m, const Tensor& w) const {
+  if (fixed) return Way::fixed;
   const int64_t k = w.cols();
   const bool can = lt && k % 8 == 0 && m * k <= narrow.n_elements();
   if (act == Act::int8) return Way::matvec;

@@ -17,13 +17,14 @@ inline constexpr int64_t kMatvecRows = 4;  ///< rows of x that one matvec takes
 inline constexpr int64_t kMatvecMost =
     2;  ///< rows up to which a quantised weight is read by matvec, where both ways could
 inline constexpr int64_t kWgmmaLeast = 3;  ///< rows from which wgmma beats mma
-inline constexpr int64_t kFewMost = 128;  ///< rows from which unpacking a quantised weight pays: 32 read it once
+inline constexpr int64_t kFewMost = 128;   ///< rows from which unpacking a quantised weight pays: 32 read it once
 
 /// How a product of m rows of x with a weight is made.
 enum class Way {
   matvec,  ///< int8, 16- or 32-bit activations, up to 4 rows a pass, packed weights as they are
   few,     ///< bf16 activations, packed weights unpacked in registers: memory's speed for up to 32 rows
   wide,    ///< 16-bit activations, quantised weights unpacked into scratch, cuBLASLt: the tensor cores' speed
+  fixed,   ///< --deterministic: 16-bit activations, one order of sums for any number of rows
 };
 
 /// Of a plain type.
@@ -42,6 +43,7 @@ struct Wide {
   int64_t epoch;  ///< of unpacked
   cudaStream_t stream;
   Act act;
+  bool fixed;  ///< all products are Way::fixed
 
   DType type(const Tensor& w) const { return operand_type(w.dtype, act); }
   bool ready(const Tensor& w) const { return lies_ready(w.dtype, act); }

@@ -59,7 +59,7 @@ struct LoadOptions {
   std::string act;              ///< activations in products: "" or "auto" by the weights' format, "f16", "bf16", "int8"
   bool fusion = true;           ///< false: one simple op after another instead of fused stages, to see what these gain
   /// The same logits to the bit whatever else is computed beside them, in whatever chunks and on however many threads. On
-  /// cpu and ref it is so anyway; a device that cannot promise it is refused.
+  /// cpu and ref it is so anyway; cuda takes slower kernels, and no mode "persistent".
   bool deterministic = false;
   std::vector<std::string> unfused;  ///< the same for these stages alone: attn_in, attn_out, ffn (experts too), logits
   std::vector<MetadataOverride> overrides;
