@@ -175,6 +175,7 @@ struct DeviceRow {
   size_t (*packed_bytes)(const Tensor& host, WeightRole role);  ///< as Backend::packed_bytes()
   size_t (*scratch_bytes)(const Needs&);                        ///< at most what prepare() allocates
   size_t context_bytes;                                         ///< what the system's driver takes before all else
+  std::string (*slow_cache)(const Needs&);  ///< for people: why its KV cache is slow, and what is not; mostly empty
 };
 
 /// One row per backend: the table is in backends.cpp.

@@ -157,6 +157,7 @@ EngineStats Engine::Impl::stats() const {
   stats.n_syncs = backend.syncs;
   stats.n_threads = backend_->n_threads();
   stats.backend = backend_->describe();
+  stats.cache_note = plan_.cache_note;
   return stats;
 }
 

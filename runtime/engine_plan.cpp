@@ -96,6 +96,7 @@ EnginePlan plan_engine(const Config& config, const std::string& device, const En
   needs.max_tokens = limits.max_tokens;
   needs.max_seqs = limits.max_seqs;
   needs.max_context = limits.n_ctx;
+  if (devices) plan.cache_note = devices->slow_cache(needs);
   return plan;
 }
 

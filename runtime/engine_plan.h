@@ -18,6 +18,7 @@ struct EnginePlan {
   size_t device_scratch_bytes = 0;  ///< at most what a device with memory of its own takes for its kernels
   size_t program_bytes = 0;         ///< of the program, where it shares the memory
   ContextCosts costs;               ///< what it was fitted by
+  std::string cache_note;           ///< as in EngineStats
 };
 
 /// Bytes that an engine on this backend may take: what a device has left, or what is available of host memory beside

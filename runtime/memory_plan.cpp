@@ -75,6 +75,7 @@ void add_engine(const EnginePlan& plan, MemoryPlan& out) {
   out.n_seqs = plan.n_seqs;
   out.k_type = find_format(plan.limits.k_type)->name;
   out.v_type = find_format(plan.limits.v_type)->name;
+  out.cache_note = plan.cache_note;
   out.kv_bytes_per_token = plan.kv_bytes_per_token;
   out.kv_bytes = plan.kv_bytes;
   out.rope_bytes = plan.rope_bytes;

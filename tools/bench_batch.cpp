@@ -113,6 +113,7 @@ BatchRow measure(const BenchFlags& f, const BenchSubject& subject, const BatchCa
   options.deterministic = deterministic;
   fit_to_batch(options, c);
   Engine engine(subject.model(), options);
+  warn_slow_cache(engine.stats().cache_note);
   std::mt19937 random(static_cast<uint32_t>(f.many.seed));
   BatchRow row{c, subject.row(), {}, {}};
   row.machine.n_threads = engine.stats().n_threads;

@@ -114,6 +114,7 @@ class LoadBench {
     o.n_ctx = requests.longest();
     o.n_pool = f_.many.n_pool;
     Engine engine(subject_.model(), o);
+    warn_slow_cache(engine.stats().cache_note);
     if (f_.warmup) {
       Request r = requests(-1);
       r.max_tokens = std::min<int64_t>(r.max_tokens, 2);

@@ -53,6 +53,7 @@ EngineOptions engine_options(const LoadOptions& load, const BenchCase& c) {
 BenchRunner::BenchRunner(const Model& model, const LoadOptions& load, const BenchCase& c)
     : model_(model), c_(c), random_(1234), engine_(model, engine_options(load, c)) {
   depth_ = ids(c.depth);
+  warn_slow_cache(engine_.stats().cache_note);
   // What the device lacks shows when it has been prepared, and is told once.
   static bool told = false;
   const std::string device = engine_.stats().backend;

@@ -173,9 +173,15 @@ size_t parse_size(const std::string& flag, const std::string& text) {
   return static_cast<size_t>(parse_real(flag, text.substr(0, digits), 1 / factor, 9e18 / factor) * factor);
 }
 
+void warn_slow_cache(const std::string& cache_note) {
+  static std::set<std::string> told;
+  if (!cache_note.empty() && told.insert(cache_note).second) note("warning: {}\n", cache_note);
+}
+
 void announce_device(const Model& model, const Engine& engine, const LoadOptions& load) {
   const ModelInfo& info = model.info();
   const EngineStats stats = engine.stats();
+  warn_slow_cache(stats.cache_note);
   if (!info.device_note.empty()) note("device: {}; {}\n", info.device, info.device_note);
   if (stats.device_free_bytes == 0) {
     if (!load.fusion || !load.unfused.empty() || !load.act.empty()) note("device: {}\n", stats.backend);

@@ -64,8 +64,11 @@ std::string listed(const std::vector<T>& values, const char* separator = ", ") {
   return out;
 }
 
+/// One line on stderr where the types of the KV cache have no quick kernel, once; `cache_note` is that of EngineStats.
+void warn_slow_cache(const std::string& cache_note);
+
 /// One line on stderr when there is a GPU: what computes, what it holds, and why the GPU does not if it does not. Of
-/// the CPU only where `load` wants it to compute in another way than the usual one.
+/// the CPU only where `load` wants it to compute in another way than the usual one. Before it warn_slow_cache().
 void announce_device(const Model& model, const Engine& engine, const LoadOptions& load);
 
 /// Engine::generate() that Ctrl-C ends at the next step, also while the prompt is being computed.

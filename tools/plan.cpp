@@ -23,6 +23,7 @@ ordered_json to_json(const MemoryPlan& p) {
           {"largest_ctx", p.largest_ctx},
           {"type_k", p.k_type},
           {"type_v", p.v_type},
+          {"cache_note", p.cache_note},
           {"available_bytes", p.available_bytes},
           {"mapped_bytes", p.mapped_bytes},
           {"matrix_bytes", p.matrix_bytes},
@@ -86,6 +87,7 @@ int plan_command(const Args& args) {
     fmt::print("{}\n", to_json(plan).dump(1, ' ', false, ordered_json::error_handler_t::replace));
   else
     print(plan);
+  warn_slow_cache(plan.cache_note);
   if (!plan.refusal.empty()) throw Error(ErrorKind::does_not_fit, plan.refusal);
   return 0;
 }

@@ -3,8 +3,11 @@
 // them comes last, always in the order of the positions, so that results do not depend on who that was.
 #pragma once
 
+#include <utility>
+
 #include "kernels/cuda/attention_decode.cuh"
 #include "kernels/cuda/attention_steps.h"
+#include "kernels/cuda/cache_pairs.h"
 #include "kernels/cuda/head_sizes.h"
 #include "kernels/cuda/operand.h"
 
@@ -162,11 +165,14 @@ bool launch_sized(const AttentionStep& a, int n_sms, cudaStream_t stream) {
 
 template <int kWarps>
 bool launch_attention_step(const AttentionStep& a, int n_sms, cudaStream_t stream) {
-  const auto launched = [&]<class... Cache>() { return (launch_sized<Cache, kWarps>(a, n_sms, stream) || ...); };
-  if (launched.template operator()<CacheF16, CacheBF16, CacheQ8_0, CacheQ4_0>()) return true;
-  // Of two types those that are worth having: one of them quantised, and values not more finely than keys but for f16.
-  return launched.template operator()<CachePair<CacheQ8_0, CacheQ4_0>, CachePair<CacheQ8_0, CacheF16>,
-                                      CachePair<CacheF16, CacheQ8_0>, CachePair<CacheF16, CacheQ4_0>>();
+  const auto launched = [&]<size_t i>() {
+    constexpr CachePairRow kPair = kCachePairs[i];
+    if constexpr (kPair.tensor_cores)
+      return launch_sized<typename CacheNamed<kPair.k, kPair.v>::Type, kWarps>(a, n_sms, stream);
+    return false;
+  };
+  return [&]<size_t... i>(std::index_sequence<i...>) { return (launched.template operator()<i>() || ...); }
+  (std::make_index_sequence<kNCachePairs>{});
 }
 
 }  // namespace infer::cuda

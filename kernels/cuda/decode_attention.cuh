@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/cuda/attention_decode.cuh"
+#include "kernels/cuda/cache_pairs.h"
 #include "kernels/cuda/decode_stage.cuh"
 #include "kernels/cuda/head_sizes.h"
 
@@ -222,6 +223,14 @@ static __device__ __noinline__ void attend(int area) {
   merge_warps<kHeadDim, Cache, FromShared, kWarps, 2>(
       unit, state, scratch, buffer, rank, n_active, [&](int head, int dim, float sum) { output.emit(head, dim, sum); });
 }
+
+/// Whether attend_any() has the pairs that the table promises: those of one type, and q8_0 with q4_0.
+constexpr bool has_persistent_pairs() {
+  for (const CachePairRow& row : kCachePairs)
+    if (row.persistent && row.k != row.v && !(row.k == DType::Q8_0 && row.v == DType::Q4_0)) return false;
+  return true;
+}
+static_assert(has_persistent_pairs());
 
 template <int M>
 __device__ inline void attend_any(int area) {

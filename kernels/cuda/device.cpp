@@ -157,6 +157,7 @@ const DeviceRow kCudaDevices = {
     cuda::packed_bytes,
     cuda::scratch_bytes,
     cuda::kContextBytes,
+    cuda::slow_cache,
 };
 
 }  // namespace infer

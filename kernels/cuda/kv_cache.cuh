@@ -66,6 +66,29 @@ struct CachePair {
   using Type = HalfType;
   static_assert(std::is_same_v<typename K::Type, HalfType> && std::is_same_v<typename V::Type, HalfType>);
 };
+
+/// The struct above that has these types.
+template <DType k, DType v>
+struct CacheNamed {
+  using Type = CachePair<typename CacheNamed<k, k>::Type, typename CacheNamed<v, v>::Type>;
+};
+template <>
+struct CacheNamed<DType::F16, DType::F16> {
+  using Type = CacheF16;
+};
+template <>
+struct CacheNamed<DType::BF16, DType::BF16> {
+  using Type = CacheBF16;
+};
+template <>
+struct CacheNamed<DType::Q8_0, DType::Q8_0> {
+  using Type = CacheQ8_0;
+};
+template <>
+struct CacheNamed<DType::Q4_0, DType::Q4_0> {
+  using Type = CacheQ4_0;
+};
+
 /// Whether a head size suits both.
 template <int kHeadDim, class Cache>
 inline constexpr bool kCacheFits = kHeadDim % 32 == 0 || (!Cache::Keys::codes && !Cache::Values::codes);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/cache_pairs.h"
 #include "kernels/cuda/packed.h"
 #include "kernels/kv_format.h"
 
@@ -252,8 +253,8 @@ void Recorder::attn_in(const AttnInArgs& a) {
 void Recorder::attention(const AttentionArgs& a) {
   if (!reason_.empty()) return;
   if (a.kv_len.rows() != n_tokens_) return unsupported("several new tokens of one sequence");
-  const bool mixed = a.k_cache.dtype == DType::Q8_0 && a.v_cache.dtype == DType::Q4_0;
-  if (a.k_cache.dtype != a.v_cache.dtype && !mixed) return unsupported("keys and values of these two types");
+  if (!find_cache_pair(a.k_cache.dtype, a.v_cache.dtype).persistent)
+    return unsupported("keys and values of these two types");
   const RopeStoreArgs& r = rope_store_;
   if (r.norms_span_heads()) return unsupported("a norm of q and k over all heads at once");
   DecodeStage& s = add_stage();

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/cache_pairs.h"
 #include "kernels/cuda/head_sizes.h"
 #include "kernels/cuda/packed.h"
 #include "kernels/kv_format.h"
@@ -38,6 +39,36 @@ inline std::string refusal(const Needs& needs) {
   for (const DType dtype : {needs.k_type, needs.v_type})
     if (!is_kv_format(dtype)) return "no CUDA kernel for a KV cache of " + format_name(dtype);
   return {};
+}
+
+/// The pair with tensor cores that takes least memory of those that keep at least the bits of `k` and `v`, of which
+/// more than 16 count as 16.
+inline CachePairRow nearest_cache_pair(DType k, DType v) {
+  constexpr int64_t kN = 32;
+  const auto bytes = [](DType type) { return row_bytes(type, kN); };
+  const auto wanted = [&](DType type) { return std::min(bytes(type), 2 * kN); };
+  CachePairRow best = kCachePairs[0];
+  for (const CachePairRow& row : kCachePairs)
+    if (row.tensor_cores && bytes(row.k) >= wanted(k) && bytes(row.v) >= wanted(v) &&
+        bytes(row.k) + bytes(row.v) < bytes(best.k) + bytes(best.v))
+      best = row;
+  return best;
+}
+
+/// DeviceRow::slow_cache().
+inline std::string slow_cache(const Needs& needs) {
+  const CachePairRow pair = find_cache_pair(needs.k_type, needs.v_type);
+  if (pair.tensor_cores) return {};
+  const auto flags = [](const CachePairRow& row) {
+    std::string text = "-ctk " + format_name(row.k) + " -ctv " + format_name(row.v);
+    for (char& c : text) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+    return text;
+  };
+  // Measured: f32, 135M, 2048 tokens 3 times; q8_0 and q4_0 before they had a kernel, 8B, 512 tokens 5 times and 16
+  // thousand 12 times (H200, NOTES.md).
+  return flags(pair) + " has no tensor-core kernel on a GPU: attention goes by plain arithmetic, which makes " +
+         "generation 3 to 12 times slower, most with long contexts; " + flags(nearest_cache_pair(pair.k, pair.v)) +
+         " has one";
 }
 
 /// At most what prepare() allocates: 16-bit activations and weights of one product, cuBLASLt's workspace, partial

@@ -20,7 +20,7 @@ int cuda_device_count() { return 0; }
 const DeviceRow kCudaDevices = {
     cuda_device_count,   cuda_unusable_reason, [](int) -> std::string { return "cuda"; },
     cuda::refusal,       cuda::packed_bytes,   cuda::scratch_bytes,
-    cuda::kContextBytes,
+    cuda::kContextBytes, cuda::slow_cache,
 };
 
 }  // namespace infer

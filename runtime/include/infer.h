@@ -116,6 +116,7 @@ struct MemoryPlan {
   std::string device;       ///< "cuda (NVIDIA H200, sm_90, 132 SMs)", or the name alone where none was asked
   std::string refusal;      ///< empty when all of it fits, else why not, with the largest context that would fit
   std::string k_type, v_type;
+  std::string cache_note;   ///< as in EngineStats
   int64_t n_ctx = 0, n_seqs = 1;
   int64_t context_length = 0;  ///< the file's ceiling
   int64_t largest_ctx = 0;     ///< that would fit; 0: none
@@ -268,7 +269,7 @@ struct EngineOptions {
   int64_t n_batch = 2048, n_ubatch = 512;  ///< tokens scheduled, computed at a time
   int64_t n_outputs = 0;  ///< rows of logits that logits() and score() compute at a time, 4 * vocab bytes each; 0: 64
   int n_threads = 0;     ///< 0: one per physical core
-  std::string k_type, v_type;  ///< KV cache: f32 f16 bf16 q8_0, and on cpu and ref q4_0; empty: f16, on ref f32
+  std::string k_type, v_type;  ///< KV cache: f32 f16 bf16 q8_0 q4_0; empty: f16, on ref f32
   std::string isa, mode, act;  ///< as in LoadOptions; empty: as the model was loaded with
   bool debug_sync = false;     ///< the same; on when either is
   bool fusion = true;          ///< the same; off when either is
@@ -292,6 +293,7 @@ struct EngineStats {
   size_t device_free_bytes = 0;  ///< on a device with memory of its own, when the engine had been made
   int n_threads = 0;
   std::string backend;
+  std::string cache_note;  ///< one line where attention over these two types of the KV cache is slow, and what is not
 };
 
 using RequestId = int64_t;

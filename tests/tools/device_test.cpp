@@ -215,3 +215,26 @@ TEST_CASE("selftest prints a table, and its status is that of a gate") {
   CHECK(contains(bad.err, "not everything passed"));
   CHECK(run({"selftest"}).status == 2);
 }
+
+TEST_CASE("a cache of two types that a GPU has no quick kernel for is told, with one that it has") {
+  const auto planned = [](const std::string& k, const std::string& v, const std::vector<std::string>& more) {
+    std::vector<std::string> args = {"plan", "-m", wide(), "-ctk", k, "-ctv", v};
+    args.insert(args.end(), more.begin(), more.end());
+    return run(args);
+  };
+  const Outcome slow = planned("q4_0", "f16", {"--vram", "24G"});
+  CHECK(slow.status == 0);
+  REQUIRE(lines_of(slow.err).size() == 1);
+  CHECK(contains(slow.err, "warning: -ctk q4_0 -ctv f16 has no tensor-core kernel on a GPU"));
+  CHECK(contains(slow.err, "-ctk q8_0 -ctv f16 has one"));
+  CHECK(planned("q8_0", "f16", {"--vram", "24G"}).err.empty());
+  CHECK(planned("q8_0", "q4_0", {"--vram", "24G"}).err.empty());
+  const Outcome json = planned("f32", "f32", {"--vram", "24G", "--json"});
+  CHECK(contains(nlohmann::json::parse(json.out)["cache_note"].get<std::string>(), "-ctk f16 -ctv f16 has one"));
+  // On the CPU every pair has the same kernels.
+  CHECK(planned("q4_0", "f16", {"--device", "cpu"}).err.empty());
+  const Outcome o = run({"run", wide(), "--device", "cpu", "-no-cnv", "-p", "x", "-n", "2", "--temp", "0", "-ctk",
+                         "q4_0", "-ctv", "f32"});
+  CHECK(o.status == 0);
+  CHECK_FALSE(contains(o.err, "warning: "));
+}
