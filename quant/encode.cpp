@@ -7,6 +7,8 @@ namespace infer {
 
 Encoded encode_weights_avx2(DType dtype, const float* src, const float* importance, void* dst, int64_t n);
 Encoded encode_weights_avx512(DType dtype, const float* src, const float* importance, void* dst, int64_t n);
+bool decode_weights_avx2(DType dtype, const void* src, float* dst, int64_t n);
+bool decode_weights_avx512(DType dtype, const void* src, float* dst, int64_t n);
 
 bool encodable(DType dtype) {
   bool can = false;
@@ -40,6 +42,17 @@ Encoded encode_weights(EncodeLevel level, DType dtype, const float* src, const f
 Encoded encode_weights(DType dtype, const float* src, const float* importance, void* dst, int64_t n) {
   static const EncodeLevel level = encode_level();
   return encode_weights(level, dtype, src, importance, dst, n);
+}
+
+bool decode_weights(EncodeLevel level, DType dtype, const void* src, float* dst, int64_t n) {
+  if (level == EncodeLevel::avx512) return decode_weights_avx512(dtype, src, dst, n);
+  if (level == EncodeLevel::avx2) return decode_weights_avx2(dtype, src, dst, n);
+  return decode_row_of(dtype, src, dst, n);
+}
+
+bool decode_weights(DType dtype, const void* src, float* dst, int64_t n) {
+  static const EncodeLevel level = encode_level();
+  return decode_weights(level, dtype, src, dst, n);
 }
 
 }  // namespace infer

@@ -24,10 +24,14 @@ struct Encoded {
 /// scale would overflow; unknown where row_bytes says -1 or the format is not encodable.
 Encoded encode_weights(DType dtype, const float* src, const float* importance, void* dst, int64_t n);
 
+/// decode_row(), with the processor's own conversions of F16: what weights are mostly encoded from.
+bool decode_weights(DType dtype, const void* src, float* dst, int64_t n);
+
 /// Levels of x86 processors that the encoders are compiled for, for tests: all give the same bytes.
 enum class EncodeLevel { any, avx2, avx512 };
 /// The highest that this machine has.
 EncodeLevel encode_level();
 Encoded encode_weights(EncodeLevel level, DType dtype, const float* src, const float* importance, void* dst, int64_t n);
+bool decode_weights(EncodeLevel level, DType dtype, const void* src, float* dst, int64_t n);
 
 }  // namespace infer

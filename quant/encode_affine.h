@@ -67,7 +67,7 @@ INFER_INLINE bool search_affine_block(const float* weights, const float* importa
   for (int j = 0; j < n_subs; ++j) {
     const float *x = s.x + j * sub, *w = s.w + j * sub;
     b.run[j] = sums_of_run<sub>(x, w);
-    const Affine fit = search_affine<sub>(x, w, b.run[j], high, 0, step, 1);
+    const Affine fit = search_affine<sub>(x, w, b.run[j], high, 0, spreads_near(high, step), 1);
     scale[j] = fit.scale;
     min[j] = -fit.offset;
     curvature[j] = b.run[j].w;

@@ -7,4 +7,8 @@ Encoded encode_weights_avx512(DType dtype, const float* src, const float* import
   return encode_row_of(dtype, src, importance, dst, n);
 }
 
+bool decode_weights_avx512(DType dtype, const void* src, float* dst, int64_t n) {
+  return decode_row_of(dtype, src, dst, n);
+}
+
 }  // namespace infer

@@ -44,7 +44,7 @@ struct Encoder<IQ4_NL> {
   static bool encode(const float* weights, const float* importance, IQ4_NL::Block& out) {
     Source<32> s;
     take(weights, importance, s);
-    const auto sums = search_scale<32>(s.x, s.w, kLowestLevel, kHighestLevel, kLevelStep, 1, NearestLevel{});
+    const auto sums = search_scale<32>(s.x, s.w, ends_near(kLowestLevel, kHighestLevel, kLevelStep), 1, NearestLevel{});
     const Half d = half_scale(scale_of(sums), s.unit, s.inverse);
     out.d = d.bits;
     uint8_t q[32];

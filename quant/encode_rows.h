@@ -71,5 +71,18 @@ INFER_INLINE Encoded encode_row_of(DType dtype, const float* src, const float* i
   return out;
 }
 
+INFER_INLINE bool decode_row_of(DType dtype, const void* src, float* dst, int64_t n) {
+  const auto* bytes = static_cast<const char*>(src);
+  int64_t i = 0;
+  if (dtype == DType::F16 && n >= 0) {
+    uint16_t halves[kLanes];
+    for (; i + kLanes <= n; i += kLanes) {
+      std::memcpy(halves, bytes + 2 * i, sizeof halves);
+      store(dst + i, load_halves(halves));
+    }
+  }
+  return decode_row(dtype, bytes + 2 * i, dst + i, n - i);
+}
+
 }  // namespace
 }  // namespace infer

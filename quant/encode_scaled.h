@@ -29,7 +29,7 @@ INFER_INLINE bool search_scaled_block(const float* weights, const float* importa
   take(weights, importance, s);
   float scale[n_subs], curvature[n_subs];
   for (int j = 0; j < n_subs; ++j) {
-    const auto sums = search_scale<sub>(s.x + j * sub, s.w + j * sub, low, high, step, rounds, nearest);
+    const auto sums = search_scale<sub>(s.x + j * sub, s.w + j * sub, ends_near(low, high, step), rounds, nearest);
     scale[j] = scale_of(sums);
     curvature[j] = sums.qq;
   }

@@ -36,11 +36,20 @@ INFER_INLINE void put_nibbles(const uint8_t q[32], uint8_t out[16]) {
 }
 
 INFER_INLINE void put_fifth_bits(const uint8_t q[32], uint8_t out[4]) {
+#if defined(__x86_64__)
+  for (int i = 0; i < 2; ++i) {
+    __m128i codes;
+    std::memcpy(&codes, q + 16 * i, sizeof codes);
+    const auto bits = static_cast<uint16_t>(_mm_movemask_epi8(_mm_slli_epi16(codes, 3)));
+    std::memcpy(out + 2 * i, &bits, sizeof bits);
+  }
+#else
   for (int i = 0; i < 4; ++i) {
     int byte = 0;
     for (int k = 0; k < 8; ++k) byte |= (q[8 * i + k] >> 4 & 1) << k;
     out[i] = static_cast<uint8_t>(byte);
   }
+#endif
 }
 
 /// Where codes of 4 bits and of 5 go in a block.
@@ -58,15 +67,25 @@ struct PutFiveBits {
   }
 };
 
-// What the searches try, in codes; any offset will do.
-constexpr float kScaledStep = 0.28f, kAffineStep = 0.13f, kAnyOffset = 1e30f;
+// What the searches try, in codes; any offset will do. Where all weights count alike eight do nearly as well as sixteen
+// (0.5 % more error), in half the time.
+constexpr int kEvenTried = 8;
+constexpr float kAnyOffset = 1e30f;
+template <int low>
+INFER_INLINE Lanes scaled_ends(bool weighted) {
+  return weighted ? ends_near(low, -low - 1, 0.28f) : ends_near<kEvenTried / 2>(low, -low - 1, 0.4f);
+}
+template <int high>
+INFER_INLINE Lanes affine_spreads(bool weighted) {
+  return weighted ? spreads_near(high, 0.13f) : spreads_near<kEvenTried>(high, 0.3f);
+}
 
 template <int low>
 INFER_INLINE bool encode_scaled(const float* weights, const float* importance, uint16_t& d, uint8_t q[32]) {
   constexpr NearestInteger nearest{low, -low - 1};
   Source<32> s;
-  take(weights, importance, s);
-  const float scale = scale_of(search_scale<32>(s.x, s.w, low, -low - 1, kScaledStep, 0, nearest));
+  const bool weighted = take(weights, importance, s);
+  const float scale = scale_of(search_scale<32>(s.x, s.w, scaled_ends<low>(weighted), 0, nearest));
   const Half half = half_scale(scale, s.unit, s.inverse);
   d = half.bits;
   choose_codes<32>(s.x, half.value, 0, -low, nearest, q);
@@ -79,7 +98,8 @@ INFER_INLINE bool encode_affine(const float* weights, const float* importance, u
   Source<32> s;
   const bool weighted = take(weights, importance, s);
   const RunSums run = sums_of_run<32>(s.x, s.w);
-  const Affine fit = search_affine<32>(s.x, s.w, run, high, kAnyOffset, kAffineStep, weighted ? 1 : 0);
+  const Affine fit =
+      search_affine<32>(s.x, s.w, run, high, kAnyOffset, affine_spreads<high>(weighted), weighted ? 1 : 0);
   const Half scale = half_scale(fit.scale, s.unit, s.inverse), offset = half_scale(fit.offset, s.unit, s.inverse);
   d = scale.bits;
   m = offset.bits;

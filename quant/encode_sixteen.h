@@ -19,14 +19,9 @@ struct Sixteen {
 };
 
 INFER_INLINE void take_sixteen(const float* weights, Sixteen& out) {
-  alignas(64) float across[32][kBlocks];
-  for (int b = 0; b < kBlocks; ++b)
-    for (int i = 0; i < 32; ++i) across[i][b] = weights[32 * b + i];
+  load_across(weights, out.x);
   Lanes largest = all(0);
-  for (int i = 0; i < 32; ++i) {
-    out.x[i] = load(across[i]);
-    largest = most(largest, size_of(out.x[i]));
-  }
+  for (const Lanes& x : out.x) largest = most(largest, size_of(x));
   alignas(64) float size[kBlocks], factor[kBlocks];
   store(size, largest);
   for (int b = 0; b < kBlocks; ++b) {
@@ -39,28 +34,22 @@ INFER_INLINE void take_sixteen(const float* weights, Sixteen& out) {
 /// A scale or an offset of each block, as f16 keeps it.
 struct Halves {
   uint16_t bits[kBlocks];
-  alignas(64) float value[kBlocks];
+  Lanes value;
   bool all_finite = true;
   INFER_INLINE Halves(const Lanes& numbers, const Sixteen& s) {
-    alignas(64) float number[kBlocks];
-    store(number, numbers);
-    for (int b = 0; b < kBlocks; ++b) {
-      const Half half = half_scale(number[b], s.unit[b], s.inverse[b]);
-      bits[b] = half.bits, value[b] = half.value, all_finite &= finite(half);
-    }
+    store_halves(bits, numbers * load(s.unit));
+    value = load_halves(bits) * load(s.inverse);
+    for (const uint16_t half : bits) all_finite &= (half & 0x7c00) != 0x7c00;
   }
 };
 
 template <class Nearest>
-INFER_INLINE void choose_codes_of_sixteen(const Sixteen& s, const Halves& scale, const Lanes& offset, float zero,
-                                          Nearest nearest, uint8_t (&q)[32][kBlocks]) {
-  alignas(64) float inverse[kBlocks];
-  for (int b = 0; b < kBlocks; ++b) inverse[b] = inverse_or_zero(scale.value[b]);
-  for (int i = 0; i < 32; ++i) store_bytes(q[i], nearest((s.x[i] - offset) * load(inverse)) + all(zero));
-}
-
-INFER_INLINE void codes_of(const uint8_t (&q)[32][kBlocks], int block, uint8_t out[32]) {
-  for (int i = 0; i < 32; ++i) out[i] = q[i][block];
+INFER_INLINE void choose_codes_of_sixteen(const Sixteen& s, const Lanes& scale, const Lanes& offset, float zero,
+                                          Nearest nearest, uint8_t (&codes)[kBlocks][32]) {
+  const Lanes inverse = inverse_or_zero(scale);
+  uint8_t q[32][kBlocks];
+  for (int i = 0; i < 32; ++i) store_bytes(q[i], nearest((s.x[i] - offset) * inverse) + all(zero));
+  transpose_bytes(q, codes);
 }
 
 /// False when a scale overflows; so with all functions here that answer.
@@ -74,10 +63,10 @@ INFER_INLINE bool encode_scaled_sixteen(const float* weights, Block* out, Put pu
   const Lanes largest = if_greater(all(0) - least_x, most_x, least_x, most_x);
   const Lanes share = all(1) / largest;  // of a block of zeros infinite, which comes to nothing below
   alignas(64) float ends[kLanes];
-  store(ends, ends_near(low, -low - 1, kScaledStep));
+  store(ends, scaled_ends<low>(false));
   ScaleSums<Lanes> best{all(0), all(0)};
   Lanes best_gain = all(-1);
-  for (int t = 0; t < kLanes; t += kTogether) {
+  for (int t = 0; t < kEvenTried; t += kTogether) {
     Lanes inverse[kTogether];
     ScaleSums<Lanes> sums[kTogether];
     for (int j = 0; j < kTogether; ++j) inverse[j] = all(ends[t + j]) * share, sums[j] = {all(0), all(0)};
@@ -98,12 +87,11 @@ INFER_INLINE bool encode_scaled_sixteen(const float* weights, Block* out, Put pu
   const Lanes scale =
       if_greater(size_of(largest), all(0), if_greater(best.qq, all(0), best.xq / best.qq, all(0)), all(0));
   const Halves d(scale, s);
-  uint8_t q[32][kBlocks], codes[32];
-  choose_codes_of_sixteen(s, d, all(0), -low, nearest, q);
+  uint8_t codes[kBlocks][32];
+  choose_codes_of_sixteen(s, d.value, all(0), -low, nearest, codes);
   for (int b = 0; b < kBlocks; ++b) {
-    codes_of(q, b, codes);
     out[b].d = d.bits[b];
-    put(codes, out[b]);
+    put(codes[b], out[b]);
   }
   return d.all_finite;
 }
@@ -126,15 +114,15 @@ INFER_INLINE bool encode_affine_sixteen(const float* weights, Block* out, Put pu
   const Lanes least_x = all(-1) * most_below, range = most_x - least_x, share = all(1) / range;
   const RunLanes run{all(32), sum_of_each(s.x)};
   alignas(64) float ends[kLanes];
-  store(ends, spreads_near(high, kAffineStep));
+  store(ends, affine_spreads<high>(false));
   Lanes scale = all(0), offset = run.x / run.w, least_error = offset * (offset * run.w - all(2) * run.x);
-  for (int t = 0; t < kLanes; t += kTogether) {
+  for (int t = 0; t < kEvenTried; t += kTogether) {
     Lanes inverse[kTogether];
     AffineSums<Lanes> sums[kTogether];
     for (int j = 0; j < kTogether; ++j) inverse[j] = all(ends[t + j]) * share, sums[j] = {all(0), all(0), all(0)};
     for (const Lanes& x : s.x) {
       for (int j = 0; j < kTogether; ++j) {
-        const Lanes q = clamped(rounded((x - least_x) * inverse[j]), 0, high);
+        const Lanes q = least(rounded((x - least_x) * inverse[j]), all(high));
         sums[j].q += q;
         sums[j].qq += q * q;
         sums[j].xq += q * x;
@@ -152,13 +140,12 @@ INFER_INLINE bool encode_affine_sixteen(const float* weights, Block* out, Put pu
   scale = if_greater(range, all(0), scale, all(0));
   offset = if_greater(range, all(0), offset, least_x);
   const Halves d(scale, s), m(offset, s);
-  uint8_t q[32][kBlocks], codes[32];
-  choose_codes_of_sixteen(s, d, load(m.value), 0, NearestInteger{0, high}, q);
+  uint8_t codes[kBlocks][32];
+  choose_codes_of_sixteen(s, d.value, m.value, 0, NearestInteger{0, high}, codes);
   for (int b = 0; b < kBlocks; ++b) {
-    codes_of(q, b, codes);
     out[b].d = d.bits[b];
     out[b].m = m.bits[b];
-    put(codes, out[b]);
+    put(codes[b], out[b]);
   }
   return d.all_finite && m.all_finite;
 }

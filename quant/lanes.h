@@ -11,6 +11,8 @@
 #include <immintrin.h>
 #endif
 
+#include "quant/half.h"
+
 namespace infer {
 namespace {
 
@@ -196,6 +198,90 @@ INFER_INLINE void store_bytes(uint8_t* out, const Lanes& v) {
   float x[kLanes];
   store(x, v);
   for (int i = 0; i < kLanes; ++i) out[i] = static_cast<uint8_t>(static_cast<int>(x[i]));
+#endif
+}
+
+// --- f16, exactly as half.h has it ---
+
+INFER_INLINE Lanes load_halves(const uint16_t* x) {
+  Lanes out;
+#if defined(__AVX512F__)
+  __m256i halves;
+  std::memcpy(&halves, x, sizeof halves);
+  out.part[0] = _mm512_maskz_cvtph_ps(0xffff, halves);
+#elif defined(__F16C__)
+  for (int i = 0; i < kParts; ++i) {
+    __m128i halves;
+    std::memcpy(&halves, x + kPartLanes * i, sizeof halves);
+    out.part[i] = _mm256_cvtph_ps(halves);
+  }
+#else
+  float wide[kLanes];
+  for (int i = 0; i < kLanes; ++i) wide[i] = f16_to_f32(x[i]);
+  out = load(wide);
+#endif
+  return out;
+}
+
+/// To nearest, ties to even, infinity where it overflows.
+INFER_INLINE void store_halves(uint16_t* out, const Lanes& v) {
+#if defined(__AVX512F__)
+  const __m256i halves = _mm512_maskz_cvtps_ph(0xffff, v.part[0], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  std::memcpy(out, &halves, sizeof halves);
+#elif defined(__F16C__)
+  for (int i = 0; i < kParts; ++i) {
+    const __m128i halves = _mm256_cvtps_ph(v.part[i], _MM_FROUND_TO_NEAREST_INT);
+    std::memcpy(out + kPartLanes * i, &halves, sizeof halves);
+  }
+#else
+  float x[kLanes];
+  store(x, v);
+  for (int i = 0; i < kLanes; ++i) out[i] = f32_to_f16(x[i]);
+#endif
+}
+
+// --- rows to lanes ---
+
+/// Lane b of out[i] is x[n * b + i].
+template <int n>
+INFER_INLINE void load_across(const float* x, Lanes (&out)[n]) {
+  static_assert(n % 4 == 0);
+  alignas(64) float across[n][kLanes];
+#if defined(__x86_64__)
+  for (int b = 0; b < kLanes; b += 4) {
+    for (int i = 0; i < n; i += 4) {
+      __m128 rows[4];
+      for (int k = 0; k < 4; ++k) rows[k] = _mm_loadu_ps(x + n * (b + k) + i);
+      _MM_TRANSPOSE4_PS(rows[0], rows[1], rows[2], rows[3]);
+      for (int k = 0; k < 4; ++k) _mm_store_ps(&across[i + k][b], rows[k]);
+    }
+  }
+#else
+  for (int b = 0; b < kLanes; ++b)
+    for (int i = 0; i < n; ++i) across[i][b] = x[n * b + i];
+#endif
+  for (int i = 0; i < n; ++i) out[i] = load(across[i]);
+}
+
+/// out[b][i] is q[i][b].
+INFER_INLINE void transpose_bytes(const uint8_t (&q)[32][kLanes], uint8_t (&out)[kLanes][32]) {
+#if defined(__x86_64__)
+  for (int half = 0; half < 2; ++half) {
+    // Each round pairs row i with row i + 8; after four of them bytes of one column lie side by side.
+    __m128i rows[16], next[16];
+    std::memcpy(rows, q[16 * half], sizeof rows);
+    for (int round = 0; round < 4; ++round) {
+      for (int i = 0; i < 8; ++i) {
+        next[2 * i] = _mm_unpacklo_epi8(rows[i], rows[i + 8]);
+        next[2 * i + 1] = _mm_unpackhi_epi8(rows[i], rows[i + 8]);
+      }
+      std::memcpy(rows, next, sizeof rows);
+    }
+    for (int b = 0; b < 16; ++b) std::memcpy(out[b] + 16 * half, &rows[b], 16);
+  }
+#else
+  for (int b = 0; b < kLanes; ++b)
+    for (int i = 0; i < 32; ++i) out[b][i] = q[i][b];
 #endif
 }
 

@@ -115,20 +115,22 @@ INFER_INLINE float peak(const float* x) {
   return -least_x > most_x ? least_x : most_x;
 }
 
-/// Codes of the largest weight that are worth trying: eight near `low`, eight near `high`, `step` apart.
+/// Codes of the largest weight that are worth trying: `each` near `low`, as many near `high`, `step` apart; then lanes
+/// that repeat some of these.
+template <int each = 8>
 INFER_INLINE Lanes ends_near(float low, float high, float step) {
-  const Lanes end = all(low) + numbers_over<8>() * all(high - low);
-  return end + (numbers_modulo<8>() - all(3.5f)) * all(step);
+  const Lanes end = all(low) + least(numbers_over<each>(), all(1)) * all(high - low);
+  return end + (numbers_modulo<each>() - all(0.5f * (each - 1))) * all(step);
 }
 
-/// The sums of the best scale found, of those that put the largest weight at ends_near(); then `rounds` times the best
-/// scale for the codes and the best codes for the scale.
+/// The sums of the best scale found, of those that put the largest weight at `ends`; then `rounds` times the best scale
+/// for the codes and the best codes for the scale.
 template <int n, class Nearest>
-INFER_INLINE ScaleSums<float> search_scale(const float* x, const float* w, float low, float high, float step,
-                                           int rounds, Nearest nearest) {
+INFER_INLINE ScaleSums<float> search_scale(const float* x, const float* w, const Lanes& ends, int rounds,
+                                           Nearest nearest) {
   const float largest = peak<n>(x);
   if (largest == 0) return {0, 0};
-  const Lanes inverse = ends_near(low, high, step) * all(1.0f / largest);
+  const Lanes inverse = ends * all(1.0f / largest);
   const ScaleSums<Lanes> tried = try_scales<n>(x, w, inverse, nearest);
   ScaleSums<float> best = pick(tried, index_of_largest(gain_of(tried)));
   for (int round = 0; round < rounds && best.qq > 0 && best.xq != 0; ++round) {
@@ -213,20 +215,23 @@ INFER_INLINE void solve(const AffineSums<Lanes>& s, const RunLanes& run, float m
   scale = if_greater(free_offset, all(most_offset), held, free_scale);
 }
 
-/// How many codes a run may be spread over, around `high` and `step` apart.
-INFER_INLINE Lanes spreads_near(float high, float step) { return all(high) + (numbers() - all(7.5f)) * all(step); }
+/// How many codes a run may be spread over: `count` around `high`, `step` apart; then lanes that repeat the last.
+template <int count = kLanes>
+INFER_INLINE Lanes spreads_near(float high, float step) {
+  return all(high) + (least(numbers(), all(count - 1)) - all(0.5f * (count - 1))) * all(step);
+}
 
-/// The best scale and offset found, of offsets up to `most_offset`: sixteen scales that spread the weights over about
-/// `high` codes, `step` codes apart; then, twice, sixteen near the best.
+/// The best scale and offset found, of offsets up to `most_offset`: scales that spread the weights over `spreads` of
+/// the codes 0..high; then, `rounds` times, sixteen near the best.
 template <int n>
 INFER_INLINE Affine search_affine(const float* x, const float* w, const RunSums& run, float high, float most_offset,
-                                  float step, int rounds) {
+                                  const Lanes& spreads, int rounds) {
   Lanes low = load(x), top = load(x);
   for (int i = kLanes; i < n; i += kLanes) low = least(low, load(x + i)), top = most(top, load(x + i));
   const float most_x = largest_lane(top), least_x = least(-largest_lane(all(0) - low), most_offset);
   const float range = most_x - least_x;
   if (range <= 0) return {0, least_x};
-  Lanes inverse = spreads_near(high, step) * all(1.0f / range), offset = all(least_x);
+  Lanes inverse = spreads * all(1.0f / range), offset = all(least_x);
   Affine best{0, least(run.x / run.w, most_offset)};
   float least_error = best.offset * (best.offset * run.w - 2 * run.x);
   for (int round = 0;; ++round) {

@@ -49,7 +49,7 @@ void convert_rows(const QuantizeJob& job, int64_t begin, int64_t end, char* out)
   std::vector<float> row(static_cast<size_t>(cols));
   for (int64_t r = begin; r < end; ++r, out += to_bytes) {
     const std::byte* from = apart ? job.source->parts[static_cast<size_t>(r / rows_to_slice)] : job.source->data;
-    decode_row(job.source->dtype, from + static_cast<size_t>(r % rows_to_slice) * from_bytes, row.data(), cols);
+    decode_weights(job.source->dtype, from + static_cast<size_t>(r % rows_to_slice) * from_bytes, row.data(), cols);
     const float* importance = job.importance ? job.importance->data() + r / job.rows_to_expert * cols : nullptr;
     const Encoded done = encode_weights(job.target.dtype, row.data(), importance, out, cols);
     if (done.fault == Encoded::none) continue;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
@@ -169,6 +170,36 @@ TEST_CASE("every level of the CPU writes the same bytes") {
     }
     REQUIRE(encode_weights(recorded.dtype, weights.data(), by.data(), got.data(), n).at == n);
     CHECK((got == want));
+  }
+}
+
+TEST_CASE("every level of the CPU reads every f16 as decode_row does, at any address and length") {
+  std::vector<char> halves(2 * 65536 + 1);
+  for (size_t i = 0; i < 65536; ++i) {
+    const auto half = static_cast<uint16_t>(i);
+    std::memcpy(halves.data() + 1 + 2 * i, &half, sizeof half);
+  }
+  std::vector<float> want(65536), got(want.size());
+  REQUIRE(decode_row(DType::F16, halves.data() + 1, want.data(), 65536));
+  for (const EncodeLevel level : {EncodeLevel::any, EncodeLevel::avx2, EncodeLevel::avx512}) {
+    if (level > encode_level()) continue;
+    REQUIRE(decode_weights(level, DType::F16, halves.data() + 1, got.data(), 65536));
+    CHECK(std::memcmp(got.data(), want.data(), 4 * want.size()) == 0);  // NaNs too
+    for (const int64_t n : {0, 1, 15, 16, 17, 47}) {
+      std::vector<float> short_row(48, -7.0f);
+      REQUIRE(decode_weights(level, DType::F16, halves.data() + 1, short_row.data(), n));
+      CHECK(std::memcmp(short_row.data(), want.data(), 4 * static_cast<size_t>(n)) == 0);
+      CHECK(short_row[static_cast<size_t>(n)] == -7.0f);
+    }
+    std::vector<char> blocks(static_cast<size_t>(row_bytes(DType::Q4_0, kRow)));
+    const std::vector<float> weights = normal_weights(kRow);
+    REQUIRE(encode_weights(DType::Q4_0, weights.data(), nullptr, blocks.data(), kRow).at == kRow);
+    std::vector<float> as_row(kRow), as_weights(kRow);
+    REQUIRE(decode_row(DType::Q4_0, blocks.data(), as_row.data(), kRow));
+    REQUIRE(decode_weights(level, DType::Q4_0, blocks.data(), as_weights.data(), kRow));
+    CHECK(as_row == as_weights);
+    CHECK_FALSE(decode_weights(level, DType::F16, halves.data(), got.data(), -1));
+    CHECK_FALSE(decode_weights(level, DType::I32, halves.data(), got.data(), 16));
   }
 }
 
