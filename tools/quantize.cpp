@@ -2,6 +2,8 @@
 // goes to stdout then; else only what is unusual is printed, beside a progress bar.
 #include <fmt/format.h>
 
+#include <map>
+
 #include "tools/common.h"
 #include "tools/terminal.h"
 
@@ -87,6 +89,11 @@ Arguments Command::arguments() {
   return a;
 }
 
+/// "blk.0.attn_q.weight", "blk.0.attn_q.weight and 89 more".
+std::string first_of(const std::vector<std::string>& names) {
+  return escaped(names.front()) + (names.size() > 1 ? fmt::format(" and {} more", names.size() - 1) : "");
+}
+
 void check(const Command& c) {
   const char* missing = c.in.empty()                          ? "IN"
                         : c.options.type.empty()              ? "TYPE"
@@ -110,6 +117,7 @@ int quantize_command(const Args& args) {
     bar.update(fraction);
     return !interrupted();
   };
+  std::map<std::string, std::vector<std::string>> replaced;
   c.options.on_tensor = [&](const QuantizedTensor& t) {
     if (c.options.dry_run) {
       write_out(line_of(t));
@@ -117,12 +125,11 @@ int quantize_command(const Args& args) {
       bar.clear();
       note("{}", line_of(t));
     }
-    if (t.note.empty()) return;
-    bar.clear();
-    note("warning: {}: {}\n", escaped(t.name), t.note);
+    if (!t.note.empty()) replaced[t.note].push_back(t.name);
   };
   const QuantizeReport report = quantize(c.in, c.out, c.options);
   bar.clear();
+  for (const auto& [text, names] : replaced) note("warning: {}: {}\n", first_of(names), text);
   for (const std::string& n : report.notes) note("note: {}\n", n);
   write_out(summary_of(report));
   if (c.options.dry_run) return write_out(fmt::format("the file would take {} bytes\n", report.file_bytes)), 0;
