@@ -112,7 +112,9 @@ ordered_json record(const LevelRow& row, const LevelsAbout& about) {
 std::string footer(const std::vector<LevelRow>& rows, const LevelsAbout& about) {
   const BenchRow& any = rows.front().prompt;
   std::string out = fmt::format("\n{}, {}\n", any.on_gpu() ? any.gpu_info : any.cpu_info,
-                                any.on_gpu() ? "GPU" : fmt::format("{} threads", any.n_threads));
+                                any.on_gpu()        ? "GPU"
+                                : any.n_threads > 0 ? fmt::format("{} threads", any.n_threads)
+                                                    : "CPU");
   if (rows.front().quality)
     out += fmt::format(
         "quality: {}, {} windows of {}, {} tokens scored, KL in nats from {}\n*: no other row is as fast and as near\n",

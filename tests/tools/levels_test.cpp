@@ -261,6 +261,10 @@ TEST_CASE("bench --levels: the numbers are those of quantize and perplexity") {
   REQUIRE(level.status == 0);
   const json r = json::parse(level.out)[0];
   CHECK_FALSE(r.contains("tg_avg_ts"));
+  const Outcome table = run({"bench", "-p", "0", "-n", "0", "-c", "64", "--chunks", "2", "-m", float_model(),
+                             "--levels", "q4_0", "--quality", text_file()});
+  CHECK(contains(table.out, "q4_0"));
+  CHECK_FALSE(contains(table.out, " 0 threads"));  // nothing was timed
   const Outcome p =
       run({"perplexity", "-m", q4, "--reference", float_model(), "-f", text_file(), "-c", "64", "--chunks", "2"});
   REQUIRE(p.status == 0);
