@@ -216,14 +216,14 @@ static __device__ __noinline__ void stage_residual() {
   if (!leaves) normalize_wide();
   if (warp < n_rows) {  // read after the sums are complete, hence after a barrier
     const float inverse = inverse_rms(total(ctx.reduce[warp]), dim, s.eps);
+    const float power = power_of_two(inverse);
     if (lane == 0) {
       if (s.form == ActForm::f16) {
-        const float power = power_of_two(inverse);
         ctx.factor[warp] = leaves ? inverse / ctx.ahead[warp] : 1.0f;
-        ctx.ahead[warp] = power > 0 && isfinite(power) ? power : 1.0f;
       } else {
         ctx.factor[warp] = leaves ? inverse : 1.0f;
       }
+      ctx.ahead[warp] = power > 0 && isfinite(power) ? power : 1.0f;  // for f16, should it come next
     }
   }
   if (ctx.single && blockIdx.x == 0) {

@@ -95,7 +95,7 @@ struct Layer {
 
   explicit Layer(const Shape& shape)
       : s(shape),
-        shared_dim(std::max<int64_t>(s.shared_dim, 32)),
+        shared_dim(s.shared_dim > 0 ? s.shared_dim : 256),
         router(s.router, s.n_experts, s.dim, 1),
         gate(stack(s.gate, s.n_experts, s.expert_dim, s.dim, 2)),
         up(stack(s.up, s.n_experts, s.expert_dim, s.dim, 3)),

@@ -102,20 +102,24 @@ double bar(DType weights, const std::string& kv) {
 }
 
 /// How far below the reference's largest logit the tokens of an answer lie at most, in roots of mean squares.
-double largest_gap(Engine& reference, Ids text, const Ids& answer) {
+std::vector<double> gaps_of(Engine& reference, Ids text, const Ids& answer) {
   const size_t n_prompt = text.size();
   text.insert(text.end(), answer.begin(), answer.end());
   const std::vector<float> rows = all_logits(reference, text);
   const size_t vocab = rows.size() / text.size();
-  double gap = 0;
+  std::vector<double> gaps;
   for (size_t i = 0; i < answer.size(); ++i) {
     const float* row = rows.data() + (n_prompt + i - 1) * vocab;
     double power = 0;
     for (size_t c = 0; c < vocab; ++c) power += static_cast<double>(row[c]) * row[c];
     const double rms = std::sqrt(power / static_cast<double>(vocab));
-    gap = std::max(gap, (*std::max_element(row, row + vocab) - row[answer[i]]) / rms);
+    gaps.push_back((*std::max_element(row, row + vocab) - row[answer[i]]) / rms);
   }
-  return gap;
+  return gaps;
+}
+double largest_gap(Engine& reference, const Ids& text, const Ids& answer) {
+  const std::vector<double> gaps = gaps_of(reference, text, answer);
+  return *std::max_element(gaps.begin(), gaps.end());
 }
 
 const char* const kModes[] = {"eager", "graph", "persistent", "auto"};
@@ -317,8 +321,11 @@ TEST_CASE("cuda engine: models with experts have the reference's tokens, one by 
         for (int64_t i = 0; i < n_seqs; ++i) {
           const Ids& answer = answers[static_cast<size_t>(i)];
           REQUIRE(answer.size() == 30);
-          // A choice of experts that hangs on a rounding may go the other way.
-          CHECK(largest_gap(oracle, prompt(20, i), answer) <= 8 * std::sqrt(bar(DType::Q8_0, "f32")));
+          // A choice of experts that hangs on a rounding may go the other way, for a token in ten.
+          const double most = 8 * std::sqrt(bar(weights == DType::F32 ? weights : DType::Q8_0, "f32"));
+          const std::vector<double> gaps = gaps_of(oracle, prompt(20, i), answer);
+          const auto beyond = std::count_if(gaps.begin(), gaps.end(), [&](double gap) { return !(gap <= most); });
+          CHECK(beyond <= (weights == DType::F32 ? 0 : 3));
         }
       }
   }
