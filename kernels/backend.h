@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "infer/error.h"
+#include "kernels/crossovers.h"
 #include "kernels/ops.h"
 
 namespace infer {
@@ -64,6 +65,17 @@ struct BackendStats {
   int64_t bytes = 0;        ///< currently allocated through allocate() and reserve()
 };
 
+/// A kernel of a device with kernels, as it is launched.
+struct KernelUse {
+  std::string name;                      ///< without parameters
+  int64_t n_launches = 0, n_blocks = 0;  ///< n_blocks: of a launch
+  int n_threads = 0, registers = 0;      ///< of a block, of a thread
+  int64_t local_bytes = 0;               ///< of a thread, in memory: what registers had no room for
+  int64_t shared_bytes = 0;              ///< of a block
+  int blocks_per_sm = 0;                 ///< that there is room for
+  double occupancy = 0;                  ///< the same as a share of the threads that an SM has room for
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -98,6 +110,11 @@ class Backend {
   virtual uint64_t stamp();
   virtual double seconds_between(uint64_t first, uint64_t second);
   virtual void forget_stamps() {}
+  /// The kernels that `fn`'s ops launch, of which nothing is computed; none where there are no kernels, or none are
+  /// told. Not within another call.
+  virtual std::vector<KernelUse> kernels_of(const std::function<void()>&) { return {}; }
+  /// The one that walks the whole step recorded as `key`; none where there is no such step.
+  virtual std::vector<KernelUse> kernels_of_step(uint64_t) { return {}; }
   /// Of the largest cache that all of the device shares; 0: not known.
   virtual size_t cache_bytes() const;
   /// Bytes that allocate() can still give on a device with memory of its own; nothing: host memory.
@@ -141,6 +158,8 @@ class Backend {
   virtual void run(uint64_t key, const std::function<void()>& fn) = 0;
 
   virtual BackendStats stats() const = 0;
+  /// What steps go by with the formats it was prepared for; empty where there is only one way.
+  virtual std::vector<FormatCrossovers> crossovers() const { return {}; }
 };
 
 struct BackendOptions {
@@ -153,6 +172,7 @@ struct BackendOptions {
   bool fusion = true;            ///< false: stages run as their definition, one primitive after another
   std::vector<std::string> unfused = {};  ///< the same for these stages alone, by name: see fused_stages()
   std::string act = {};  ///< activations in products: "" or "auto" as the weights' format, "f16", "bf16", "int8"
+  std::vector<FormatCrossovers> crossovers = {};  ///< cuda: instead of the built-in ones, where device and format match
 };
 
 /// Which stages a backend may fuse; the others run as their definition. moe_ffn goes with ffn.

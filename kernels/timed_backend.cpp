@@ -79,9 +79,32 @@ size_t TimedBackend::tally(const char* name) {
   return ops_.size() - 1;
 }
 
+void TimedBackend::note_kernels(const char* name, const std::function<void()>& fn) {
+  auto op = std::find_if(kernels_.begin(), kernels_.end(), [&](const OpKernels& o) { return o.name == name; });
+  if (op == kernels_.end()) op = kernels_.insert(op, {name, n_ops_steps_, {}});
+  if (op->step != n_ops_steps_) return;
+  for (const KernelUse& use : inner_->kernels_of(fn)) {
+    const auto same = std::find_if(op->kernels.begin(), op->kernels.end(), [&](const KernelUse& other) {
+      return other.name == use.name && other.n_blocks == use.n_blocks && other.n_threads == use.n_threads &&
+             other.shared_bytes == use.shared_bytes;
+    });
+    if (same == op->kernels.end())
+      op->kernels.push_back(use);
+    else
+      same->n_launches += use.n_launches;
+  }
+}
+
+std::vector<KernelUse> TimedBackend::kernels(const std::string& name) const {
+  for (const OpKernels& op : kernels_)
+    if (op.name == name) return op.kernels;
+  return {};
+}
+
 template <class Fn>
 void TimedBackend::op(const char* name, const OpCost& cost, Fn fn) {
   if (look_ != Look::ops || !in_step_) return fn();
+  note_kernels(name, fn);
   const size_t index = tally(name);
   const int64_t launches_before = launches();
   const uint64_t begin = inner_->stamp();
@@ -99,8 +122,10 @@ void TimedBackend::run(uint64_t key, const std::function<void()>& fn) {
   launches_begin_ = launches();
   cpu_begin_ = thread_cpu_seconds();
   in_step_ = true;
+  if (look_ == Look::ops) ++n_ops_steps_;
   timed_steps_.push_back({inner_->stamp(), 0});
   inner_->run(look_ == Look::ops ? 0 : key, fn);
+  if (look_ == Look::steps && step_kernels_.empty()) step_kernels_ = inner_->kernels_of_step(key);
 }
 
 uint64_t TimedBackend::mark() {

@@ -21,6 +21,13 @@ struct OpTally {
   double call_bytes = 0;  ///< most that one call touches
 };
 
+/// What the calls of an op launch in the first step that has it.
+struct OpKernels {
+  std::string name;
+  int64_t step = 0;  ///< that one's number
+  std::vector<KernelUse> kernels;
+};
+
 /// Steps so far. `seconds` of a step: from its first op to the end of its last, a draw included.
 struct StepTally {
   int64_t n_steps = 0, n_launches = 0;
@@ -50,6 +57,10 @@ class TimedBackend final : public Backend {
   const std::vector<OpTally>& ops() const { return ops_; }
   /// Those that were looked at in this way.
   const StepTally& steps(Look look) const { return steps_[static_cast<size_t>(look)]; }
+  /// Of an op; empty where the backend tells none. These and the next are not forgotten by reset().
+  std::vector<KernelUse> kernels(const std::string& op) const;
+  /// Of steps that were looked at as steps, where one kernel takes the whole of one.
+  const std::vector<KernelUse>& step_kernels() const { return step_kernels_; }
   /// Seconds of an op that has next to nothing to do.
   double launch_seconds();
 
@@ -70,6 +81,7 @@ class TimedBackend final : public Backend {
   size_t packed_bytes(const Tensor& host, WeightRole role) const override { return inner_->packed_bytes(host, role); }
   Tensor pack(const Tensor& host, WeightRole role, void* dst) const override { return inner_->pack(host, role, dst); }
   size_t cache_bytes() const override { return inner_->cache_bytes(); }
+  std::vector<FormatCrossovers> crossovers() const override { return inner_->crossovers(); }
 
   void embed(const EmbedArgs& args) override;
   void norm(const NormArgs& args) override;
@@ -106,6 +118,7 @@ class TimedBackend final : public Backend {
   template <class Fn>
   void op(const char* name, const OpCost& cost, Fn fn);
   size_t tally(const char* name);
+  void note_kernels(const char* name, const std::function<void()>& fn);
   StepTally& now() { return steps_[static_cast<size_t>(look_)]; }
   int64_t launches() const;
 
@@ -114,6 +127,9 @@ class TimedBackend final : public Backend {
   Look look_ = Look::nothing;
   std::vector<Share> shares_;
   std::vector<OpTally> ops_;
+  std::vector<OpKernels> kernels_;
+  std::vector<KernelUse> step_kernels_;
+  int64_t n_ops_steps_ = 0;        ///< looked at by ops, ever
   StepTally steps_[3];             // by Look
   std::vector<Timed> timed_;       // not collected yet
   std::vector<Step> timed_steps_;  // likewise

@@ -2,6 +2,7 @@
 // a byte of the weights moves.
 #include <algorithm>
 
+#include "runtime/crossovers.h"
 #include "runtime/engine_plan.h"
 #include "runtime/loader.h"
 #include "runtime/memory.h"
@@ -72,7 +73,8 @@ BackendOptions backend_options(const LoadOptions& options, int device_index) {
           .debug_sync = options.debug_sync,
           .fusion = options.fusion,
           .unfused = options.unfused,
-          .act = options.act};
+          .act = options.act,
+          .crossovers = checked_crossovers(options.crossovers)};
 }
 
 DeviceName parse_device(const std::string& text) {

@@ -4,6 +4,7 @@
 #include <new>
 #include <random>
 
+#include "runtime/crossovers.h"
 #include "runtime/engine_impl.h"
 
 namespace infer {
@@ -23,6 +24,7 @@ BackendOptions backend_options(const Model::Impl& model, const EngineOptions& en
   if (!engine.act.empty()) o.act = engine.act;
   o.debug_sync = o.debug_sync || engine.debug_sync;
   o.fusion = o.fusion && engine.fusion;
+  if (!engine.crossovers.empty()) o.crossovers = checked_crossovers(engine.crossovers);
   o.unfused.insert(o.unfused.end(), engine.unfused.begin(), engine.unfused.end());
   return o;
 }
@@ -161,6 +163,8 @@ EngineStats Engine::Impl::stats() const {
   return stats;
 }
 
+std::vector<Crossover> Engine::Impl::crossovers() const { return public_crossovers(backend_->crossovers()); }
+
 Engine::Engine(const Model& model, const EngineOptions& options) {
   try {
     impl_ = std::make_unique<Impl>(model, options);
@@ -196,5 +200,6 @@ Result Engine::generate(const Request& request, TokenCallback on_token) {
 
 void Engine::clear_cache() { impl_->clear_cache(); }
 EngineStats Engine::stats() const { return impl_->stats(); }
+std::vector<Crossover> Engine::crossovers() const { return impl_->crossovers(); }
 
 }  // namespace infer

@@ -43,6 +43,7 @@ struct Engine::Impl {
   void abandon(RequestId id);
   void require_outside_step() const;
   EngineStats stats() const;
+  std::vector<Crossover> crossovers() const;
   void clear_cache() { cache_.clear(); }
 
  private:

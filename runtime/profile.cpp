@@ -14,6 +14,14 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Look = TimedBackend::Look;
 
+std::vector<KernelProfile> kernels_of(const std::vector<KernelUse>& uses) {
+  std::vector<KernelProfile> out;
+  for (const KernelUse& k : uses)
+    out.push_back({k.name, k.n_launches, k.n_blocks, k.n_threads, k.registers, k.local_bytes, k.shared_bytes,
+                   k.blocks_per_sm, k.occupancy});
+  return out;
+}
+
 std::vector<int32_t> random_ids(int64_t n, int64_t vocab) {
   std::mt19937 random(1234);
   std::uniform_int_distribution<int32_t> draw(0, static_cast<int32_t>(vocab - 1));
@@ -30,22 +38,31 @@ void check(const ProfileOptions& o) {
   require(o.n_prompt >= 0 && o.n_prompt <= kMost, "n_prompt", o.n_prompt, "0 to 16777216");
   require(o.n_gen >= 0 && o.n_gen <= kMost, "n_gen", o.n_gen, "0 to 16777216");
   require(o.depth >= 0 && o.depth <= kMost, "depth", o.depth, "0 to 16777216");
+  require(o.n_seqs >= 1 && o.n_seqs <= 1024, "n_seqs", o.n_seqs, "1 to 1024");
   require(o.repetitions >= 1 && o.repetitions <= 1000, "repetitions", o.repetitions, "1 to 1000");
 }
 
-/// The steps of one phase: one sequence, over and over from the same depth.
+/// The steps of one phase: so many sequences side by side, over and over from the same depth.
 class Phase {
  public:
   Phase(const Model::Impl& model, const EngineOptions& options, const ProfileOptions& what)
-      : what_(what), prepared_(prepare(model, options, timed_)) {
+      : what_(what), prepared_(prepare(model, for_sequences(options, what.n_seqs), timed_)) {
     const StepLimits& limits = prepared_.plan.limits;
-    const int64_t n = what.depth + what.n_prompt + what.n_gen;
+    const int64_t n = end();
     if (n > limits.n_ctx)
       throw Error(ErrorKind::usage, "profile", "longer than the context", std::to_string(n) + " tokens",
                   "at most " + std::to_string(limits.n_ctx));
+    if (what.n_seqs > limits.max_tokens)
+      throw Error(ErrorKind::usage, "n_seqs", "more sequences than tokens in a step", std::to_string(what.n_seqs),
+                  "at most " + std::to_string(limits.max_tokens));
     runner_.emplace(model.config, model.weights, *prepared_.backend, limits, model.config.vocab);
     ids_ = random_ids(n, model.config.vocab);
-    for (PageId page = 0; page < (n + kPageTokens - 1) / kPageTokens; ++page) pages_.push_back(page);
+    const auto pages_each = static_cast<PageId>((n + kPageTokens - 1) / kPageTokens);
+    for (PageId s = 0; s < what.n_seqs; ++s) {
+      pages_.emplace_back();
+      for (PageId page = 0; page < pages_each; ++page) pages_.back().push_back(s * pages_each + page);
+      spans_.emplace_back(pages_.back());
+    }
     chunk_ = limits.max_tokens;
     if (prepared_.backend->samples(SampleRow{})) draw_.emplace();
   }
@@ -80,45 +97,82 @@ class Phase {
     return Engine::Impl::prepare(model, options, std::move(backend));
   }
 
-  /// The tokens before the phase.
-  void fill() {
-    for (int64_t at = 0; at < what_.depth; at += chunk_) step(at, std::min(chunk_, what_.depth - at), false);
+  static EngineOptions for_sequences(EngineOptions options, int64_t n_seqs) {
+    options.n_seqs = n_seqs;
+    return options;
   }
 
   int64_t end() const { return what_.depth + what_.n_prompt + what_.n_gen; }
 
+  /// The tokens before the phase.
+  void fill() { in_chunks(0, what_.depth, false); }
+
   void one_by_one() {
-    const int64_t n = what_.n_gen > 0 ? 1 : chunk_;
-    for (int64_t at = what_.depth; at < end(); at += n) step(at, std::min(n, end() - at), n == 1 || at + n >= end());
+    if (what_.n_gen == 0) return in_chunks(what_.depth, end(), true);
+    for (int64_t at = what_.depth; at < end(); ++at) step(all_at(at));
   }
 
-  void step(int64_t position, int64_t n, bool output) {
-    start(position, n, output);
+  /// One sequence's part of a step.
+  struct Part {
+    int64_t sequence, position, n;
+    bool output;
+  };
+
+  /// All sequences from `begin` to `to`, as many tokens at a time as a step has room for.
+  void in_chunks(int64_t begin, int64_t to, bool outputs) {
+    std::vector<Part> parts;
+    int64_t room = chunk_;
+    for (int64_t s = 0; s < what_.n_seqs; ++s)
+      for (int64_t at = begin; at < to;) {
+        const int64_t n = std::min(room, to - at);
+        parts.push_back({s, at, n, outputs && at + n >= to});
+        at += n, room -= n;
+        if (room > 0) continue;
+        step(parts);
+        parts.clear(), room = chunk_;
+      }
+    if (!parts.empty()) step(parts);
+  }
+
+  /// The token at `position` of every sequence.
+  std::vector<Part> all_at(int64_t position) const {
+    std::vector<Part> parts;
+    for (int64_t s = 0; s < what_.n_seqs; ++s) parts.push_back({s, position, 1, true});
+    return parts;
+  }
+
+  void step(const std::vector<Part>& parts) {
+    start(parts);
     runner_->finish();
     timed_->collect();
   }
 
-  void start(int64_t position, int64_t n, bool output) {
+  void start(const std::vector<Part>& parts) {
     if (what_.go_on && !what_.go_on()) throw Error(ErrorKind::run, "profile", "cancelled");
-    StepSequence sequence;
-    sequence.ids = std::span(ids_).subspan(static_cast<size_t>(position), static_cast<size_t>(n));
-    sequence.position = position;
-    sequence.pages = pages_;
-    sequence.n_outputs = output ? 1 : 0;
-    if (output && draw_) sequence.draw = &*draw_;
-    timed_->expect({{position, n}});
-    runner_->start(std::span(&sequence, 1));
+    std::vector<TimedBackend::Share> shares;
+    step_.clear();
+    for (const Part& part : parts) {
+      StepSequence sequence;
+      sequence.ids = std::span(ids_).subspan(static_cast<size_t>(part.position), static_cast<size_t>(part.n));
+      sequence.position = part.position;
+      sequence.pages = spans_[static_cast<size_t>(part.sequence)];
+      sequence.n_outputs = part.output ? 1 : 0;
+      if (part.output && draw_) sequence.draw = &*draw_;
+      step_.push_back(sequence);
+      shares.push_back({part.position, part.n});
+    }
+    timed_->expect(std::move(shares));
+    runner_->start(step_);
   }
 
   /// Token after token as the engine does it: where the device draws, a step begins before the host has seen the last.
   void run_ahead() {
-    const std::span<const PageId> pages(pages_);
-    start(what_.depth, 1, true);
+    start(all_at(what_.depth));
     for (int64_t at = what_.depth + 1; at < end(); ++at) {
       const bool ahead = runner_->can_start_next();
-      if (ahead) runner_->start_next(std::span(&pages, 1));
+      if (ahead) runner_->start_next(spans_);
       runner_->finish();
-      if (!ahead) start(at, 1, true);
+      if (!ahead) start(all_at(at));
     }
     runner_->finish();
     timed_->collect();
@@ -126,11 +180,12 @@ class Phase {
 
   void take_ops(StepProfile& out) const {
     out.n_steps = timed_->steps(Look::ops).n_steps;
-    out.n_tokens = what_.repetitions * (what_.n_prompt + what_.n_gen);
+    out.n_tokens = what_.repetitions * what_.n_seqs * (what_.n_prompt + what_.n_gen);
     out.step_seconds = timed_->steps(Look::ops).seconds;
     for (const OpTally& t : timed_->ops())
       out.stages.push_back({t.name, t.n_calls, t.n_launches, t.seconds, t.cost.weight_bytes, t.cost.activation_bytes,
-                            t.cost.flops, t.call_bytes});
+                            t.cost.flops, t.call_bytes, kernels_of(timed_->kernels(t.name))});
+    out.step_kernels = kernels_of(timed_->step_kernels());
   }
 
   ProfileOptions what_;
@@ -138,7 +193,9 @@ class Phase {
   Engine::Impl::Prepared prepared_;
   std::optional<StepRunner> runner_;
   std::vector<int32_t> ids_;
-  std::vector<PageId> pages_;
+  std::vector<std::vector<PageId>> pages_;      ///< of each sequence
+  std::vector<std::span<const PageId>> spans_;  ///< the same
+  std::vector<StepSequence> step_;
   int64_t chunk_ = 1;
   std::optional<SampleRow> draw_;  ///< the largest logit
 };

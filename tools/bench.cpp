@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "tools/baseline.h"
+#include "tools/bench_autotune.h"
 #include "tools/bench_batch.h"
 #include "tools/bench_explain.h"
 #include "tools/bench_flags.h"
@@ -156,9 +157,11 @@ int bench_command(const Args& args) {
   declare(a, f);
   if (!parse_or_help(a, args)) return 0;
   const bool depth_curve = wants_depth_curve(f);
-  check(f.modes, !depth_curve && wants_levels(f), f.tokenizer, f.repetitions, f.many.given || wants_explanation(f));
+  check(f.modes, !depth_curve && wants_levels(f), f.tokenizer, f.repetitions,
+        f.many.given || wants_explanation(f) || f.autotune);
   f.many.duration = f.modes.duration;
-  if (f.many.given) return bench_many(f);
+  if (f.autotune) return bench_autotune(f);
+  if (f.many.given && !f.roofline) return bench_many(f);
   if (wants_explanation(f)) return bench_explanation(f);
   if (!depth_curve && wants_levels(f)) return bench_levels(f);
   if (f.models.empty()) throw Error(ErrorKind::usage, "-m", "no model given; see infer bench --help");

@@ -21,6 +21,24 @@ namespace {
   throw Error(ErrorKind::usage, flag, why, found);
 }
 
+/// Of the flags for many sequences only -npl: lengths are -p and -n, as without it.
+void check_flags_of_many(const ManyFlags& f) {
+  const auto refuse_if = [](bool given, const char* flag, const char* why) {
+    if (given) refuse(flag, why);
+  };
+  const char* const lengths = "means nothing with --roofline, whose lengths are -p and -n";
+  const char* const load = "means nothing with --roofline";
+  refuse_if(!f.n_prompt.empty(), "-npp", lengths);
+  refuse_if(!f.n_gen.empty(), "-ntg", lengths);
+  refuse_if(f.shared_prompt, "-pps", load);
+  refuse_if(!f.arrivals.empty(), "--arrival", load);
+  refuse_if(!f.targets.empty(), "--sla", load);
+  refuse_if(!f.prompts_file.empty(), "--prompts", load);
+  refuse_if(f.n_pool > 0, "--kv-pool", load);
+  for (const int64_t n : f.n_seqs)
+    if (n < 1 || n > 1024) throw Error(ErrorKind::usage, "-npl", "out of range", std::to_string(n), "1 to 1024");
+}
+
 void check_flags(const BenchFlags& f) {
   const int asked = f.roofline + f.ladder + f.host_overhead;
   const char* flag = f.roofline ? "--roofline" : f.ladder ? "--ladder" : "--host-overhead";
@@ -33,6 +51,7 @@ void check_flags(const BenchFlags& f) {
   if (!f.levels.empty() || !f.kv_levels.empty()) refuse(flag, "not with --levels or --kv-levels");
   if (!f.quality_file.empty() || !f.reference.empty()) refuse(flag, "measures no quality");
   if (!f.plot.empty() && f.host_overhead) refuse("--plot", "draws nothing of --host-overhead");
+  if (f.roofline) check_flags_of_many(f.many);
   if (!f.plot.empty()) require_writable(f.plot);
 }
 
@@ -68,11 +87,17 @@ int bench_roofline(const BenchFlags& f) {
   const Model model = open_and_announce(f);
   Limits limits;
   std::vector<RooflinePhase> phases;
+  const std::vector<int64_t> counts = f.many.n_seqs.empty() ? std::vector<int64_t>{1} : f.many.n_seqs;
   for_cases(f, model, [&](BenchRow& row) {
-    limits.measure(on_gpu(model), static_cast<int>(row.c.n_threads), true);
-    RooflinePhase phase{row, {}};
-    phase.profile = profile_steps(model, engine_options(f.model.load, row.c), profile_options(row.c, f));
-    phases.push_back(std::move(phase));
+    for (const int64_t n_seqs : counts) {
+      if (interrupted()) return;
+      limits.measure(on_gpu(model), static_cast<int>(row.c.n_threads), true);
+      ProfileOptions options = profile_options(row.c, f);
+      options.n_seqs = n_seqs;
+      RooflinePhase phase{row, {}, n_seqs};
+      phase.profile = profile_steps(model, engine_options(f.model.load, row.c), options);
+      phases.push_back(std::move(phase));
+    }
   });
   limits.measure(on_gpu(model), f.n_threads.empty() ? 0 : static_cast<int>(f.n_threads[0]), true);
   for (RooflinePhase& phase : phases) {
@@ -130,7 +155,7 @@ void write_depth_curve(const std::string& path, const std::vector<BenchRow>& row
 }
 
 Model open_model(ModelFlags& flags, const std::string& path, const std::string& shape) {
-  if (!shape.empty()) return Model::random(shape, flags.load);
+  if (!shape.empty()) return random_model(shape, flags);
   flags.path = path;
   return flags.open();
 }

@@ -24,6 +24,7 @@ struct BenchFlags {
   std::string shape, quality_file, reference, plot;
   int64_t n_ctx = 0, n_windows = -1;                             ///< of the quality; 0: the table's usual context
   bool roofline = false, ladder = false, host_overhead = false;  ///< see bench_explain.h
+  bool autotune = false;                                         ///< see autotune.h
   BenchModes modes;
   ManyFlags many;
   bool warmup = true, bandwidth = false, tokenizer = false, progress = false;

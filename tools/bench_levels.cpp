@@ -182,7 +182,7 @@ class LevelBench {
     bar_.clear();  // loading has its own
     opener_.path = path;
     opener_.load.quant = quant;
-    if (!f_.shape.empty()) return Model::random(f_.shape, opener_.load);
+    if (!f_.shape.empty()) return random_model(f_.shape, opener_);
     return opener_.open();
   }
 

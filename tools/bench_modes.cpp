@@ -29,7 +29,7 @@ void check(const BenchModes& m, bool levels, bool tokenizer, int64_t repetitions
   if (m.any() && levels) refuse("--levels", "the table of levels has no --duration, --energy, --against and --startup");
   if (m.any() && tokenizer) refuse("--tokenizer", "encoding has no --duration, --energy, --against and --startup");
   if (many && (m.energy || !m.save.empty() || !m.against.empty() || m.startup || m.startup_marks))
-    refuse("-npl, --arrival, --sla, --roofline, --ladder",
+    refuse("-npl, --arrival, --sla, --roofline, --ladder, --autotune",
            "these tables have no --energy, --save, --against and --startup");
   const bool starts = m.startup || m.startup_marks;
   if (starts && (m.duration > 0 || m.energy || !m.save.empty() || !m.against.empty()))

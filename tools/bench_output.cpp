@@ -170,6 +170,10 @@ std::string last_lines(const BenchRow& row) {
   return out + fmt::format("build: {} ({})\n", INFER_BUILD_COMMIT, INFER_BUILD_NUMBER);
 }
 
+std::string build_id() {
+  return fmt::format("{}.{}.{} {}", INFER_VERSION_MAJOR, INFER_VERSION_MINOR, INFER_VERSION_PATCH, INFER_BUILD_COMMIT);
+}
+
 std::string size_text(size_t bytes) {
   const bool small = bytes < (1u << 30);
   return fmt::format("{:.2f} {}", static_cast<double>(bytes) / (small ? 1048576.0 : 1073741824.0),

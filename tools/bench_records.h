@@ -15,6 +15,8 @@ nlohmann::ordered_json limits_record(const BenchRow& row);
 nlohmann::ordered_json bench_record(const BenchRow& row);
 /// Below a table: measured limits, if there are any, and the build.
 std::string last_lines(const BenchRow& row);
+/// Version and commit: what was measured by one build need not hold for another.
+std::string build_id();
 /// "256.63 MiB", as llama-bench says it.
 std::string size_text(size_t bytes);
 

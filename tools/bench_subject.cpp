@@ -52,7 +52,7 @@ BenchSubject::BenchSubject(const BenchFlags& f, const std::string& mode) : flags
 }
 
 void BenchSubject::open() {
-  model_ = flags_.shape.empty() ? opener_.open() : Model::random(flags_.shape, opener_.load);
+  model_ = flags_.shape.empty() ? opener_.open() : random_model(flags_.shape, opener_);
   const ModelInfo& info = model_->info();
   if (!info.device_note.empty()) note("device: {}; {}\n", info.device, info.device_note);
   if (case_.n_ubatch == 0) case_.n_ubatch = default_ubatch(*model_);

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <memory>
 
+#include "tools/crossover_file.h"
 #include "tools/terminal.h"
 
 namespace infer::tools {
@@ -116,12 +117,19 @@ Model ModelFlags::open(bool vocab_only) {
     return !interrupted();
   };
   if (load.mmap) explain_bus_error(path);
+  if (saved_crossovers && !vocab_only) use_saved_crossovers(load);
   Model model = Model::load(path, load);
   load.progress = nullptr;
   bar.reset();
   for (const std::string& w : model.info().warnings)
     if (told_.insert(w).second) note("warning: {}\n", w);
   return model;
+}
+
+Model random_model(const std::string& shape, const ModelFlags& flags) {
+  LoadOptions load = flags.load;
+  if (flags.saved_crossovers) use_saved_crossovers(load);
+  return Model::random(shape, load);
 }
 
 void EngineFlags::add_to(Arguments& a) {

@@ -30,6 +30,7 @@ struct ModelFlags {
   std::string path;
   LoadOptions load;
   int64_t n_threads = -1;
+  bool saved_crossovers = true;  ///< use what `infer bench --autotune` has found out
   void add_to(Arguments& arguments);
   /// Checks that a path was given; progress bar; warnings to stderr, each once however many models are opened.
   Model open(bool vocab_only = false);
@@ -45,6 +46,9 @@ struct EngineFlags {
   void add_to(Arguments& arguments);
   EngineOptions options(const ModelFlags& model) const;
 };
+
+/// Model::random() as ModelFlags::open() loads a file: with what `infer bench --autotune` has found out.
+Model random_model(const std::string& shape, const ModelFlags& flags);
 
 /// Whether a GPU computes this model.
 bool on_gpu(const Model& model);

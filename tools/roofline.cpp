@@ -67,6 +67,24 @@ const Column kColumns[] = {
      }},
 };
 
+/// One of kernel_cells().
+template <size_t kCell>
+std::string kernel_cell(const RooflineRow& r, const RooflinePhase&) {
+  return kernel_cells(r.kernels)[kCell];
+}
+
+/// Only where there are kernels.
+const Column kKernelColumns[] = {{{"regs", 4, true}, kernel_cell<0>},
+                                 {{"smem KB", 7, true}, kernel_cell<1>},
+                                 {{"occupancy", 9, true}, kernel_cell<2>}};
+
+std::vector<Column> columns_of(const std::vector<RooflineRow>& rows) {
+  std::vector<Column> out(std::begin(kColumns), std::end(kColumns));
+  const bool kernels = std::any_of(rows.begin(), rows.end(), [](const RooflineRow& r) { return !r.kernels.empty(); });
+  if (kernels) out.insert(out.end(), std::begin(kKernelColumns), std::end(kKernelColumns));
+  return out;
+}
+
 std::string phase_name(const RooflinePhase& phase) { return phase.about.c.n_gen > 0 ? "generation" : "prompt"; }
 
 double per_token(const RooflinePhase& phase, double seconds) {
@@ -87,6 +105,11 @@ std::string below(const RooflinePhase& p, const RooflineRow& step) {
       "op by op {:.2f} us/token; as usual {:.2f} us on the device ({:+.1f} %), {:.2f} us on the wall: {:.2f} us "
       "({:.1f} %) between steps\n",
       step.us, whole, 100 * (whole / step.us - 1), wall, wall - whole, 100 * (wall - whole) / wall);
+  if (p.n_seqs > 1 && p.about.c.n_gen > 0)
+    out += fmt::format(
+        "a step makes {} tokens, one of each sequence, in {:.2f} us on the wall; times of the rows are a "
+        "token's share\n",
+        p.n_seqs, wall * static_cast<double>(p.n_seqs));
   if (p.profile.cache_bytes > 0)
     out += fmt::format("a step touches {:.1f} MB; the {} holds {:.1f} MB: {}\n", step.call_bytes / 1e6, p.cache_name(),
                        static_cast<double>(p.profile.cache_bytes) / 1e6,
@@ -97,14 +120,16 @@ std::string below(const RooflinePhase& p, const RooflineRow& step) {
 std::string phase_table(const RooflinePhase& phase) {
   const std::vector<RooflineRow> rows = roofline_rows(phase);
   std::vector<TableColumn> heads;
-  for (const Column& column : kColumns) heads.push_back(column.head);
+  const std::vector<Column> columns = columns_of(rows);
+  for (const Column& column : columns) heads.push_back(column.head);
   std::vector<std::vector<std::string>> cells;
   for (const RooflineRow& row : rows) {
     cells.emplace_back();
-    for (const Column& column : kColumns) cells.back().push_back(column.text(row, phase));
+    for (const Column& column : columns) cells.back().push_back(column.text(row, phase));
   }
-  return fmt::format("{}, {}, {}\n\n", phase_name(phase), phase.about.test_name(), phase.about.model_type) +
-         table_text(heads, cells) + "\n" + below(phase, rows.back()) + "\n";
+  const std::string many = phase.n_seqs > 1 ? fmt::format(", {} sequences at once", phase.n_seqs) : "";
+  return fmt::format("{}, {}{}, {}\n\n", phase_name(phase), phase.about.test_name(), many, phase.about.model_type) +
+         table_text(heads, cells) + "\n" + below(phase, rows.back()) + "\n" + kernels_text(rows);
 }
 
 const char* kind_name(RooflineRow::Kind kind) {
@@ -118,6 +143,7 @@ ordered_json record(const RooflinePhase& phase, const RooflineRow& row) {
             {"phase", phase_name(phase)},
             {"test", phase.about.test_name()},
             {"n_depth", phase.about.c.depth},
+            {"n_seqs", phase.n_seqs},
             {"row", kind_name(row.kind)},
             {"stage", row.name},
             {"us_per_token", row.us},
@@ -134,15 +160,19 @@ ordered_json record(const RooflinePhase& phase, const RooflineRow& row) {
             {"call_bytes", row.call_bytes},
             {"cache_bytes", phase.profile.cache_bytes},
             {"fits_cache", row.fits_cache}});
-  if (row.kind != RooflineRow::Kind::step) return j;
+  if (phase.about.on_gpu()) add_kernels(row.kernels, j);
   const RooflineVerdict v = verdict(phase);
-  j.update({{"bound", v.bound()},
-            {"explained_by_memory", v.memory},
-            {"explained_by_compute", v.compute},
-            {"explained_by_launches", v.launch},
-            {"explained_by_host", v.host},
-            {"device_us_per_token", per_token(phase, phase.profile.whole_seconds)},
-            {"wall_us_per_token", per_token(phase, phase.profile.wall_seconds)}});
+  ordered_json of_step = {{"bound", v.bound()},
+                          {"explained_by_memory", v.memory},
+                          {"explained_by_compute", v.compute},
+                          {"explained_by_launches", v.launch},
+                          {"explained_by_host", v.host},
+                          {"device_us_per_token", per_token(phase, phase.profile.whole_seconds)},
+                          {"wall_us_per_token", per_token(phase, phase.profile.wall_seconds)}};
+  // All records have the same keys, as a table of csv wants it.
+  if (row.kind != RooflineRow::Kind::step)
+    for (auto& item : of_step) item = nullptr;
+  j.update(of_step);
   return j;
 }
 
@@ -154,6 +184,7 @@ std::vector<RooflineRow> roofline_rows(const RooflinePhase& phase) {
   std::vector<RooflineRow> rows;
   RooflineRow step, between;
   step.kind = RooflineRow::Kind::step, step.name = "step";
+  step.kernels = p.step_kernels;
   step.us = per_token(phase, p.step_seconds), step.share = 1;
   double stage_seconds = 0;
   for (const StageProfile& s : p.stages) {
@@ -163,6 +194,7 @@ std::vector<RooflineRow> roofline_rows(const RooflinePhase& phase) {
     row.calls = static_cast<double>(s.n_calls) / tokens, row.launches = static_cast<double>(s.n_launches) / tokens;
     row.weight_bytes = s.weight_bytes / tokens, row.other_bytes = s.activation_bytes / tokens;
     row.flops = s.flops / tokens, row.call_bytes = s.call_bytes;
+    row.kernels = s.kernels;
     row.fits_cache = s.call_bytes <= static_cast<double>(p.cache_bytes);
     stage_seconds += s.seconds;
     step.calls += row.calls, step.launches += row.launches, step.flops += row.flops;

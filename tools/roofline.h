@@ -3,6 +3,8 @@
 // picture; bench_explain.cpp measures them.
 #pragma once
 
+#include <array>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -14,6 +16,7 @@ namespace infer::tools {
 struct RooflinePhase {
   BenchRow about;  ///< test, model and machine, with the measured limits
   StepProfile profile;
+  int64_t n_seqs = 1;  ///< so many of them at once
   double peak_gops() const { return about.on_gpu() ? 1e3 * about.tensor_peak_tflops : about.int8_peak_gops; }
   const char* peak_name() const { return about.on_gpu() ? "bf16" : "int8"; }
   const char* cache_name() const { return about.on_gpu() ? "L2" : "cache"; }
@@ -27,6 +30,7 @@ struct RooflineRow {
   double weight_bytes = 0, other_bytes = 0, flops = 0;
   double call_bytes = 0;  ///< most that one call touches; of the step: what one step touches
   bool fits_cache = false;
+  std::vector<KernelProfile> kernels = {};  ///< of a step: where it is one kernel as usual
   double bytes() const { return weight_bytes + other_bytes; }
   double gbps() const { return us > 0 ? bytes() / us / 1e3 : 0; }
   double gops() const { return us > 0 ? flops / us / 1e3 : 0; }
@@ -41,6 +45,14 @@ struct RooflineVerdict {
   double most() const;
 };
 RooflineVerdict verdict(const RooflinePhase& phase);
+
+// roofline_kernels.cpp: what a GPU's kernels ask of an SM.
+/// Most registers, most KB of shared memory and least occupancy of them; empty cells where there are none.
+std::array<std::string, 3> kernel_cells(const std::vector<KernelProfile>& kernels);
+/// The same and each kernel by itself; null and an empty list where there are none.
+void add_kernels(const std::vector<KernelProfile>& kernels, nlohmann::ordered_json& record);
+/// A row to a kernel of each stage, for below the stages' table; nothing where there are none.
+std::string kernels_text(const std::vector<RooflineRow>& rows);
 
 /// All phases in one of the forms of `infer bench -o`.
 std::string roofline_text(const std::string& form, const std::vector<RooflinePhase>& phases);

@@ -1,6 +1,6 @@
 // The CUDA backend: one device, one stream, kernels behind the same seam as `ref` and `cpu`. Three ways to run a step:
 //
-//   program  up to kMaxDecodeRows sequences that decode one token each, with wgmma fewer than kWgmmaLeast: run() lets
+//   program  up to kMaxDecodeRows sequences that decode one token each, fewer where crossovers.h says so: run() lets
 //            the stage calls write a program (program.h) once, and one persistent kernel walks it for every token
 //            after that (decode.cu).
 //   graph    other steps of at most kMaxGraphRows tokens: the launches are captured once per key and replayed.
@@ -11,8 +11,8 @@
 //
 // Files: cuda_memory.cpp allocates, moves and packs; cuda_ops.cpp launches primitives, cuda_stages.cpp, cuda_few.cpp
 // and cuda_experts.cpp stages of the graph and eager ways; cuda_run.cpp records and replays; cuda_sample.cpp draws
-// tokens; cuda_stamps.cpp tells the time of a step's parts; watched_backend.h names what fails. Nothing here knows
-// models, files or text.
+// tokens; cuda_stamps.cpp tells the time of a step's parts and cuda_kernels.cpp what they launch; watched_backend.h
+// names what fails. Nothing here knows models, files or text.
 #pragma once
 
 #include <array>
@@ -25,6 +25,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/activations.h"
+#include "kernels/cuda/crossovers.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/matmul_lt.h"
@@ -92,6 +93,11 @@ class CudaBackend : public Backend {
   void forget_stamps() override { n_stamps_ = 0; }
   size_t cache_bytes() const override { return device_.l2_bytes; }
 
+  // cuda_kernels.cpp
+  std::vector<KernelUse> kernels_of(const std::function<void()>& fn) override;
+  std::vector<KernelUse> kernels_of_step(uint64_t key) override;
+  std::vector<FormatCrossovers> crossovers() const override;
+
   void attn_in(const AttnInArgs&) override;
   void attn_out(const AttnOutArgs&) override;
   void ffn(const FfnArgs&) override;
@@ -152,7 +158,9 @@ class CudaBackend : public Backend {
   void prepare_programs();
   std::unique_ptr<Program> record(const std::function<void()>& fn, int64_t& n_tokens);
   bool place_program(Program& program);
+  bool persists() const;
   void run_program(Recorded& recorded);
+  Graph captured(const std::function<void()>& fn);
   GraphExec capture(const std::function<void()>& fn);
   void launch_stages(const Program& program);
 
@@ -160,6 +168,8 @@ class CudaBackend : public Backend {
   FusedStages fusion_;
   bool has_wgmma_ = false;
   Act act_ = Act::automatic;
+  std::vector<FormatCrossovers> told_crossovers_;  ///< BackendOptions::crossovers
+  CrossoverTable crossovers_;                      ///< what of them is for this device; made by prepare()
   std::unique_ptr<MatmulLt> lt_;
   std::string why_no_lt_;  ///< for people; empty when there is one, or no need of it
   Needs needs_;

@@ -109,6 +109,7 @@ CudaBackend::CudaBackend(const BackendOptions& options)
       mode_(parse_mode(options.mode)),
       fusion_(fused_stages(options)),
       act_(parse_act(options.act)),
+      told_crossovers_(options.crossovers),
       live_bytes_(std::make_shared<std::atomic<int64_t>>(0)) {
   if (options.debug_sync) mode_ = Mode::eager;
   use_device();

@@ -99,8 +99,7 @@ std::unique_ptr<Program> CudaBackend::record(const std::function<void()>& fn, in
   recorder_ = nullptr;
   n_tokens = recorder.n_tokens();
   auto program = recorder.finish();
-  // From three rows on tensor cores with the weights on the left are quicker, stage by stage.
-  if (has_wgmma_ && mode_ == Mode::automatic && n_tokens >= kWgmmaLeast) program = nullptr;
+  if (mode_ == Mode::automatic && n_tokens > crossovers_.program_most(needs_.matrix_formats)) program = nullptr;
   if (program && !place_program(*program)) program = nullptr;
   return program;
 }
@@ -151,10 +150,15 @@ void CudaBackend::launch_stages(const Program& p) {
   }
 }
 
+/// Whether one kernel walks a program.
+bool CudaBackend::persists() const {
+  const bool can = device_.cooperative && device_.major >= 9;
+  return mode_ == Mode::persistent || (mode_ == Mode::automatic && can);
+}
+
 void CudaBackend::run_program(Recorded& recorded) {
   Program& p = *recorded.program;
-  const bool can_persist = device_.cooperative && device_.major >= 9;
-  if (mode_ == Mode::persistent || (mode_ == Mode::automatic && can_persist)) {
+  if (persists()) {
     p.launch.parity = p.parity;
     launch_decode(p.launch, p.n_ctas, true, stream_.get());
     ++counters_.launches;
@@ -171,6 +175,14 @@ void CudaBackend::run_program(Recorded& recorded) {
 
 GraphExec CudaBackend::capture(const std::function<void()>& fn) {
   ++counters_.captures;
+  const Graph graph = captured(fn);
+  GraphExec exec;
+  check(cudaGraphInstantiate(exec.out(), graph.get(), 0), "instantiate a graph");
+  return exec;
+}
+
+/// The launches of fn, none of which is made.
+Graph CudaBackend::captured(const std::function<void()>& fn) {
   const int64_t launches = counters_.launches;
   Graph graph;
   check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "begin a capture");
@@ -181,10 +193,8 @@ GraphExec CudaBackend::capture(const std::function<void()>& fn) {
     throw;
   }
   check(cudaStreamEndCapture(stream_.get(), graph.out()), "end a capture");
-  GraphExec exec;
-  check(cudaGraphInstantiate(exec.out(), graph.get(), 0), "instantiate a graph");
-  counters_.launches = launches;  // captured, not launched
-  return exec;
+  counters_.launches = launches;
+  return graph;
 }
 
 void CudaBackend::run(uint64_t key, const std::function<void()>& fn) {

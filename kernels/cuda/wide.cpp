@@ -13,12 +13,10 @@ namespace infer::cuda {
 Way Wide::way(int64_t m, const Tensor& w) const {
   if (fixed) return Way::fixed;
   const int64_t k = w.cols();
-  const bool can = lt && k % 8 == 0 && m * k <= narrow.n_elements();
-  if (act == Act::int8) return Way::matvec;
-  if (ready(w)) return can && m > kMatvecMost ? Way::wide : Way::matvec;
-  if (act != Act::automatic) return can && block_rows(k) > 0 ? Way::wide : Way::matvec;
-  if (m <= kMatvecMost || !mma_takes(w)) return Way::matvec;
-  return can && m > kFewMost && block_rows(k) > 0 ? Way::wide : Way::few;
+  Possible can;
+  can.ready = ready(w), can.few = mma_takes(w);
+  can.wide = lt && k % 8 == 0 && m * k <= narrow.n_elements() && (can.ready || block_rows(k) > 0);
+  return choose_way(m, act, can, crossovers->at(w.dtype));
 }
 
 int64_t Wide::block_rows(int64_t k) const {

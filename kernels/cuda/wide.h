@@ -1,11 +1,13 @@
 // Products on the tensor cores, for the ops and stages of more rows than matvec takes: cuBLASLt multiplies activations
 // of 16 bits with weights of the same type. Plain weights are read where they lie, others are unpacked into scratch
-// first, a block of rows at a time. Knows when a product goes this way; activations come converted.
+// first, a block of rows at a time. Knows what can go this way (crossovers.h says what does); activations come
+// converted.
 #pragma once
 
 #include <initializer_list>
 
 #include "kernels/cuda/activations.h"
+#include "kernels/cuda/crossovers.h"
 #include "kernels/cuda/matmul_lt.h"
 #include "kernels/cuda/unpack_ahead.h"
 #include "kernels/ops.h"
@@ -14,18 +16,6 @@
 namespace infer::cuda {
 
 inline constexpr int64_t kMatvecRows = 4;  ///< rows of x that one matvec takes
-inline constexpr int64_t kMatvecMost =
-    2;  ///< rows up to which a quantised weight is read by matvec, where both ways could
-inline constexpr int64_t kWgmmaLeast = 3;  ///< rows from which wgmma beats mma
-inline constexpr int64_t kFewMost = 128;   ///< rows from which unpacking a quantised weight pays: 32 read it once
-
-/// How a product of m rows of x with a weight is made.
-enum class Way {
-  matvec,  ///< int8, 16- or 32-bit activations, up to 4 rows a pass, packed weights as they are
-  few,     ///< bf16 activations, packed weights unpacked in registers: memory's speed for up to 32 rows
-  wide,    ///< 16-bit activations, quantised weights unpacked into scratch, cuBLASLt: the tensor cores' speed
-  fixed,   ///< --deterministic: 16-bit activations, one order of sums for any number of rows
-};
 
 /// Of a plain type.
 inline int64_t element_bytes(DType dtype) { return row_bytes(dtype, 1); }
@@ -44,6 +34,7 @@ struct Wide {
   cudaStream_t stream;
   Act act;
   bool fixed;  ///< all products are Way::fixed
+  const CrossoverTable* crossovers;
 
   DType type(const Tensor& w) const { return operand_type(w.dtype, act); }
   bool ready(const Tensor& w) const { return lies_ready(w.dtype, act); }

@@ -47,6 +47,18 @@ struct RopeOptions {
   double yarn_ext_factor = -1, yarn_attn_factor = -1, yarn_beta_fast = -1, yarn_beta_slow = -1;  ///< -1: as in the file
 };
 
+/// How a GPU multiplies, by the rows of a step (one of each sequence that generates) and the weights' format. Measured by
+/// `infer bench --autotune`; there are built-in ones.
+struct Crossover {
+  std::string device;        ///< name of the GPUs that it holds for, "NVIDIA H200"; empty: of all
+  std::string format;        ///< of weights: "Q4_K"
+  int64_t program_most = 0;  ///< rows up to which one kernel takes the whole step, 0 to 4; of several formats the least
+  int64_t few_least = 0;     ///< from which packed weights are unpacked in registers, for tensor cores; 1 to 129: never
+  int64_t wide_least = 0;    ///< from which they are unpacked in memory, for cuBLASLt; 1 to 129
+};
+/// Throws Error(usage) naming the first field that is out of range, or a format that there is not.
+void validate(const std::vector<Crossover>& crossovers);
+
 struct LoadOptions {
   std::string device = "auto";  ///< "auto": the first GPU that the model fits on, else "cpu"; "cuda", "cuda:1", "cpu", "ref"
   bool mmap = true;             ///< false: read the file into memory instead of mapping it
@@ -62,6 +74,7 @@ struct LoadOptions {
   /// cpu and ref it is so anyway; cuda takes slower kernels, and no mode "persistent".
   bool deterministic = false;
   std::vector<std::string> unfused;  ///< the same for these stages alone: attn_in, attn_out, ffn (experts too), logits
+  std::vector<Crossover> crossovers;  ///< cuda: instead of the built-in ones, where device and format match
   std::vector<MetadataOverride> overrides;
   RopeOptions rope;
   std::string quant;              ///< one of quantize_types(): quantise while loading, to the weights that quantize() writes
@@ -275,6 +288,7 @@ struct EngineOptions {
   bool fusion = true;          ///< the same; off when either is
   bool deterministic = false;  ///< the same; on when either is
   std::vector<std::string> unfused;  ///< the same; off where either names a stage
+  std::vector<Crossover> crossovers;  ///< the same; empty: as the model was loaded with
   /// Positions of all sequences together; 0: n_seqs * n_ctx. With fewer, the newest sequence gives way when all are taken
   /// and is computed again later, with the same tokens.
   int64_t n_pool = 0;
@@ -350,6 +364,8 @@ class Engine {
   /// Forgets all cached prefixes.
   void clear_cache();
   EngineStats stats() const;
+  /// What the steps of a GPU go by, one for each format of its matrices; empty elsewhere.
+  std::vector<Crossover> crossovers() const;
 
   struct Impl;
   explicit Engine(std::unique_ptr<Impl> impl);
@@ -510,6 +526,19 @@ struct HostInfo {
 };
 HostInfo host_info();
 
+/// A kernel of a GPU as a stage launches it.
+struct KernelProfile {
+  std::string name;          ///< as in the source, with what it was made for: "matmul_wgmma_kernel<Q4_K, 16>"
+  int64_t n_launches = 0;    ///< in one step
+  int64_t n_blocks = 0;      ///< of a launch
+  int n_threads = 0;         ///< of a block
+  int registers = 0;         ///< of a thread
+  int64_t local_bytes = 0;   ///< of a thread, in memory: what registers had no room for
+  int64_t shared_bytes = 0;  ///< of a block
+  int blocks_per_sm = 0;     ///< that there is room for
+  double occupancy = 0;      ///< the same as a share of the threads that an SM has room for
+};
+
 /// One kind of op in the steps of a profile, all its calls together.
 struct StageProfile {
   std::string stage;        ///< "embed", "attn_in", "attention", "attn_out", "ffn" ...
@@ -520,12 +549,14 @@ struct StageProfile {
   double activation_bytes = 0;  ///< and of the KV cache; of a fused stage those of its definition, which it does not all move
   double flops = 0;         ///< multiply and add are two
   double call_bytes = 0;    ///< most that one call touches
+  std::vector<KernelProfile> kernels = {};  ///< on a GPU, of the first step that has this op
 };
 
 struct ProfileOptions {
   int64_t n_prompt = 0;     ///< tokens computed n_ubatch at a time ...
   int64_t n_gen = 0;        ///< ... or one after another; one of the two is 0
   int64_t depth = 0;        ///< tokens in the cache before them
+  int64_t n_seqs = 1;       ///< so many sequences of these lengths side by side; of profile_steps()
   int64_t repetitions = 3;  ///< added up, after one that does not count
   std::function<bool()> go_on;  ///< asked between steps; returning false cancels (Error run)
 };
@@ -542,6 +573,7 @@ struct StepProfile {
   int64_t n_whole_launches = 0;  ///< in these
   double launch_seconds = 0;  ///< of an op with next to no work: what each launch costs at least
   size_t cache_bytes = 0;     ///< of the largest cache; 0: not known
+  std::vector<KernelProfile> step_kernels;  ///< of a step that is one kernel as usual; else empty
 };
 /// Throws Error as Engine does. Draws count where the device makes them.
 StepProfile profile_steps(const Model& model, const EngineOptions& engine, const ProfileOptions& options);

@@ -127,6 +127,33 @@ TEST_CASE("profile: a prompt reads its weights once per step, and each stage has
   CHECK(ffn.call_bytes > bytes);
 }
 
+TEST_CASE("profile: many sequences share a step, and the weights that it reads") {
+  const Model model = load("q8_0.gguf", {.weights = DType::Q8_0});
+  ProfileOptions many = what(0, 3, 40);
+  many.n_seqs = 4;
+  const StepProfile one = profile_steps(model, engine_options(), what(0, 3, 40));
+  const StepProfile four = profile_steps(model, engine_options(), many);
+  CHECK(four.n_steps == one.n_steps);
+  CHECK(four.n_tokens == 4 * one.n_tokens);
+  const auto stages = by_name(four), alone = by_name(one);
+  CHECK(stages.at("ffn").weight_bytes == alone.at("ffn").weight_bytes);
+  CHECK(stages.at("ffn").flops == Approx(4 * alone.at("ffn").flops));
+  CHECK(stages.at("attention").activation_bytes == Approx(4 * alone.at("attention").activation_bytes));
+  CHECK(stages.at("logits").n_calls == alone.at("logits").n_calls);
+  CHECK(stages.at("ffn").kernels.empty());  // a CPU has none
+  CHECK(four.step_kernels.empty());
+
+  // Prompts of 20 tokens in steps of 32: two steps for three of them, the second sequence in both.
+  many = what(20, 0);
+  many.n_seqs = 3;
+  const StepProfile prompts = profile_steps(model, engine_options(32), many);
+  CHECK(prompts.n_steps == 2 * 2);
+  CHECK(prompts.n_tokens == 2 * 60);
+  CHECK(by_name(prompts).at("logits").n_calls == 4);
+  many.n_seqs = 0;
+  CHECK(usage_error(model, many).find("n_seqs") != std::string::npos);
+}
+
 TEST_CASE("profile: attention reads the cache of all tokens so far, within its window") {
   CHECK(seen_positions(0, 4, 0) == 1 + 2 + 3 + 4);
   CHECK(seen_positions(10, 2, 0) == 11 + 12);

@@ -124,6 +124,41 @@ TEST_CASE("roofline: the table says what fits into the cache only where it does"
   CHECK(roofline_text("json", {}) == "[]\n");
 }
 
+TEST_CASE("roofline: kernels have columns and a table of their own where there are some") {
+  CHECK_FALSE(contains(roofline_text("md", {some_phase()}), "occupancy"));
+  RooflinePhase phase = some_phase();
+  phase.about.gpu_info = "NVIDIA H200", phase.about.tensor_peak_tflops = 1;
+  phase.profile.stages[1].kernels = {{"norm_kernel", 1, 10, 256, 32, 0, 1024, 8, 1.0},
+                                     {"matmul_kernel<Q4_K>", 2, 132, 384, 168, 16, 204800, 1, 0.1875}};
+  phase.profile.step_kernels = {{"decode_kernel<1>", 1, 132, 544, 112, 0, 225280, 1, 0.265625}};
+  const std::string text = roofline_text("md", {phase});
+  std::vector<std::vector<std::string>> rows;
+  for (const std::string& line : lines_of(text))
+    if (line.starts_with("| ")) rows.push_back(cells_of(line));
+  CHECK(rows[0].back() == "occupancy");
+  CHECK(std::vector<std::string>(rows[1].end() - 3, rows[1].end()) == std::vector<std::string>{"", "", ""});
+  CHECK(std::vector<std::string>(rows[2].end() - 3, rows[2].end()) == std::vector<std::string>{"168", "200.0", "19 %"});
+  CHECK(std::vector<std::string>(rows[4].end() - 3, rows[4].end()) == std::vector<std::string>{"112", "220.0", "27 %"});
+  CHECK(rows[7] ==
+        std::vector<std::string>{"ffn", "matmul_kernel<Q4_K>", "2", "132", "384", "168", "16", "200.0", "1", "19 %"});
+  CHECK(rows[8][0] == "step as usual");
+  const json records = json::parse(roofline_text("json", {phase}));
+  CHECK(records[0]["registers"].is_null());
+  CHECK(records[1]["registers"] == 168);
+  CHECK(records[1]["local_bytes"] == 16);
+  CHECK(records[1]["occupancy"] == 0.1875);
+  CHECK(records[1]["kernels"].size() == 2);
+  CHECK(records[1]["kernels"][0]["shared_bytes"] == 1024);
+  CHECK_FALSE(json::parse(roofline_text("json", {some_phase()}))[0].contains("registers"));
+}
+
+TEST_CASE("roofline: lines of csv have a field for every column") {
+  const auto lines = lines_of(roofline_text("csv", {some_phase()}));
+  REQUIRE(lines.size() == 5);
+  const auto n_fields = [](const std::string& line) { return std::count(line.begin(), line.end(), ','); };
+  for (const std::string& line : lines) CHECK(n_fields(line) == n_fields(lines[0]));
+}
+
 TEST_CASE("ladder: a step gains over the step before, and a fusion over the step without it") {
   const std::vector<LadderRow> rows = {ladder_row("a", 10), ladder_row("b", 20), ladder_row("  without ffn", 16, true),
                                        ladder_row("  without logits", 19, true), ladder_row("c", 30)};
@@ -199,6 +234,25 @@ TEST_CASE("bench --roofline: stages of a prompt and of generation that add up, f
   CHECK(contains(table.out, "bound by: "));
   CHECK(contains(table.out, "prompt, pp8"));
   CHECK(contains(table.out, "generation, tg3"));
+}
+
+TEST_CASE("bench --roofline -npl: a table to each number of sequences at once") {
+  const json rows = json_of({"-m", float_model(), "--roofline", "-npl", "1,3", "-n", "2", "-p", "0"});
+  std::map<int, double> flops, weights;
+  for (const json& row : rows)
+    if (row["row"] == "step")
+      flops[row["n_seqs"]] = row["flops_per_token"], weights[row["n_seqs"]] = row["weight_bytes_per_token"];
+  REQUIRE(flops.size() == 2);
+  CHECK(flops[1] == Approx(flops[3]).epsilon(0.01));
+  CHECK(weights[3] < 0.5 * weights[1]);
+  const Outcome table = bench({"-m", float_model(), "--roofline", "-npl", "3"});
+  CHECK(table.status == 0);
+  CHECK(contains(table.out, ", 3 sequences at once, "));
+  CHECK(contains(table.out, "a step makes 3 tokens"));
+  check_refusals({{{"bench", "-m", tiny_bpe(), "--roofline", "-npl", "0"}, 2, "-npl: out of range"},
+                  {{"bench", "-m", tiny_bpe(), "--roofline", "-npl", "2", "-npp", "8"}, 2, "-npp: means nothing"},
+                  {{"bench", "-m", tiny_bpe(), "--roofline", "--arrival", "4/s"}, 2, "--arrival"}},
+                 "never");
 }
 
 TEST_CASE("bench --ladder: all steps of a CPU, and a picture of them") {
