@@ -1,6 +1,6 @@
 # Front door only: everything is built by CMakeLists.txt. `make` builds ./infer, `make demo` shows it, `make test` proves it.
 # Options: DEBUG=1, ASAN=1 (AddressSanitizer + UBSan), UNITY=1 (files compiled in groups: half the time when all is new),
-# JOBS=N, BUILD=folder. They count when a build folder is new.
+# JOBS=N, BUILD=folder, CCACHE_DISABLE=1 (ccache is taken where it is). They count when a build folder is new.
 # CUDA comes in when nvcc is on the machine; CUDA=0 leaves it out. It is compiled for the GPUs in this machine, and for
 # 90a (H100, H200) where there is none; CUDA_ARCHS="80;90a" says otherwise, and RELEASE=1 takes every architecture.
 MAKEFLAGS += --no-print-directory
@@ -23,7 +23,7 @@ ifndef CUDA_ARCHS
 CUDA_ARCHS := $(or $(shell $(GPU_ARCHS)),90a)
 endif
 CONFIG += $(if $(filter 1,$(UNITY)),-DINFER_UNITY=ON) $(if $(CUDA),-DINFER_CUDA=$(CUDA)) $(if $(CUDA_ARCHS),"-DINFER_CUDA_ARCHS=$(CUDA_ARCHS)")
-CONFIG += $(if $(shell command -v ninja),-G Ninja) $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
+CONFIG += $(if $(shell command -v ninja),-G Ninja) $(if $(CCACHE_DISABLE),,$(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache))
 
 # What Debian 12 needs beyond a shell; `make deps` installs what is missing and nothing else.
 PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libxxhash-dev libedit-dev \

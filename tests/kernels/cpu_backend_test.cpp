@@ -57,21 +57,24 @@ struct Weight {
   Buffer buffer;
 
   Weight(DType type, int64_t rows, int64_t cols, uint32_t seed) {
-    bytes.resize(static_cast<size_t>(tensor_bytes(type, rows, cols)));
-    const Floats values = random_floats(rows * cols, seed, 0.1f);
-    if (!encode_row(type, values.data(), bytes.data(), rows * cols)) random_blocks(type, seed);
+    bytes = encoded_once(type, rows, cols, seed, [&] {
+      std::vector<char> made(static_cast<size_t>(tensor_bytes(type, rows, cols)));
+      const Floats values = random_floats(rows * cols, seed, 0.1f);
+      if (!encode_row(type, values.data(), made.data(), rows * cols)) random_blocks(type, seed, made);
+      return made;
+    });
     host = Tensor(bytes.data(), type, {rows, cols});
   }
   // Formats that have no encoder here: any bits are codes, only the scales must be sensible.
-  void random_blocks(DType type, uint32_t seed) {
+  static void random_blocks(DType type, uint32_t seed, std::vector<char>& to) {
     std::mt19937 rng(seed);
-    for (char& c : bytes) c = static_cast<char>(rng());
+    for (char& c : to) c = static_cast<char>(rng());
     const auto block = static_cast<size_t>(find_format(type)->block_bytes);
     const uint16_t small = f32_to_f16(0.002f);
     const size_t at = type == DType::Q6_K ? block - 2 : 0;
-    for (size_t i = 0; i < bytes.size(); i += block) {
-      std::memcpy(&bytes[i + at], &small, 2);
-      if (type == DType::Q4_K || type == DType::Q5_K) std::memcpy(&bytes[i + 2], &small, 2);
+    for (size_t i = 0; i < to.size(); i += block) {
+      std::memcpy(&to[i + at], &small, 2);
+      if (type == DType::Q4_K || type == DType::Q5_K) std::memcpy(&to[i + 2], &small, 2);
     }
   }
   const Tensor& on(Backend& backend) {

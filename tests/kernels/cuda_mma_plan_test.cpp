@@ -2,7 +2,7 @@
 // kernel uses, followed through an emulated tensor-core instruction for every format.
 #include <array>
 #include <cstring>
-#include <map>
+#include <set>
 #include <tuple>
 #include <vector>
 
@@ -19,6 +19,7 @@ namespace {
 template <class... F>
 std::vector<MmaShape> shapes_of(FormatList<F...>) {
   std::vector<MmaShape> shapes;
+  std::set<std::tuple<int, int, int, int, int, int, int64_t>> seen;  // formats of equal chunks have equal shapes
   const auto add = [&]<class G>() {
     if constexpr (G::block > 1)
       for (const int64_t cols : {256, 2304, 14336})
@@ -34,7 +35,10 @@ std::vector<MmaShape> shapes_of(FormatList<F...>) {
                 s.chunk_bytes = Chunk<G>{std::min(groups, kChunk)}.bytes();
                 s.n_token_tiles = tokens, s.n_token_blocks = blocks;
                 s.token_bytes = std::min(groups, kChunk) * kGroup * 2;
-                shapes.push_back(s);
+                if (seen.emplace(s.n_units, s.tiles_per_unit, s.n_chunks, s.chunk_bytes, s.n_token_tiles,
+                                 s.n_token_blocks, s.token_bytes)
+                        .second)
+                  shapes.push_back(s);
               }
   };
   (add.template operator()<F>(), ...);
@@ -162,11 +166,12 @@ TEST_CASE("cuda mma: every tile of every chunk is taken once, in memory that the
           const MmaRange range(s.n_units, s.tiles_per_unit, s.n_chunks, plan, block, part);
           REQUIRE(range.n_items() > 0);
           MmaWalk walk(range);
-          std::map<int, int> next_chunk;  // of a tile: sums are added in the order of the chunks
+          // Of a tile: sums are added in the order of the chunks.
+          std::vector<int> next_chunk(static_cast<size_t>(s.n_units * s.tiles_per_unit));
           for (int i = 0; i < range.n_items(); ++i, walk.advance(range)) {
             const int tile = walk.unit(range) * s.tiles_per_unit + walk.tile_of_unit(range);
             ++taken[static_cast<size_t>(tile * s.n_chunks + walk.chunk)];
-            in_order = in_order && walk.chunk == range.first_chunk + next_chunk[tile]++;
+            in_order = in_order && walk.chunk == range.first_chunk + next_chunk[static_cast<size_t>(tile)]++;
             kept_fits = kept_fits && walk.tile < plan.kept_units * s.tiles_per_unit;
           }
         }

@@ -49,9 +49,13 @@ struct Weight {
 
   Weight(DType type, std::initializer_list<int64_t> shape, uint32_t seed) {
     host = Tensor(nullptr, type, shape);
-    const Floats values = random_floats(host.n_elements(), seed, 0.2f);
-    bytes.resize(static_cast<size_t>(tensor_bytes(type, host.n_elements() / host.cols(), host.cols())));
-    REQUIRE(encode_weights(type, values.data(), nullptr, bytes.data(), host.n_elements()).fault == Encoded::none);
+    const int64_t rows = host.n_elements() / host.cols();
+    bytes = encoded_once(type, rows, host.cols(), seed, [&] {
+      const Floats values = random_floats(host.n_elements(), seed, 0.2f);
+      std::vector<char> made(static_cast<size_t>(tensor_bytes(type, rows, host.cols())));
+      REQUIRE(encode_weights(type, values.data(), nullptr, made.data(), host.n_elements()).fault == Encoded::none);
+      return made;
+    });
     host.data = bytes.data();
   }
   Floats values() const {

@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <map>
 #include <random>
+#include <tuple>
 #include <vector>
 
 #include "kernels/tensor.h"
@@ -23,6 +25,16 @@ inline std::vector<float> random_floats(int64_t n, uint32_t seed, float scale = 
   std::vector<float> out(static_cast<size_t>(n));
   for (float& x : out) x = normal(generator);
   return out;
+}
+
+/// The bytes of a weight of random numbers, made once for each description: encoding them takes longer than all that
+/// tests of many small cases do with them.
+template <class Make>
+const std::vector<char>& encoded_once(DType type, int64_t rows, int64_t cols, uint32_t seed, const Make& make) {
+  static std::map<std::tuple<DType, int64_t, int64_t, uint32_t>, std::vector<char>> made;
+  std::vector<char>& bytes = made[{type, rows, cols, seed}];
+  if (bytes.empty()) bytes = make();
+  return bytes;
 }
 
 }  // namespace infer

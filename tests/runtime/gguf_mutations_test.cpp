@@ -14,18 +14,14 @@
 #include "runtime/tokenizer.h"
 #include "tests/catch.h"
 #include "tests/runtime/gguf_corpus.h"
+#include "tests/sanitized.h"
 #include "tests/tiny_model.h"
 
 using namespace infer;
+using test::kSanitized;
 namespace fs = std::filesystem;
 
 namespace {
-
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;  // reserves terabytes of addresses for itself
-#else
-constexpr bool kSanitized = false;
-#endif
 
 struct TemporaryFile {
   std::string path;

@@ -6,15 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "tests/sanitized.h"
 #include "tests/tiny_model.h"
 
 namespace infer::test {
-
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;  ///< reserves terabytes of addresses, and is slower
-#else
-constexpr bool kSanitized = false;
-#endif
 
 /// How a call went. `status` is 0 to 255, or -N when signal N ended it; kTimedOut when it had to be killed.
 constexpr int kTimedOut = -1000;
