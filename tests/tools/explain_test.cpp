@@ -269,7 +269,7 @@ TEST_CASE("bench --ladder: all steps of a CPU, and a picture of them") {
   for (const json& row : rows) without += row["without"].get<bool>();
   CHECK(without == 4);
   CHECK(well_formed(read_file(plot)));
-  if (kSanitized) return;  // minutes of quantising, by the code that quantised the tiny model above
+  if (kSanitized) return;  // the rest quantises 135 million weights, by the code that quantised the tiny model
   const Outcome shape = bench({"--shape", "135m", "--ladder", "-p", "0", "-n", "1", "-r", "1", "--no-warmup"});
   CHECK(shape.status == 0);
   CHECK(contains(shape.out, "left out: threads: one core"));
