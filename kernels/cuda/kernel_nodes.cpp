@@ -27,16 +27,18 @@ struct Driver {
   CUresult (*node_params)(CUgraphNode, CUDA_KERNEL_NODE_PARAMS_v2*) = nullptr;
   CUresult (*function_of)(CUfunction*, CUkernel) = nullptr;
   CUresult (*attribute)(int*, CUfunction_attribute, CUfunction) = nullptr;
+  CUresult (*set_attribute)(CUfunction, CUfunction_attribute, int) = nullptr;
   CUresult (*blocks_per_sm)(int*, CUfunction, int, size_t) = nullptr;
   CUresult (*name)(const char**, CUfunction) = nullptr;
   Driver() {
     find(node_params, "cuGraphKernelNodeGetParams");
     find(function_of, "cuKernelGetFunction");
     find(attribute, "cuFuncGetAttribute");
+    find(set_attribute, "cuFuncSetAttribute");
     find(blocks_per_sm, "cuOccupancyMaxActiveBlocksPerMultiprocessor");
     find(name, "cuFuncGetName");
   }
-  bool complete() const { return node_params && function_of && attribute && blocks_per_sm; }
+  bool complete() const { return node_params && function_of && attribute && set_attribute && blocks_per_sm; }
 };
 
 /// False where the driver does not tell.
@@ -60,6 +62,13 @@ bool describe(const Driver& driver, cudaGraphNode_t node, int sm_threads, Kernel
   use.n_threads = static_cast<int>(p.blockDimX * p.blockDimY * p.blockDimZ);
   use.local_bytes = local;
   use.shared_bytes = int64_t{p.sharedMemBytes} + shared;
+  // What a later launch of the kernel with less shared memory allowed is what the driver would count by.
+  int allowed = 0;
+  const auto wanted = static_cast<int>(p.sharedMemBytes);
+  if (!get(allowed, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)) return false;
+  if (allowed < wanted &&
+      driver.set_attribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, wanted) != CUDA_SUCCESS)
+    return false;
   if (driver.blocks_per_sm(&use.blocks_per_sm, function, use.n_threads, p.sharedMemBytes) != CUDA_SUCCESS) return false;
   use.occupancy = static_cast<double>(use.blocks_per_sm) * use.n_threads / sm_threads;
   return true;

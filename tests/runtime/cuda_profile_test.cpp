@@ -77,7 +77,7 @@ TEST_CASE("cuda profile: many sequences at once have kernels of their own, and w
 TEST_CASE("cuda profile: every way through the products gives the same logits, and an engine says which it goes by") {
   if (skipped()) return;
   const test::Folder folder;
-  for (const DType weights : {DType::Q8_0, DType::Q4_0, DType::BF16}) {
+  for (const DType weights : {DType::Q8_0, DType::F16, DType::BF16}) {
     test::TinyModel tiny;
     tiny.weights = weights;
     tiny.dim = 256, tiny.ffn_dim = 512, tiny.n_layers = 3;
