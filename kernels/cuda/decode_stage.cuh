@@ -163,12 +163,14 @@ static __device__ __noinline__ void stage_residual() {
   if (t * 8 < dim)
     w0 = reinterpret_cast<const float4*>(norm)[2 * t], w1 = reinterpret_cast<const float4*>(norm)[2 * t + 1];
   if (branch && post_norm) reduce_branch(branch, width);
-  uint4 next[2] = {};  // a row's first values, asked for while the row before is at hand
+  // A row's first values, asked for while the row before is at hand. Quantising a row leaves no time for that to pay.
+  const bool asks = M > 1 && !quantized;
+  uint4 next[2] = {};
   const auto ask = [&](int m) {
     const float* from = branch + m * width + t * 8;
     if (m < n_rows && branch && t * 8 < dim) next[0] = load_relaxed4(from), next[1] = load_relaxed4(from + 4);
   };
-  if constexpr (M > 1) ask(0);
+  if (asks) ask(0);
   for (int m = 0; m < n_rows; ++m) {
     const float ahead = s.form == ActForm::f16 && leaves ? ctx.ahead[m] : 1.0f;
     float squares = 0, factor = s.residual_scale;
@@ -185,8 +187,8 @@ static __device__ __noinline__ void stage_residual() {
         a = x[0], b = x[1];
         if (branch) {
           uint4 p = next[0], q = next[1];
-          if (M == 1 || base > 0) p = load_relaxed4(from), q = load_relaxed4(from + 4);
-          if (M > 1 && base == 0) ask(m + 1);
+          if (!asks || base > 0) p = load_relaxed4(from), q = load_relaxed4(from + 4);
+          if (asks && base == 0) ask(m + 1);
           poll_on(from, kEmpty, p);
           poll_on(from + 4, kEmpty, q);
           float4 c = as_floats(p), d = as_floats(q);
@@ -271,12 +273,13 @@ static __device__ __noinline__ void stage_vector() {
   const uint32_t copy = exchanged ? (ctx.parity + s.in_layer) & 1 : 0;
   const float* in = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
   if (exchanged) scout(in + (ctx.n_rows - 1) * s.in_width, cols);
-  uint4 next[2] = {};  // as in stage_residual
+  const bool asks = M > 1 && !quantized;  // as in stage_residual
+  uint4 next[2] = {};
   const auto ask = [&](int m) {
     const float* from = in + static_cast<int64_t>(m) * s.in_width + t * 8;
     if (m < ctx.n_rows && exchanged && t * 8 < cols) next[0] = load_relaxed4(from), next[1] = load_relaxed4(from + 4);
   };
-  if constexpr (M > 1) ask(0);
+  if (asks) ask(0);
   for (int m = 0; m < ctx.n_rows; ++m) {
     uint8_t* row = ctx.act_row(m);
     for (int base = 0; base < cols; base += kStep) {
@@ -285,8 +288,8 @@ static __device__ __noinline__ void stage_vector() {
       float4 a{}, b{};
       if (i < cols && exchanged) {  // whole sixteens
         uint4 p = next[0], q = next[1];
-        if (M == 1 || base > 0) p = load_relaxed4(from), q = load_relaxed4(from + 4);
-        if (M > 1 && base == 0) ask(m + 1);
+        if (!asks || base > 0) p = load_relaxed4(from), q = load_relaxed4(from + 4);
+        if (asks && base == 0) ask(m + 1);
         poll_on(from, kEmpty, p);
         poll_on(from + 4, kEmpty, q);
         a = as_floats(p), b = as_floats(q);
