@@ -68,8 +68,8 @@ void declare(Arguments& a, BenchFlags& f) {
   a.flag({"--ladder"}, "from plain F32 to INT4, a technique to a row (default -p 128 -n 32)", &f.ladder);
   a.flag({"--host-overhead"}, "what the host does while a device generates", &f.host_overhead);
   a.text({"--plot"}, "FILE", "draw --roofline, --ladder, -npl, several -d, or quality against speed, as SVG", &f.plot);
-  a.flag({"--autotune"},
-         "measure from how many sequences on a GPU multiplies in another way, and keep it for later runs", &f.autotune);
+  a.flag({"--autotune"}, "measure from how many sequences on another way to multiply pays; kept for later runs",
+         &f.autotune);
   declare(a, f.many);
   declare(a, f.modes);
   a.group("How");
