@@ -11,6 +11,8 @@ namespace infer {
 
 /// Rows of a step above which nothing is measured and nothing chosen.
 inline constexpr int64_t kMostCrossoverRows = 128;
+/// Rows above which no kernel takes a whole step.
+inline constexpr int64_t kMostProgramRows = 4;
 
 struct Crossovers {
   int64_t program_most = 0;  ///< rows up to which one kernel takes the whole step; 0 to 4

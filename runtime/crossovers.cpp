@@ -6,7 +6,7 @@
 namespace infer {
 namespace {
 
-constexpr int64_t kMostProgramRows = 4;
+static_assert(Crossover::most_rows == kMostCrossoverRows && Crossover::most_program == kMostProgramRows);
 
 void require(const char* field, int64_t value, int64_t least, int64_t most) {
   if (value < least || value > most)
@@ -21,9 +21,9 @@ std::vector<FormatCrossovers> checked_crossovers(const std::vector<Crossover>& r
   for (const Crossover& row : rows) {
     const FormatInfo* format = find_format(row.format);
     if (!format) throw Error(ErrorKind::usage, "crossovers", "no such format", "'" + escaped(row.format) + "'");
-    require("program_most", row.program_most, 0, kMostProgramRows);
-    require("few_least", row.few_least, 1, kMostCrossoverRows + 1);
-    require("wide_least", row.wide_least, 1, kMostCrossoverRows + 1);
+    require("program_most", row.program_most, 0, Crossover::most_program);
+    require("few_least", row.few_least, 1, Crossover::never);
+    require("wide_least", row.wide_least, 1, Crossover::never);
     out.push_back({row.device, format->id, {row.program_most, row.few_least, row.wide_least}});
   }
   return out;

@@ -70,22 +70,6 @@ void for_each_decoded(const FloatMatrix& m, Function&& fn) {
   }
 }
 
-/// A matrix in memory, in any format that can be decoded.
-struct StoredMatrix {
-  const HostTensor& tensor;
-  std::string name = tensor.name;
-  int64_t rows = tensor.dims[0], cols = tensor.dims[1];
-};
-
-template <class Function>
-void for_each_decoded(const StoredMatrix& m, Function&& fn) {
-  std::vector<float> weights(static_cast<size_t>(m.cols));
-  for (int64_t r = 0; r < m.rows; ++r) {
-    decode_row(m.tensor.dtype, m.tensor.data + r * row_bytes(m.tensor.dtype, m.cols), weights.data(), m.cols);
-    fn(weights);
-  }
-}
-
 // ---- plain numbers ------------------------------------------------------------
 
 struct PlainChoice {
@@ -230,7 +214,5 @@ KeptMatrix keep(const FloatMatrix& matrix, const KeepOptions& options) {
   std::string because = obstacle(matrix);
   return because.empty() ? keep_floats(matrix) : keep_plain(matrix, std::move(because), options.exact);
 }
-
-KeptMatrix widened(const HostTensor& matrix) { return keep_plain(StoredMatrix{matrix}, kNoKernel, false); }
 
 }  // namespace infer

@@ -59,7 +59,5 @@ struct KeepOptions {
 };
 KeptMatrix keep(const IntMatrix& matrix, const KeepOptions& options);
 KeptMatrix keep(const FloatMatrix& matrix, const KeepOptions& options);
-/// Such a matrix in W8F as plain numbers.
-KeptMatrix widened(const HostTensor& matrix);
 
 }  // namespace infer

@@ -113,25 +113,4 @@ void unpack_quantised(Checkpoint& checkpoint, const HfQuant& quant, const Unpack
   checkpoint.index_tensors();
 }
 
-bool widen_small_floats(Checkpoint& checkpoint, int n_threads) {
-  std::vector<HostTensor*> small;
-  std::vector<double> work;
-  for (HostTensor& tensor : checkpoint.tensors) {
-    if (tensor.dtype != DType::W8F) continue;
-    small.push_back(&tensor);
-    work.push_back(static_cast<double>(tensor.bytes));
-  }
-  if (small.empty()) return false;
-  std::vector<KeptMatrix> kept(small.size());
-  run_parallel(work, n_threads, [&](size_t i) { kept[i] = widened(*small[i]); }, {});
-  warn(checkpoint, kept);
-  const std::shared_ptr<OwnedBytes> owned = own_storage(checkpoint);
-  for (size_t i = 0; i < small.size(); ++i) {
-    *small[i] = std::move(kept[i].tensor);
-    owned->buffers.push_back(std::move(kept[i].bytes));
-  }
-  checkpoint.index_tensors();
-  return true;
-}
-
 }  // namespace infer

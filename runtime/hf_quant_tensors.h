@@ -21,8 +21,4 @@ struct UnpackOptions {
 /// not quantised here. Throws Error(bad_file).
 void unpack_quantised(Checkpoint& checkpoint, const HfQuant& quant, const UnpackOptions& options);
 
-/// Matrices in W8F as plain numbers, for a device without kernels for that; told in one line as above. False: there are
-/// none.
-bool widen_small_floats(Checkpoint& checkpoint, int n_threads);
-
 }  // namespace infer

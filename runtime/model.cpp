@@ -1,13 +1,13 @@
 // The public Model: loading, and text to ids and back. Chat templates are in chat.cpp, inspection in inspect.cpp.
 #include "runtime/model.h"
 
+#include <algorithm>
 #include <chrono>
 #include <new>
 
-#include "kernels/cpu/thread_pool.h"
 #include "models/arch.h"
+#include "quant/formats.h"
 #include "runtime/hf_folder.h"
-#include "runtime/hf_quant_tensors.h"
 #include "runtime/hf_tokenizer_config.h"
 #include "runtime/loader.h"
 #include "runtime/quantize_jobs.h"
@@ -52,6 +52,18 @@ void end_phase(const char* name, Clock::time_point start, ModelInfo& info) {
   info.load_phases.emplace_back(name, seconds(Clock::now() - start) - before);
 }
 
+bool has_gpu_formats(const Needs& needs) { return !std::ranges::all_of(needs.matrix_formats, decodable); }
+
+/// Again, as it is read for this device: the first time it was for a GPU, which is not taken after all.
+void read_for_host(Checkpoint& checkpoint, const LoadOptions& options, const std::string& device, ModelInfo& info) {
+  LoadOptions host = options;
+  host.device = device;
+  const std::string path = checkpoint.path;
+  checkpoint = {};  // before there are two of them
+  checkpoint = open_checkpoint(path, host);
+  info.warnings.insert(info.warnings.end(), checkpoint.warnings.begin(), checkpoint.warnings.end());
+}
+
 void load_weights_of(Checkpoint& checkpoint, const LoadOptions& options, Clock::time_point start, Model::Impl& model) {
   model.config = read_config(checkpoint);
   describe_config(model.config, model.info);
@@ -59,17 +71,20 @@ void load_weights_of(Checkpoint& checkpoint, const LoadOptions& options, Clock::
     checkpoint.refuse("tokenizer.ggml.tokens", "more tokens than rows of the embedding",
                       std::to_string(model.tokenizer->n_tokens()), "at most " + std::to_string(model.config.vocab));
   Weights unpacked;
-  std::vector<BoundTensor> bound = bind_weights(checkpoint, model.config, unpacked);
-  model.needs = model_needs(model.config, bound);
-  model.needs.deterministic = options.deterministic;
-  const DeviceChoice choice = choose_device(options, model.config, bound);
-  Backend* const backend = choice.backend.get();
-  if (!find_backend(choice.device.name).devices &&
-      widen_small_floats(checkpoint, options.n_threads > 0 ? options.n_threads : cpu::default_threads())) {
+  std::vector<BoundTensor> bound;
+  const auto bind = [&] {
     unpacked = {};
     bound = bind_weights(checkpoint, model.config, unpacked);
     model.needs = model_needs(model.config, bound);
     model.needs.deterministic = options.deterministic;
+  };
+  bind();
+  const DeviceChoice choice = choose_device(options, model.config, bound);
+  Backend* const backend = choice.backend.get();
+  if (!find_backend(choice.device.name).devices && has_gpu_formats(model.needs)) {
+    bound.clear();
+    read_for_host(checkpoint, options, choice.device.name, model.info);
+    bind();
   }
   require_room_for_weights(*backend, bound);
   model.device = choice.device.name;

@@ -6,19 +6,14 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "tools/compare.h"
+
 namespace infer::tools {
 namespace {
 
 using nlohmann::ordered_json;
 
-constexpr int64_t kNever = 129;
-constexpr int64_t kMostProgramRows = 4;
-
-double median_of(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
+double middle_of(const std::vector<double>& values) { return median_interval(values).middle; }
 
 const std::vector<double>& of(const TunedRows& row, TunedWay way) { return row.seconds[static_cast<size_t>(way)]; }
 
@@ -40,7 +35,7 @@ int n_changes(const Crossover& a, const Crossover& b) {
 
 /// The measured numbers of rows, and "never"; the usual one first.
 std::vector<int64_t> candidates(const std::vector<TunedRows>& table, int64_t usual) {
-  std::vector<int64_t> out = {usual, kNever};
+  std::vector<int64_t> out = {usual, Crossover::never};
   for (const TunedRows& row : table) out.push_back(row.rows);
   return out;
 }
@@ -85,7 +80,7 @@ ordered_json record(const TunedRows& row, const Crossover& usual, const Crossove
   return j;
 }
 
-std::string least(int64_t rows) { return rows == kNever ? "no measured number of" : std::to_string(rows); }
+std::string least(int64_t rows) { return rows == Crossover::never ? "no measured number of" : std::to_string(rows); }
 
 }  // namespace
 
@@ -97,14 +92,14 @@ const char* to_string(TunedWay way) {
 std::optional<double> TunedRows::median(TunedWay way) const {
   const std::vector<double>& rounds = of(*this, way);
   if (rounds.empty()) return std::nullopt;
-  return median_of(rounds);
+  return middle_of(rounds);
 }
 
 double TunedRows::saved(TunedWay way, TunedWay other) const {
   const std::vector<double>&a = of(*this, way), &b = of(*this, other);
   std::vector<double> shares;
   for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) shares.push_back(1 - a[i] / b[i]);
-  return shares.empty() ? 0 : median_of(shares);
+  return shares.empty() ? 0 : middle_of(shares);
 }
 
 TunedWay way_of(const Crossover& c, int64_t rows) {
@@ -117,7 +112,7 @@ Crossover choose_crossovers(const std::vector<TunedRows>& table, const Crossover
   constexpr double kSame = 1e-9;
   Crossover best = usual;
   double most = 0;
-  for (int64_t program = 0; program <= kMostProgramRows; ++program)
+  for (int64_t program = 0; program <= Crossover::most_program; ++program)
     for (const int64_t few : candidates(table, usual.few_least))
       for (const int64_t wide : candidates(table, usual.wide_least)) {
         Crossover c = usual;
@@ -132,9 +127,9 @@ Crossover choose_crossovers(const std::vector<TunedRows>& table, const Crossover
 
 Crossover forced(TunedWay way) {
   Crossover c;
-  c.program_most = way == TunedWay::program ? kMostProgramRows : 0;
-  c.few_least = way == TunedWay::few ? 1 : kNever;
-  c.wide_least = way == TunedWay::wide ? 1 : kNever;
+  c.program_most = way == TunedWay::program ? Crossover::most_program : 0;
+  c.few_least = way == TunedWay::few ? 1 : Crossover::never;
+  c.wide_least = way == TunedWay::wide ? 1 : Crossover::never;
   return c;
 }
 

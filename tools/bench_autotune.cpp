@@ -20,9 +20,7 @@ namespace infer::tools {
 namespace {
 
 constexpr int64_t kRows[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128};
-constexpr int64_t kMostRows = 128, kMostProgramRows = 4;
 constexpr int64_t kSteps = 16;  ///< timed as one
-constexpr int64_t kNever = 129;
 
 void refuse_flags(const BenchFlags& f) {
   const auto refuse = [](bool given, const char* flag) {
@@ -66,7 +64,7 @@ class Autotune {
       for (int64_t round = -1; round < f_.repetitions; ++round)  // the first meets every shape once and does not count
         for (const TunedWay way : kTunedWays) {
           Engine* engine = engines_[static_cast<size_t>(way)].get();
-          if (!engine || (way == TunedWay::program && rows > kMostProgramRows)) continue;
+          if (!engine || (way == TunedWay::program && rows > Crossover::most_program)) continue;
           const BatchTimes times = run_batch(*engine, {0, kSteps, rows}, model_.vocab(), random_, interrupted);
           if (interrupted()) return false;
           if (round >= 0) out.seconds[static_cast<size_t>(way)].push_back(times.gen / kSteps);
@@ -91,13 +89,13 @@ class Autotune {
 
  private:
   /// Plain weights are never unpacked in registers.
-  static bool is_packed(const Crossover& c) { return c.few_least < kNever; }
+  static bool is_packed(const Crossover& c) { return c.few_least < Crossover::never; }
   bool has_program() const { return model_.info().n_experts == 0; }
   Crossover chosen() const { return choose_crossovers(table_, usual_); }
 
   EngineOptions options(std::optional<TunedWay> way) const {
     EngineOptions o = subject_.engine_options();
-    fit_to_batch(o, {0, kSteps, kMostRows});
+    fit_to_batch(o, {0, kSteps, Crossover::most_rows});
     for (Crossover row : built_in_) {
       if (!way) break;
       const Crossover by = forced(*way);

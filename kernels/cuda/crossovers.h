@@ -18,6 +18,7 @@ inline constexpr int64_t kWgmmaLeast =
     3;  ///< rows from which wgmma beats mma, and stage by stage the persistent kernel
 inline constexpr int64_t kMatvecMost = 2;  ///< rows up to which matvec reads a weight best
 inline constexpr int64_t kNever = kMostCrossoverRows + 1;
+static_assert(kMostProgramRows == kMaxDecodeRows);
 
 /// How a product of m rows of x with a weight is made.
 enum class Way {

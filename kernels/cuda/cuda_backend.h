@@ -147,7 +147,7 @@ class CudaBackend : public Backend {
   void ffn_few(const FfnArgs&, const Tensor& out, bool accumulate);
   // cuda_tokens.cpp
   /// Whether products of m rows with all of these go token by token.
-  bool by_token(int64_t m, std::initializer_list<const Tensor*> weights) const;
+  bool by_token(int64_t m, std::initializer_list<const Tensor*> weights);
   bool experts_by_token(const MoeFfnArgs&) const;
   void attn_in_by_token(const AttnInArgs&);
   void attn_out_by_token(const AttnOutArgs&);

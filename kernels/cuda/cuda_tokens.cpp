@@ -7,9 +7,10 @@
 
 namespace infer::cuda {
 
-bool CudaBackend::by_token(int64_t m, std::initializer_list<const Tensor*> weights) const {
-  bool all = !needs_.deterministic && (act_ == Act::automatic || act_ == Act::int8) && m <= kMatvecMost;
-  for (const Tensor* w : weights) all = all && token_product_takes(*w);
+bool CudaBackend::by_token(int64_t m, std::initializer_list<const Tensor*> weights) {
+  const Wide wide = this->wide();
+  bool all = (act_ == Act::automatic || act_ == Act::int8) && m <= kMatvecMost;
+  for (const Tensor* w : weights) all = all && wide.way(m, *w) == Way::matvec && token_product_takes(*w);
   return all;
 }
 
@@ -54,8 +55,8 @@ void CudaBackend::attn_out_by_token(const AttnOutArgs& a) {
 }
 
 bool CudaBackend::experts_by_token(const MoeFfnArgs& a) const {
-  return !needs_.deterministic && (act_ == Act::automatic || act_ == Act::int8) &&
-         a.add.x.rows() <= kTokensAlone && token_experts_take(a);
+  return !needs_.deterministic && (act_ == Act::automatic || act_ == Act::int8) && a.add.x.rows() <= kTokensAlone &&
+         token_experts_take(a);
 }
 
 /// For one or two tokens three launches: gate and up as one where their formats are.

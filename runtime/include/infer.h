@@ -50,6 +50,7 @@ struct RopeOptions {
 /// How a GPU multiplies, by the rows of a step (one of each sequence that generates) and the weights' format. Measured by
 /// `infer bench --autotune`; there are built-in ones.
 struct Crossover {
+  static constexpr int64_t most_program = 4, most_rows = 128, never = most_rows + 1;
   std::string device;        ///< name of the GPUs that it holds for, "NVIDIA H200"; empty: of all
   std::string format;        ///< of weights: "Q4_K"
   int64_t program_most = 0;  ///< rows up to which one kernel takes the whole step, 0 to 4; of several formats the least

@@ -135,8 +135,8 @@ TEST_CASE("cuda deterministic: parts of a token's positions are cut by its seque
 
 TEST_CASE("cuda deterministic: activations have the form that prompts have, or are refused") {
   using cuda::Act;
-  for (const DType type : kFormats) CHECK(cuda::has_fixed_products(type, Act::automatic));
-  for (const DType type : kFormats) CHECK_FALSE(cuda::has_fixed_products(type, Act::int8));
+  for (const DType type : kWeightFormats) CHECK(cuda::has_fixed_products(type, Act::automatic));
+  for (const DType type : kWeightFormats) CHECK_FALSE(cuda::has_fixed_products(type, Act::int8));
   CHECK(cuda::has_fixed_products(DType::Q4_K, Act::bf16));
   CHECK(cuda::has_fixed_products(DType::BF16, Act::bf16));
   CHECK(cuda::has_fixed_products(DType::F16, Act::f16));
@@ -174,7 +174,7 @@ TEST_CASE("cuda deterministic: the order of a sum by wgmma is one for every size
             }
           }
   };
-  [&]<class... F>(FormatList<F...>) { (check_format.template operator()<F>(), ...); }(Formats{});
+  [&]<class... F>(FormatList<F...>) { (check_format.template operator()<F>(), ...); }(GpuFormats{});
 }
 
 TEST_CASE("cuda deterministic: a product's row has the same bits for any number of rows, in every format") {

@@ -143,7 +143,7 @@ float bf16(uint32_t bits) { return bits_float(bits << 16); }
 TEST_CASE("cuda mma: every tile of every chunk is taken once, in memory that there is") {
   for (const int n_ctas : {16, 132, 264}) {
     const MmaLimits limits{n_ctas, n_ctas == 264 ? 112 << 10 : 226 << 10, 8 << 20, 4096};
-    for (const MmaShape& s : shapes_of(Formats{})) {
+    for (const MmaShape& s : shapes_of(GpuFormats{})) {
       const MmaPlan plan = plan_mma(s, limits);
       INFO("units " << s.n_units << " x " << s.tiles_per_unit << ", chunks " << s.n_chunks << ", tokens "
                     << s.n_token_tiles * 8 << ", blocks " << s.n_token_blocks << ", CTAs " << n_ctas << ": "
@@ -209,7 +209,7 @@ TEST_CASE("cuda mma: fragments bring each weight together with its activation, i
         for (const int64_t cols : {256, 768, 2048, 2304}) check_fragments<F>(cols);
     }());
   };
-  all(Formats{});
+  all(GpuFormats{});
 }
 
 TEST_CASE("cuda mma: stored codes under an exponent of 2^7 are numbers, and scaling them rounds once") {

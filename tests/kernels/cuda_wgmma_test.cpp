@@ -67,7 +67,7 @@ TEST_CASE("cuda wgmma: an operand agrees with what a lane of the left operand br
 
 TEST_CASE("cuda wgmma: plans cover all units and columns, and fit") {
   const WgmmaLimits h200{kSms, kSharedBytes, {kSms, 64, 30, 14}}, alone{kSms, kSharedBytes, {kSms, 0, 0, 0}};
-  for (const WgmmaShape& s : shapes_of(Formats{}))
+  for (const WgmmaShape& s : shapes_of(GpuFormats{}))
     for (const WgmmaLimits& limits : {h200, alone}) {
       const WgmmaPlan plan = plan_wgmma(s, limits);
       INFO(s.n_units << " units of " << s.tiles_per_unit << ", " << s.n_blocks << " blocks, " << s.tokens << " tokens");

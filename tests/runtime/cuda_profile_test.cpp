@@ -20,6 +20,17 @@ bool skipped() {
   return true;
 }
 
+Model model_of(const test::Folder& folder, DType weights) {
+  test::TinyModel tiny;
+  tiny.weights = weights;
+  tiny.dim = 256, tiny.ffn_dim = 512, tiny.n_layers = 3;
+  const std::string path = folder / (std::to_string(static_cast<int>(weights)) + ".gguf");
+  test::write_tiny_model(path, tiny);
+  LoadOptions load;
+  load.device = "cuda";
+  return Model::load(path, load);
+}
+
 void check_kernels(const StageProfile& stage) {
   INFO(stage.stage);
   CHECK_FALSE(stage.kernels.empty());
@@ -45,14 +56,7 @@ void check_kernels(const StageProfile& stage) {
 TEST_CASE("cuda profile: many sequences at once have kernels of their own, and who is looked at computes the same") {
   if (skipped()) return;
   const test::Folder folder;
-  test::TinyModel tiny;
-  tiny.weights = DType::Q8_0;
-  tiny.dim = 256, tiny.ffn_dim = 512, tiny.n_layers = 3;
-  const std::string path = folder / "many.gguf";
-  test::write_tiny_model(path, tiny);
-  LoadOptions load;
-  load.device = "cuda";
-  const Model model = Model::load(path, load);
+  const Model model = model_of(folder, DType::Q8_0);
   EngineOptions options;
   options.n_ctx = 256;
   Request request;
@@ -78,14 +82,7 @@ TEST_CASE("cuda profile: every way through the products gives the same logits, a
   if (skipped()) return;
   const test::Folder folder;
   for (const DType weights : {DType::Q8_0, DType::F16, DType::BF16}) {
-    test::TinyModel tiny;
-    tiny.weights = weights;
-    tiny.dim = 256, tiny.ffn_dim = 512, tiny.n_layers = 3;
-    const std::string path = folder / ("ways" + std::to_string(static_cast<int>(weights)) + ".gguf");
-    test::write_tiny_model(path, tiny);
-    LoadOptions load;
-    load.device = "cuda";
-    const Model model = Model::load(path, load);
+    const Model model = model_of(folder, weights);
     EngineOptions options;
     options.n_ctx = 256;
     const auto logits = [&](int64_t n, const Crossover* numbers) {
@@ -127,14 +124,7 @@ TEST_CASE("cuda profile: bytes are the plan's, and a step as usual is one record
   if (skipped()) return;
   const test::Folder folder;
   for (const DType weights : {DType::BF16, DType::Q8_0}) {
-    test::TinyModel tiny;
-    tiny.weights = weights;
-    tiny.dim = 256, tiny.ffn_dim = 512, tiny.n_layers = 3;
-    const std::string path = folder / (std::to_string(static_cast<int>(weights)) + ".gguf");
-    test::write_tiny_model(path, tiny);
-    LoadOptions load;
-    load.device = "cuda";
-    const Model model = Model::load(path, load);
+    const Model model = model_of(folder, weights);
     EngineOptions options;
     options.n_ctx = 256;
     ProfileOptions what;
