@@ -272,6 +272,24 @@ TEST_CASE("an MXFP4 scale is a power of two, subnormal floats included") {
   CHECK(wrong == 0);
 }
 
+TEST_CASE("a weight of W8F is its number of 8 bits times the scale of its 128 columns") {
+  W8F::Block block{{0.5f, -3.0f}, {}};
+  for (int i = 0; i < W8F::block; ++i) block.code[i] = static_cast<uint8_t>(i);
+  std::vector<float> row(W8F::block);
+  REQUIRE(decode_row(DType::W8F, &block, row.data(), W8F::block));
+  for (int i = 0; i < W8F::block; ++i) {
+    const float wanted = (i < 128 ? 0.5f : -3.0f) * e4m3_to_f32(static_cast<uint8_t>(i));
+    CHECK((row[static_cast<size_t>(i)] == wanted || std::isnan(wanted)));
+  }
+  CHECK(row[0x38] == 0.5f);        // 1
+  CHECK(row[0x38 + 128] == 3.0f);  // -1
+  CHECK(find_format("W8F")->block_bytes == 264);
+  CHECK(row_bytes(DType::W8F, 512) == 2 * 264);
+  CHECK(row_bytes(DType::W8F, 384) == -1);
+  CHECK(gpu_decodable(DType::W8F));
+  CHECK_FALSE(decodable(DType::W8F));
+}
+
 TEST_CASE("a weight of W4G is its scale times the distance from the zero point, exactly") {
   W4G::Block block{};
   for (int i = 0; i < 16; ++i) block.qs[i] = static_cast<uint8_t>(i | (15 - i) << 4);
