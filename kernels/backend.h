@@ -156,6 +156,9 @@ class Backend {
   /// backend may record `fn`'s calls at the first sight of a key and replay them afterwards. Key 0: `fn` runs now, call
   /// by call, as for a step that is looked into. The step may still be under way on return: see wait().
   virtual void run(uint64_t key, const std::function<void()>& fn) = 0;
+  /// For profilers: runs the first `n_ops` (at least 1) ops of a step that run() knows as `key`, in the way in which it
+  /// runs all of them. `fn` asks for these ops and no more. What is computed is of no use; the next run() is sound.
+  virtual void run_prefix(uint64_t, int64_t, const std::function<void()>& fn) { run(0, fn); }
 
   virtual BackendStats stats() const = 0;
   /// What steps go by with the formats it was prepared for; empty where there is only one way.

@@ -42,9 +42,14 @@ void TimedBackend::reset() {
 }
 
 void TimedBackend::collect() {
-  for (const Timed& t : timed_) ops_[t.op].seconds += inner_->seconds_between(t.begin, t.end);
+  last_ops_.clear();
+  for (const Timed& t : timed_) {
+    last_ops_.push_back({ops_[t.op].name, inner_->seconds_between(t.begin, t.end)});
+    ops_[t.op].seconds += last_ops_.back().seconds;
+  }
   for (size_t i = 0; i < timed_steps_.size(); ++i) {
-    now().seconds += inner_->seconds_between(timed_steps_[i].begin, timed_steps_[i].end);
+    last_seconds_ = inner_->seconds_between(timed_steps_[i].begin, timed_steps_[i].end);
+    now().seconds += last_seconds_;
     if (i > 0) now().gap_seconds += inner_->seconds_between(timed_steps_[i - 1].end, timed_steps_[i].begin);
   }
   now().n_steps += static_cast<int64_t>(timed_steps_.size());
@@ -103,6 +108,7 @@ std::vector<KernelUse> TimedBackend::kernels(const std::string& name) const {
 
 template <class Fn>
 void TimedBackend::op(const char* name, const OpCost& cost, Fn fn) {
+  if (look_ == Look::prefixes && left_-- <= 0) return;
   if (look_ != Look::ops || !in_step_) return fn();
   const size_t index = tally(name);
   const int64_t launches_before = launches();
@@ -124,7 +130,14 @@ void TimedBackend::run(uint64_t key, const std::function<void()>& fn) {
   in_step_ = true;
   if (look_ == Look::ops) ++n_ops_steps_;
   timed_steps_.push_back({inner_->stamp(), 0});
-  inner_->run(look_ == Look::ops ? 0 : key, fn);
+  left_ = kWhole;
+  if (look_ == Look::prefixes && cut_ != kWhole) {
+    const auto prefix = [&] { left_ = cut_, fn(); };
+    if (cut_ > 0) inner_->run_prefix(key, cut_, prefix);
+    left_ = 0;  // for the draw, and where the prefix was replayed
+  } else {
+    inner_->run(look_ == Look::ops ? 0 : key, fn);
+  }
   if (look_ == Look::steps && step_kernels_.empty()) step_kernels_ = inner_->kernels_of_step(key);
 }
 

@@ -1,6 +1,7 @@
 // A backend whose time can be looked into: every op goes to another backend, fused stages as such, between two stamps
 // of that backend's clock. Looking at ops runs steps call by call; looking at steps leaves them as they are, recorded
-// or not. What an op moves and computes comes from its arguments (ops.h). Stamps are read between steps, by collect().
+// or not; looking at prefixes runs the beginnings of such steps and drops the rest. What an op moves and computes comes
+// from its arguments (ops.h). Stamps are read between steps, by collect().
 #pragma once
 
 #include <functional>
@@ -21,6 +22,12 @@ struct OpTally {
   double call_bytes = 0;  ///< most that one call touches
 };
 
+/// One call of an op, and how long it took.
+struct OpTime {
+  std::string name;
+  double seconds = 0;
+};
+
 /// What the calls of an op launch in the first step that has it.
 struct OpKernels {
   std::string name;
@@ -37,7 +44,8 @@ struct StepTally {
 
 class TimedBackend final : public Backend {
  public:
-  enum class Look { nothing, steps, ops };
+  enum class Look { nothing, steps, ops, prefixes };
+  static constexpr int64_t kWhole = INT64_MAX;
   /// Tokens of one sequence in a step: `n` from `position` on.
   struct Share {
     int64_t position, n;
@@ -51,8 +59,15 @@ class TimedBackend final : public Backend {
   void reset();
   /// The shares of the steps to come, which say what attention reads; the arguments of an op hold only device memory.
   void expect(std::vector<Share> shares) { shares_ = std::move(shares); }
+  /// Of the steps to come that are looked at as prefixes, only the first n_ops ops run, and a draw only if all do.
+  /// Steps of the same key have run as a whole before.
+  void cut_after(int64_t n_ops) { cut_ = n_ops; }
   /// Waits for what has been stamped and adds it up. Between steps.
   void collect();
+  /// Of the last of the steps collected last.
+  double last_seconds() const { return last_seconds_; }
+  /// The ops of the steps collected last, in order, where they were looked at.
+  const std::vector<OpTime>& last_ops() const { return last_ops_; }
   /// In the order of their first calls.
   const std::vector<OpTally>& ops() const { return ops_; }
   /// Those that were looked at in this way.
@@ -130,9 +145,12 @@ class TimedBackend final : public Backend {
   std::vector<OpKernels> kernels_;
   std::vector<KernelUse> step_kernels_;
   int64_t n_ops_steps_ = 0;        ///< looked at by ops, ever
-  StepTally steps_[3];             // by Look
+  StepTally steps_[4];             // by Look
   std::vector<Timed> timed_;       // not collected yet
   std::vector<Step> timed_steps_;  // likewise
+  double last_seconds_ = 0;
+  std::vector<OpTime> last_ops_;
+  int64_t cut_ = kWhole, left_ = kWhole;  ///< ops of a prefix; those of them that have not run yet
   bool in_step_ = false;
   double cpu_begin_ = 0;
   int64_t launches_begin_ = 0;

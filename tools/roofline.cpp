@@ -26,7 +26,7 @@ std::string mega(double value) {
   return value < 1e7 ? fmt::format("{:.2f}", value / 1e6) : fmt::format("{:.1f}", value / 1e6);
 }
 
-bool has_work(const RooflineRow& r) { return r.kind != RooflineRow::Kind::between; }
+bool has_work(const RooflineRow& r) { return r.kind == RooflineRow::Kind::stage || r.kind == RooflineRow::Kind::step; }
 
 const Column kColumns[] = {
     {{"stage", 14, false}, [](const RooflineRow& r, const RooflinePhase&) { return r.name; }},
@@ -91,6 +91,17 @@ double per_token(const RooflinePhase& phase, double seconds) {
   return 1e6 * seconds / static_cast<double>(std::max<int64_t>(1, phase.profile.n_tokens));
 }
 
+std::string how_timed(const StepProfile& p) {
+  if (p.n_prefixes == 0) return "a row's time: its ops', each timed by itself\n";
+  if (p.n_prefixes > p.n_prefix_ops)
+    return fmt::format("a row's time: how much longer a step takes with its ops, by all {} prefixes of a step\n",
+                       p.n_prefixes);
+  return fmt::format(
+      "a row's time: how much longer a step takes with its ops, by {} prefixes of steps of {} ops; times of single ops "
+      "divide what lies between two of them\n",
+      p.n_prefixes, p.n_prefix_ops);
+}
+
 std::string below(const RooflinePhase& p, const RooflineRow& step) {
   const RooflineVerdict v = verdict(p);
   const double whole = per_token(p, p.profile.whole_seconds), wall = per_token(p, p.profile.wall_seconds);
@@ -102,9 +113,11 @@ std::string below(const RooflinePhase& p, const RooflineRow& step) {
       100 * v.launch, 100 * v.host);
   if (v.most() > 1.05) out += "above 100 %: it came from a cache, or others were busy while the limits were measured\n";
   out += fmt::format(
-      "op by op {:.2f} us/token; as usual {:.2f} us on the device ({:+.1f} %), {:.2f} us on the wall: {:.2f} us "
-      "({:.1f} %) between steps\n",
-      step.us, whole, 100 * (whole / step.us - 1), wall, wall - whole, 100 * (wall - whole) / wall);
+      "the rows add up to {:.2f} us/token, {:+.1f} % of a step as usual: {:.2f} us on the device, {:.2f} us on the "
+      "wall, {:.2f} us ({:.1f} %) of it between steps\n",
+      per_token(p, p.profile.step_seconds), 100 * sum_error(p.profile), whole, wall, wall - whole,
+      100 * (wall - whole) / wall);
+  out += how_timed(p.profile);
   if (p.n_seqs > 1 && p.about.c.n_gen > 0)
     out += fmt::format(
         "a step makes {} tokens, one of each sequence, in {:.2f} us on the wall; times of the rows are a "
@@ -133,7 +146,8 @@ std::string phase_table(const RooflinePhase& phase) {
 }
 
 const char* kind_name(RooflineRow::Kind kind) {
-  return kind == RooflineRow::Kind::stage ? "stage" : kind == RooflineRow::Kind::between ? "between" : "step";
+  const char* const names[] = {"stage", "between", "sum", "step"};
+  return names[static_cast<size_t>(kind)];
 }
 
 ordered_json record(const RooflinePhase& phase, const RooflineRow& row) {
@@ -167,6 +181,10 @@ ordered_json record(const RooflinePhase& phase, const RooflineRow& row) {
                           {"explained_by_compute", v.compute},
                           {"explained_by_launches", v.launch},
                           {"explained_by_host", v.host},
+                          {"sum_us_per_token", per_token(phase, phase.profile.step_seconds)},
+                          {"sum_error", sum_error(phase.profile)},
+                          {"prefixes", phase.profile.n_prefixes},
+                          {"prefix_ops", phase.profile.n_prefix_ops},
                           {"device_us_per_token", per_token(phase, phase.profile.whole_seconds)},
                           {"wall_us_per_token", per_token(phase, phase.profile.wall_seconds)}};
   // All records have the same keys, as a table of csv wants it.
@@ -182,34 +200,38 @@ std::vector<RooflineRow> roofline_rows(const RooflinePhase& phase) {
   const StepProfile& p = phase.profile;
   const double tokens = static_cast<double>(std::max<int64_t>(1, p.n_tokens));
   std::vector<RooflineRow> rows;
-  RooflineRow step, between;
+  RooflineRow between, sum, step;
   step.kind = RooflineRow::Kind::step, step.name = "step";
   step.kernels = p.step_kernels;
-  step.us = per_token(phase, p.step_seconds), step.share = 1;
+  step.us = per_token(phase, p.whole_seconds), step.share = 1;
+  step.launches = static_cast<double>(p.n_whole_launches) / tokens;
   double stage_seconds = 0;
   for (const StageProfile& s : p.stages) {
     RooflineRow row;
     row.name = s.stage;
-    row.us = per_token(phase, s.seconds), row.share = s.seconds / p.step_seconds;
+    row.us = per_token(phase, s.seconds), row.share = s.seconds / p.whole_seconds;
     row.calls = static_cast<double>(s.n_calls) / tokens, row.launches = static_cast<double>(s.n_launches) / tokens;
     row.weight_bytes = s.weight_bytes / tokens, row.other_bytes = s.activation_bytes / tokens;
     row.flops = s.flops / tokens, row.call_bytes = s.call_bytes;
     row.kernels = s.kernels;
     row.fits_cache = s.call_bytes <= static_cast<double>(p.cache_bytes);
     stage_seconds += s.seconds;
-    step.calls += row.calls, step.launches += row.launches, step.flops += row.flops;
+    step.calls += row.calls, step.flops += row.flops;
     step.weight_bytes += row.weight_bytes, step.other_bytes += row.other_bytes;
     rows.push_back(row);
   }
   between.kind = RooflineRow::Kind::between, between.name = "between stages";
   between.us = per_token(phase, p.step_seconds - stage_seconds);
-  between.share = (p.step_seconds - stage_seconds) / p.step_seconds;
+  between.share = (p.step_seconds - stage_seconds) / p.whole_seconds;
+  sum.kind = RooflineRow::Kind::sum, sum.name = "sum";
+  sum.us = per_token(phase, p.step_seconds), sum.share = p.step_seconds / p.whole_seconds;
   step.call_bytes = step.bytes() * tokens / static_cast<double>(std::max<int64_t>(1, p.n_steps));
   step.fits_cache = step.call_bytes <= static_cast<double>(p.cache_bytes);
-  rows.push_back(between);
-  rows.push_back(step);
+  rows.insert(rows.end(), {between, sum, step});
   return rows;
 }
+
+double sum_error(const StepProfile& p) { return p.step_seconds / p.whole_seconds - 1; }
 
 const char* RooflineVerdict::bound() const {
   const double most = this->most();

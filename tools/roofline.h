@@ -1,6 +1,6 @@
-// Where the time of a prompt and of a generation goes: a row for every stage, what lies between them, and their sum,
-// with the bytes and operations of each and the limits that they meet. Knows numbers and their forms as text and as a
-// picture; bench_explain.cpp measures them.
+// Where the time of a prompt and of a generation goes: a row for every stage, what lies between them, their sum, and a
+// step as usual, with the bytes and operations of each and the limits that they meet. Knows numbers and their forms as
+// text and as a picture; bench_explain.cpp measures them.
 #pragma once
 
 #include <array>
@@ -22,21 +22,24 @@ struct RooflinePhase {
   const char* cache_name() const { return about.on_gpu() ? "L2" : "cache"; }
 };
 
-/// Per token. The times of the rows but the last add up to the last one's.
+/// Per token. `sum` adds up the rows above it; `step` is measured by itself, as steps always run.
 struct RooflineRow {
-  enum class Kind { stage, between, step } kind = Kind::stage;
+  enum class Kind { stage, between, sum, step } kind = Kind::stage;
   std::string name;
-  double us = 0, share = 0, calls = 0, launches = 0;  ///< share: of the step's time
+  double us = 0, share = 0, calls = 0, launches = 0;  ///< share: of the time of `step`
   double weight_bytes = 0, other_bytes = 0, flops = 0;
   double call_bytes = 0;  ///< most that one call touches; of the step: what one step touches
   bool fits_cache = false;
-  std::vector<KernelProfile> kernels = {};  ///< of a step: where it is one kernel as usual
+  std::vector<KernelProfile> kernels = {};  ///< of a step: where it is one kernel
   double bytes() const { return weight_bytes + other_bytes; }
   double gbps() const { return us > 0 ? bytes() / us / 1e3 : 0; }
   double gops() const { return us > 0 ? flops / us / 1e3 : 0; }
 };
-/// Stages in the order in which they run, "between stages", "step".
+/// Stages in the order in which they run, "between stages", "sum", "step".
 std::vector<RooflineRow> roofline_rows(const RooflinePhase& phase);
+
+/// How much more the rows add up to than the step takes, as a share of it.
+double sum_error(const StepProfile& profile);
 
 /// Shares of the time of a step as usual that each limit explains by itself; the largest names what binds.
 struct RooflineVerdict {

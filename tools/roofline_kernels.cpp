@@ -66,10 +66,9 @@ std::string kernels_text(const std::vector<RooflineRow>& rows) {
   std::vector<std::vector<std::string>> cells;
   for (const RooflineRow& row : rows)
     for (const KernelProfile& k : row.kernels)
-      cells.push_back({row.kind == RooflineRow::Kind::step ? "step as usual" : row.name, k.name,
-                       std::to_string(k.n_launches), std::to_string(k.n_blocks), std::to_string(k.n_threads),
-                       std::to_string(k.registers), std::to_string(k.local_bytes), kilo(k.shared_bytes),
-                       std::to_string(k.blocks_per_sm), percent(k.occupancy)});
+      cells.push_back({row.name, k.name, std::to_string(k.n_launches), std::to_string(k.n_blocks),
+                       std::to_string(k.n_threads), std::to_string(k.registers), std::to_string(k.local_bytes),
+                       kilo(k.shared_bytes), std::to_string(k.blocks_per_sm), percent(k.occupancy)});
   if (cells.empty()) return {};
   return table_text({{"stage", 13, false},
                      {"kernel", 30, false},

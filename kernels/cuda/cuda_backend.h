@@ -104,6 +104,7 @@ class CudaBackend : public Backend {
   void logits(const LogitsArgs&) override;
 
   void run(uint64_t key, const std::function<void()>& fn) override;
+  void run_prefix(uint64_t key, int64_t n_ops, const std::function<void()>& fn) override;
   BackendStats stats() const override;
 
  protected:
@@ -116,6 +117,7 @@ class CudaBackend : public Backend {
   struct Recorded {
     std::unique_ptr<Program> program;  ///< a step of one token per sequence; else captured, or call by call
     GraphExec graph[2];                ///< of the program's stages by the parity of its layers, or of the calls (first)
+    std::map<int64_t, GraphExec> prefixes;  ///< of run_prefix(), by ops, or by stages and parity
     bool seen = false;
     int64_t n_tokens = 0;
   };
@@ -158,11 +160,13 @@ class CudaBackend : public Backend {
   void prepare_programs();
   std::unique_ptr<Program> record(const std::function<void()>& fn, int64_t& n_tokens);
   bool place_program(Program& program);
+  void empty_exchange(const Program& program);
   bool persists() const;
-  void run_program(Recorded& recorded);
+  void run_program(Recorded& recorded, int32_t n_stages);
+  void replay(const GraphExec& graph);
   Graph captured(const std::function<void()>& fn);
   GraphExec capture(const std::function<void()>& fn);
-  void launch_stages(const Program& program);
+  void launch_stages(const Program& program, int32_t n_stages);
 
   Mode mode_ = Mode::automatic;
   FusedStages fusion_;

@@ -117,14 +117,8 @@ bool CudaBackend::place_program(Program& p) {
   for (size_t bytes : sizes) parts.push_back(base), base += bytes;
 
   p.place(parts[0]);
-  const std::vector<uint32_t> empty(p.exchange_bytes / 4, 0x80000000u);  // -0.0 everywhere
-  upload(parts[0], empty.data(), empty.size() * 4);
-  for (const DecodeStage& s : p.stages) {
-    if (s.output != StageOutput::hidden || s.hidden_form != ActForm::int8) continue;
-    const std::vector<uint8_t> codes(static_cast<size_t>(2 * p.n_rows * s.w[0].rows), 0x80);
-    upload(s.out_codes, codes.data(), codes.size());
-    break;
-  }
+  p.exchange = parts[0];
+  empty_exchange(p);
   upload(parts[2], p.stages.data(), p.stages.size() * sizeof(DecodeStage));
   p.memory = program_memory_;
   p.launch.stages = reinterpret_cast<const DecodeStage*>(parts[2]);
@@ -137,8 +131,20 @@ bool CudaBackend::place_program(Program& p) {
   return true;
 }
 
-void CudaBackend::launch_stages(const Program& p) {
-  for (int i = 0; i < static_cast<int>(p.stages.size()); ++i) {
+/// As it is before the first step.
+void CudaBackend::empty_exchange(const Program& p) {
+  const std::vector<uint32_t> empty(p.exchange_bytes / 4, 0x80000000u);  // -0.0 everywhere
+  upload(p.exchange, empty.data(), empty.size() * 4);
+  for (const DecodeStage& s : p.stages) {
+    if (s.output != StageOutput::hidden || s.hidden_form != ActForm::int8) continue;
+    const std::vector<uint8_t> codes(static_cast<size_t>(2 * p.n_rows * s.w[0].rows), 0x80);
+    upload(s.out_codes, codes.data(), codes.size());
+    break;
+  }
+}
+
+void CudaBackend::launch_stages(const Program& p, int32_t n_stages) {
+  for (int32_t i = 0; i < n_stages; ++i) {
     DecodeLaunch one = p.launch;
     one.parity = p.parity;
     one.begin = i, one.end = i + 1;
@@ -156,21 +162,32 @@ bool CudaBackend::persists() const {
   return mode_ == Mode::persistent || (mode_ == Mode::automatic && can);
 }
 
-void CudaBackend::run_program(Recorded& recorded) {
+/// The first n_stages stages. All of them leave the exchange ready for the next step; some of them do not, since what
+/// they end before still holds what the layer before wrote.
+void CudaBackend::run_program(Recorded& recorded, int32_t n_stages) {
   Program& p = *recorded.program;
+  const bool whole = n_stages == static_cast<int32_t>(p.stages.size());
+  if (n_stages == 0) return;
+  if (p.was_cut) empty_exchange(p);
+  p.was_cut = !whole;
   if (persists()) {
-    p.launch.parity = p.parity;
-    launch_decode(p.launch, p.n_ctas, true, stream_.get());
+    DecodeLaunch launch = p.launch;
+    launch.parity = p.parity, launch.end = n_stages;
+    launch_decode(launch, p.n_ctas, true, stream_.get());
     ++counters_.launches;
   } else if (mode_ == Mode::eager) {
-    launch_stages(p);
+    launch_stages(p, n_stages);
   } else {
-    GraphExec& graph = recorded.graph[p.parity];
-    if (!graph) graph = capture([&] { launch_stages(p); });
-    check(cudaGraphLaunch(graph.get(), stream_.get()), "replay a graph");
-    ++counters_.launches;
+    GraphExec& graph = whole ? recorded.graph[p.parity] : recorded.prefixes[int64_t{2} * n_stages + p.parity];
+    if (!graph) graph = capture([&] { launch_stages(p, n_stages); });
+    replay(graph);
   }
-  p.parity = (p.parity + static_cast<uint32_t>(p.n_layers)) & 1;
+  if (whole) p.parity = (p.parity + static_cast<uint32_t>(p.n_layers)) & 1;
+}
+
+void CudaBackend::replay(const GraphExec& graph) {
+  check(cudaGraphLaunch(graph.get(), stream_.get()), "replay a graph");
+  ++counters_.launches;
 }
 
 GraphExec CudaBackend::capture(const std::function<void()>& fn) {
@@ -210,10 +227,22 @@ void CudaBackend::run(uint64_t key, const std::function<void()>& fn) {
   const bool worth = r.n_tokens <= (r.seen ? kMaxGraphRows : kSoonGraphRows);
   r.seen = true;
   if (!r.program && !r.graph[0] && worth && mode_ != Mode::eager) r.graph[0] = capture(fn);
-  if (r.program) return run_program(r);
+  if (r.program) return run_program(r, static_cast<int32_t>(r.program->stages.size()));
   if (!r.graph[0]) return fn();
-  check(cudaGraphLaunch(r.graph[0].get(), stream_.get()), "replay a graph");
-  ++counters_.launches;
+  replay(r.graph[0]);
+}
+
+void CudaBackend::run_prefix(uint64_t key, int64_t n_ops, const std::function<void()>& fn) {
+  use_device();
+  ++counters_.runs;
+  const auto found = recorded_.find(key);
+  if (found == recorded_.end()) return fn();
+  Recorded& r = found->second;
+  if (r.program) return run_program(r, r.program->stages_of(n_ops));
+  if (!r.graph[0]) return fn();
+  GraphExec& graph = r.prefixes[n_ops];
+  if (!graph) graph = capture(fn);
+  replay(graph);
 }
 
 void matvec(const MatmulArgs& args, bool accumulate, cudaStream_t stream) {

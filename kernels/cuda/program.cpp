@@ -163,6 +163,11 @@ void Program::place(uint8_t* base) {
   }
 }
 
+int32_t Program::stages_of(int64_t n_ops) const {
+  if (n_ops < static_cast<int64_t>(op_starts.size())) return op_starts[static_cast<size_t>(n_ops)];
+  return narrow(static_cast<int64_t>(stages.size()));
+}
+
 // ---- Recorder ---------------------------------------------------------------------------------------------------
 
 void Recorder::unsupported(const char* what) {
@@ -180,6 +185,8 @@ size_t Recorder::reserve(size_t bytes) {
 float* Recorder::exchange(int64_t width) {
   return reinterpret_cast<float*>(reserve(static_cast<size_t>(2 * n_tokens_ * width) * sizeof(float)));
 }
+
+void Recorder::begin_op() { program_->op_starts.push_back(narrow(static_cast<int64_t>(program_->stages.size()))); }
 
 DecodeStage& Recorder::add_stage() {
   program_->stages.emplace_back();
@@ -204,6 +211,7 @@ bool Recorder::add_matrix(DecodeStage& s, const Tensor& w, const Tensor& bias) {
 }
 
 void Recorder::embed(const EmbedArgs& a) {
+  begin_op();
   n_tokens_ = a.ids.rows();
   dim_ = a.table.cols();
   embed_ = a;
@@ -232,6 +240,7 @@ void Recorder::residual_input(DecodeStage& s, const Tensor& norm, float eps) {
 }
 
 void Recorder::attn_in(const AttnInArgs& a) {
+  begin_op();
   ++layer_;
   if (!have_embed_ || a.x.rows() != n_tokens_) unsupported("a layer without embedding");
   if (!reason_.empty()) return;
@@ -251,6 +260,7 @@ void Recorder::attn_in(const AttnInArgs& a) {
 }
 
 void Recorder::attention(const AttentionArgs& a) {
+  begin_op();
   if (!reason_.empty()) return;
   if (a.kv_len.rows() != n_tokens_) return unsupported("several new tokens of one sequence");
   if (!find_cache_pair(a.k_cache.dtype, a.v_cache.dtype).persistent)
@@ -293,6 +303,7 @@ void Recorder::attention(const AttentionArgs& a) {
 }
 
 void Recorder::attn_out(const AttnOutArgs& a) {
+  begin_op();
   if (!reason_.empty()) return;
   const int32_t rotation = program_->stages.empty() ? 1 : program_->stages.back().attention.v_rotation;
   DecodeStage& s = add_stage();
@@ -309,6 +320,7 @@ void Recorder::attn_out(const AttnOutArgs& a) {
 }
 
 void Recorder::ffn(const FfnArgs& a) {
+  begin_op();
   if (!reason_.empty()) return;
   if (a.activation == Activation::silu_clamped) return unsupported("the clamped activation");
   const ActForm hidden_form = act_form(a.w_down.dtype);
@@ -349,6 +361,7 @@ void Recorder::ffn(const FfnArgs& a) {
 }
 
 void Recorder::logits(const LogitsArgs& a) {
+  begin_op();
   if (!reason_.empty()) return;
   if (a.rows.rows() != n_tokens_) return unsupported("logits of some of the rows only");
   DecodeStage& s = add_stage();

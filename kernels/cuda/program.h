@@ -165,15 +165,20 @@ class Program {
   std::vector<DecodeStage> stages;
   int n_rows = 0, n_layers = 0, dim = 0, n_ctas = 0;
   SharedPlan shared;
-  size_t exchange_bytes = 0;  ///< to be filled with -0.0
-  double weight_bytes = 0;    ///< streamed by one step
+  size_t exchange_bytes = 0;       ///< to be filled with -0.0
+  double weight_bytes = 0;         ///< streamed by one step
+  std::vector<int32_t> op_starts;  ///< stages before each op of the step
+  /// Stages of the first n_ops ops.
+  int32_t stages_of(int64_t n_ops) const;
   /// Adds the base address to everything that lies in the exchange.
   void place(uint8_t* exchange);
 
   // Set by the backend once the program lies on the device.
   std::shared_ptr<void> memory;
+  uint8_t* exchange = nullptr;
   DecodeLaunch launch;
   uint32_t parity = 0;
+  bool was_cut = false;  ///< the last launch ended within the step: what nobody read is still in the exchange
 };
 
 class Recorder {
@@ -195,6 +200,7 @@ class Recorder {
   const std::string& reason() const { return reason_; }
 
  private:
+  void begin_op();
   DecodeStage& add_stage();
   bool add_matrix(DecodeStage&, const Tensor& w, const Tensor& bias);
   void residual_input(DecodeStage&, const Tensor& norm, float eps);

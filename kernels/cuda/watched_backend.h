@@ -68,6 +68,10 @@ class WatchedBackend final : public CudaBackend {
     watch_.begin_step();
     watch_.guarded([&] { CudaBackend::run(key, fn); });
   }
+  void run_prefix(uint64_t key, int64_t n_ops, const std::function<void()>& fn) override {
+    watch_.begin_step();
+    watch_.guarded([&] { CudaBackend::run_prefix(key, n_ops, fn); });
+  }
   uint64_t mark() override {
     uint64_t mark = 0;
     watch_.guarded([&] { mark = CudaBackend::mark(); });

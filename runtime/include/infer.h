@@ -544,8 +544,8 @@ struct KernelProfile {
 struct StageProfile {
   std::string stage;        ///< "embed", "attn_in", "attention", "attn_out", "ffn" ...
   int64_t n_calls = 0;
-  int64_t n_launches = 0;   ///< of kernels; on a CPU, parallel regions
-  double seconds = 0;
+  int64_t n_launches = 0;   ///< of kernels, when the op runs by itself; on a CPU, parallel regions
+  double seconds = 0;       ///< see StepProfile
   double weight_bytes = 0;  ///< as the device holds them, each read once per call
   double activation_bytes = 0;  ///< and of the KV cache; of a fused stage those of its definition, which it does not all move
   double flops = 0;         ///< multiply and add are two
@@ -562,13 +562,18 @@ struct ProfileOptions {
   std::function<bool()> go_on;  ///< asked between steps; returning false cancels (Error run)
 };
 
-/// Where the time of a phase goes. First every op by itself, timed by the device's clock, then the same steps as usual.
+/// Where the time of a phase goes, by the device's clock. On a CPU every op is timed by itself. On a GPU ops overlap, or
+/// are parts of one kernel: there prefixes of a step (its first n ops) run as the step does, recorded or not, each behind
+/// a whole step, and what a prefix takes longer than the one before is the time of the op that it has more. Of generation
+/// that is the step in the middle, all prefixes of it. The same steps as usual are timed in turn with these.
 struct StepProfile {
   std::string device;
   int n_threads = 0;
   std::vector<StageProfile> stages;  ///< in the order of their first call
   int64_t n_steps = 0, n_tokens = 0;
-  double step_seconds = 0;    ///< of the steps op by op; what the stages leave of it lies between them
+  double step_seconds = 0;    ///< of these steps; what the stages leave of it lies between them, or before the first
+  int64_t n_prefixes = 0;     ///< that were timed; 0: every op by itself
+  int64_t n_prefix_ops = 0;   ///< ops of the steps that they are of; without a time for each, ops by themselves divide it
   double whole_seconds = 0;   ///< of the same steps as usual, on a GPU recorded, by the device's clock
   double wall_seconds = 0;    ///< the same by the host's, from the start of a step to its result
   int64_t n_whole_launches = 0;  ///< in these
