@@ -79,7 +79,7 @@ size_t count(const std::string& text, const std::string& part) {
 
 TEST_CASE("roofline: the rows add up to the step, per token, the rest by name") {
   const auto rows = roofline_rows(some_phase());
-  REQUIRE(rows.size() == 4);
+  REQUIRE(rows.size() == 5);
   CHECK(rows[0].us == Approx(400));
   CHECK(rows[0].gbps() == Approx(401e6 / 0.004 / 1e9));
   CHECK(rows[0].gops() == Approx(200));
@@ -88,12 +88,32 @@ TEST_CASE("roofline: the rows add up to the step, per token, the rest by name") 
   CHECK(rows[1].launches == Approx(4));
   CHECK(rows[2].name == "between stages");
   CHECK(rows[2].us == Approx(200));
-  CHECK(rows[3].name == "step");
+  CHECK(rows[3].name == "sum");
   CHECK(rows[0].us + rows[1].us + rows[2].us == Approx(rows[3].us));
-  CHECK(rows[0].share + rows[1].share + rows[2].share == Approx(1));
-  CHECK(rows[3].bytes() == Approx(1.603e8));
-  CHECK(rows[3].call_bytes == Approx(1.603e8));
-  CHECK(rows[3].flops == Approx(3.2e8));
+  CHECK(rows[0].share + rows[1].share + rows[2].share == Approx(rows[3].share));
+  CHECK(rows[3].share == Approx(18.0 / 19));
+  CHECK(rows[4].name == "step");
+  CHECK(rows[4].us == Approx(1900));
+  CHECK(rows[4].share == 1);
+  CHECK(rows[4].launches == Approx(6));
+  CHECK(rows[4].bytes() == Approx(1.603e8));
+  CHECK(rows[4].call_bytes == Approx(1.603e8));
+  CHECK(rows[4].flops == Approx(3.2e8));
+}
+
+TEST_CASE("roofline: how far the rows are from the step, and how they were timed") {
+  RooflinePhase phase = some_phase();
+  CHECK(sum_error(phase.profile) == Approx(-1.0 / 19));
+  CHECK(contains(roofline_text("md", {phase}), "add up to 1800.00 us/token, -5.3 % of a step as usual: 1900.00 us"));
+  CHECK(contains(roofline_text("md", {phase}), "each timed by itself"));
+  phase.profile.n_prefixes = 20, phase.profile.n_prefix_ops = 130;
+  CHECK(contains(roofline_text("md", {phase}), "by 20 prefixes of steps of 130 ops"));
+  phase.profile.n_prefixes = 131;
+  CHECK(contains(roofline_text("md", {phase}), "by all 131 prefixes of a step"));
+  const json step = json::parse(roofline_text("json", {phase})).back();
+  CHECK(step["sum_us_per_token"] == Approx(1800));
+  CHECK(step["sum_error"] == Approx(-1.0 / 19));
+  CHECK(step["prefixes"] == 131);
 }
 
 TEST_CASE("roofline: what explains most of the time is what binds") {
@@ -138,10 +158,10 @@ TEST_CASE("roofline: kernels have columns and a table of their own where there a
   CHECK(rows[0].back() == "occupancy");
   CHECK(std::vector<std::string>(rows[1].end() - 3, rows[1].end()) == std::vector<std::string>{"", "", ""});
   CHECK(std::vector<std::string>(rows[2].end() - 3, rows[2].end()) == std::vector<std::string>{"168", "200.0", "19 %"});
-  CHECK(std::vector<std::string>(rows[4].end() - 3, rows[4].end()) == std::vector<std::string>{"112", "220.0", "27 %"});
-  CHECK(rows[7] ==
+  CHECK(std::vector<std::string>(rows[5].end() - 3, rows[5].end()) == std::vector<std::string>{"112", "220.0", "27 %"});
+  CHECK(rows[8] ==
         std::vector<std::string>{"ffn", "matmul_kernel<Q4_K>", "2", "132", "384", "168", "16", "200.0", "1", "19 %"});
-  CHECK(rows[8][0] == "step as usual");
+  CHECK(rows[9][0] == "step");
   const json records = json::parse(roofline_text("json", {phase}));
   CHECK(records[0]["registers"].is_null());
   CHECK(records[1]["registers"] == 168);
@@ -154,7 +174,7 @@ TEST_CASE("roofline: kernels have columns and a table of their own where there a
 
 TEST_CASE("roofline: lines of csv have a field for every column") {
   const auto lines = lines_of(roofline_text("csv", {some_phase()}));
-  REQUIRE(lines.size() == 5);
+  REQUIRE(lines.size() == 6);
   const auto n_fields = [](const std::string& line) { return std::count(line.begin(), line.end(), ','); };
   for (const std::string& line : lines) CHECK(n_fields(line) == n_fields(lines[0]));
 }
@@ -214,20 +234,23 @@ TEST_CASE("charts: well-formed, for dark and light, whatever the numbers") {
 
 TEST_CASE("bench --roofline: stages of a prompt and of generation that add up, from the program") {
   const json rows = json_of({"-m", float_model(), "--roofline", "-d", "4"});
-  std::map<std::string, double> sum, total;
+  std::map<std::string, double> sum, total, step;
   std::set<std::string> stages;
   for (const json& row : rows) {
     const std::string phase = row["phase"];
-    (row["row"] == "step" ? total : sum)[phase] += row["us_per_token"].get<double>();
+    (row["row"] == "step" ? step : row["row"] == "sum" ? total : sum)[phase] += row["us_per_token"].get<double>();
     stages.insert(row["stage"].get<std::string>());
     CHECK(row["read_bandwidth_gbps"] > 0);
     CHECK(row["n_depth"] == 4);
-    if (row["row"] == "step")
-      CHECK(std::set<std::string>{"memory", "compute", "launch", "host"}.count(row["bound"].get<std::string>()) == 1);
+    if (row["row"] != "step") continue;
+    CHECK(row["sum_us_per_token"].get<double>() == Approx(total[phase]));
+    CHECK(row["sum_error"].get<double>() == Approx(total[phase] / step[phase] - 1));
+    CHECK(std::set<std::string>{"memory", "compute", "launch", "host"}.count(row["bound"].get<std::string>()) == 1);
   }
   REQUIRE(total.size() == 2);
   for (const auto& [phase, us] : total) CHECK(sum[phase] == Approx(us).epsilon(1e-6));
-  for (const char* stage : {"embed", "attn_in", "attention", "attn_out", "ffn", "logits", "between stages", "step"})
+  for (const char* stage :
+       {"embed", "attn_in", "attention", "attn_out", "ffn", "logits", "between stages", "sum", "step"})
     CHECK(stages.count(stage) == 1);
   const Outcome table = bench({"-m", float_model(), "--roofline"});
   CHECK(table.status == 0);
