@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 
 #include "infer/error.h"
@@ -94,7 +95,7 @@ bool is_folder(const std::string& path) {
   return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-Checkpoint read_hf_folder(const std::string& folder, const LoadOptions& options) {
+Checkpoint read_hf_folder(const std::string& folder, const LoadOptions& options, double* converting) {
   Checkpoint checkpoint;
   HfConfig config;
   const std::string config_path = folder + "/config.json";
@@ -111,8 +112,10 @@ Checkpoint read_hf_folder(const std::string& folder, const LoadOptions& options)
   checkpoint.format = "Hugging Face folder";
   checkpoint.metadata = std::move(config.metadata);
   if (!options.vocab_only) {
+    const auto start = std::chrono::steady_clock::now();
     adopt_quantised(folder, checkpoint, config.quant, options);
     adopt_weights(checkpoint, config);
+    if (converting) *converting = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
   add_generation_config(folder, checkpoint);
   checkpoint.metadata.emplace("general.name", Value{name_of(folder), "string"});

@@ -14,8 +14,9 @@ namespace infer {
 bool is_folder(const std::string& path);
 
 /// The folder as a Checkpoint with GGUF's keys and names. With options.vocab_only the chat template and what belongs to
-/// it, no more: then neither config.json nor weights need be there. Throws Error(bad_file).
-Checkpoint read_hf_folder(const std::string& folder, const LoadOptions& options);
+/// it, no more: then neither config.json nor weights need be there. `converting` becomes the seconds spent on bringing
+/// tensors into formats that kernels know. Throws Error(bad_file).
+Checkpoint read_hf_folder(const std::string& folder, const LoadOptions& options, double* converting = nullptr);
 
 /// The vocabulary of tokenizer.json or tokenizer.model; nothing when the folder has neither.
 std::optional<Vocabulary> read_hf_vocabulary(const std::string& folder);

@@ -1,21 +1,31 @@
 // See hf_owned.h.
 #include "runtime/hf_owned.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 
+#include "kernels/cpu/memory.h"
 #include "kernels/tensor.h"
 #include "quant/formats.h"
 
 namespace infer {
 
 std::byte* OwnedBytes::add(size_t bytes) {
-  buffers.push_back(std::make_unique_for_overwrite<std::byte[]>(bytes));
-  return buffers.back().get();
+  constexpr size_t kSlabBytes = size_t{64} << 20, kLine = 64;
+  const size_t taken = (bytes + kLine - 1) / kLine * kLine;
+  const std::lock_guard lock(mutex_);
+  if (taken > left_) {
+    left_ = std::max(taken, kSlabBytes);
+    slabs_.push_back(cpu::map_memory(left_, std::make_shared<std::atomic<int64_t>>(0)));
+    next_ = static_cast<std::byte*>(slabs_.back().get());
+  }
+  left_ -= taken;
+  return std::exchange(next_, next_ + taken);
 }
 
 std::shared_ptr<OwnedBytes> own_storage(Checkpoint& checkpoint) {
-  auto owned = std::make_shared<OwnedBytes>();
-  owned->files = std::move(checkpoint.storage);
+  auto owned = std::make_shared<OwnedBytes>(std::move(checkpoint.storage));
   checkpoint.storage = owned;
   return owned;
 }

@@ -3,19 +3,29 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "models/checkpoint.h"
 
 namespace infer {
 
-/// Keeps the files of a checkpoint, and the copies besides.
-struct OwnedBytes {
-  std::shared_ptr<const void> files;
-  std::vector<std::unique_ptr<std::byte[]>> buffers;
-
+/// Keeps the files of a checkpoint, and the copies besides: side by side in a few large mappings, since with huge pages
+/// new memory takes the system a fraction of the time.
+class OwnedBytes {
+ public:
+  explicit OwnedBytes(std::shared_ptr<const void> files) : files_(std::move(files)) {}
+  /// Zeros, aligned to a cache line. May be called by several threads. Throws Error(does_not_fit).
   std::byte* add(size_t bytes);
+
+ private:
+  std::shared_ptr<const void> files_;
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<void>> slabs_;
+  std::byte* next_ = nullptr;  ///< in the last of them
+  size_t left_ = 0;
 };
 
 /// Puts an OwnedBytes in the place of checkpoint.storage, which it keeps.

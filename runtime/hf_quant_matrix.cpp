@@ -1,56 +1,66 @@
-// See hf_quant_matrix.h. A tile of rows is taken apart at a time, since the files of GPTQ and AWQ lie by columns.
+// See hf_quant_matrix.h. Each matrix is read and written once, tile by tile or row by row.
 #include "runtime/hf_quant_matrix.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <span>
 
 #include "quant/formats.h"
 #include "quant/fp8.h"
+#include "runtime/pages.h"
 
 namespace infer {
 namespace {
 
-constexpr int64_t kTileRows = 16;
 constexpr float kMaxF16 = 65504;
+constexpr int kMostZero = 1 << 7;  ///< of matrices that are kept in blocks
 
-KeptMatrix made(const std::string& name, int64_t rows, int64_t cols, DType dtype) {
+/// What is kept, and the memory that it points to.
+struct Made {
+  KeptMatrix matrix;
+  std::byte* to;
+};
+
+Made made(const std::string& name, int64_t rows, int64_t cols, DType dtype, OwnedBytes& owned) {
   KeptMatrix out;
   out.tensor.name = name;
   out.tensor.dtype = dtype;
   out.tensor.dims = {rows, cols};
   out.tensor.bytes = static_cast<size_t>(tensor_bytes(dtype, rows, cols));
   out.tensor.owned = out.tensor.fine = true;
-  out.bytes = std::make_unique_for_overwrite<std::byte[]>(out.tensor.bytes);
-  out.tensor.data = out.bytes.get();
-  return out;
+  std::byte* const to = owned.add(out.tensor.bytes);
+  out.tensor.data = to;
+  return {std::move(out), to};
 }
 
 bool is_f16(float x) { return f16_to_f32(f32_to_f16(x)) == x || std::isnan(x); }
 bool is_bf16(float x) { return bf16_to_f32(f32_to_bf16(x)) == x || std::isnan(x); }
 
-/// Calls fn(row, codes) for every row.
+/// Calls fn(tile, codes) for every tile.
 template <class Function>
-void for_each_row(const IntMatrix& m, Function&& fn) {
-  std::vector<uint8_t> codes(static_cast<size_t>(kTileRows * m.cols));
-  for (int64_t first = 0; first < m.rows; first += kTileRows) {
-    const int64_t n = std::min(kTileRows, m.rows - first);
-    m.codes(first, n, codes.data());
-    for (int64_t r = 0; r < n; ++r) fn(first + r, codes.data() + r * m.cols);
-  }
+void for_each_tile(const IntMatrix& m, Function&& fn) {
+  TileCodes codes;
+  for (int64_t row = 0; row < m.rows; row += kTileRows)
+    for (int64_t col = 0; col < m.cols; col += kTileCols) {
+      const Tile tile{row, std::min(kTileRows, m.rows - row), col, std::min(kTileCols, m.cols - col)};
+      m.codes(tile, codes);
+      fn(tile, codes);
+    }
 }
 
-/// Calls fn(weights) for every row, first to last.
+/// Calls fn(row, col, weights) for stretches of rows that make up the matrix.
 template <class Function>
 void for_each_decoded(const IntMatrix& m, Function&& fn) {
-  std::vector<float> weights(static_cast<size_t>(m.cols));
-  for_each_row(m, [&](int64_t row, const uint8_t* codes) {
-    const auto first = static_cast<size_t>(row * m.groups);
-    for (size_t c = 0; c < weights.size(); ++c) {
-      const size_t at = first + static_cast<size_t>(m.group_of[c]);
-      weights[c] = static_cast<float>(codes[c] - m.zero[at]) * m.scale[at];
+  for_each_tile(m, [&](const Tile& tile, const TileCodes& codes) {
+    float weights[kTileCols];
+    for (int64_t r = 0; r < tile.n_rows; ++r) {
+      for (int64_t c = 0; c < tile.n_cols; ++c) {
+        const auto at = static_cast<size_t>((tile.row + r) * m.groups + m.group_of[static_cast<size_t>(tile.col + c)]);
+        weights[c] = static_cast<float>(codes[r][c] - m.zero[at]) * m.scale[at];
+      }
+      fn(tile.row + r, tile.col, std::span<const float>(weights, static_cast<size_t>(tile.n_cols)));
     }
-    fn(weights);
   });
 }
 
@@ -66,7 +76,7 @@ void for_each_decoded(const FloatMatrix& m, Function&& fn) {
       const int64_t begin = cell * m.grid.cell_cols, end = std::min(m.cols, begin + m.grid.cell_cols);
       for (int64_t c = begin; c < end; ++c) weights[static_cast<size_t>(c)] = value[codes[c]] * scale[cell];
     }
-    fn(weights);
+    fn(r, int64_t{0}, std::span<const float>(weights));
   }
 }
 
@@ -81,7 +91,7 @@ template <class Matrix>
 PlainChoice choose_plain(const Matrix& m, bool exact) {
   bool bf16 = true, f16 = true;
   float largest = 0;
-  for_each_decoded(m, [&](const std::vector<float>& weights) {
+  for_each_decoded(m, [&](int64_t, int64_t, std::span<const float> weights) {
     bf16 = bf16 && std::all_of(weights.begin(), weights.end(), is_bf16);
     f16 = f16 && std::all_of(weights.begin(), weights.end(), is_f16);
     for (const float w : weights) largest = std::max(largest, std::fabs(w));
@@ -93,18 +103,16 @@ PlainChoice choose_plain(const Matrix& m, bool exact) {
 }
 
 template <class Matrix>
-KeptMatrix keep_plain(const Matrix& m, std::string because, bool exact) {
+KeptMatrix keep_plain(const Matrix& m, std::string because, bool exact, OwnedBytes& owned) {
   const PlainChoice choice = choose_plain(m, exact);
-  KeptMatrix out = made(m.name, m.rows, m.cols, choice.dtype);
-  std::byte* to = out.bytes.get();
-  const int64_t bytes = row_bytes(choice.dtype, m.cols);
-  for_each_decoded(m, [&](const std::vector<float>& weights) {
-    encode_row(choice.dtype, weights.data(), to, m.cols);
-    to += bytes;
+  auto [out, to] = made(m.name, m.rows, m.cols, choice.dtype, owned);
+  const int64_t number = row_bytes(choice.dtype, 1);
+  for_each_decoded(m, [&, at = to](int64_t row, int64_t col, std::span<const float> weights) {
+    encode_row(choice.dtype, weights.data(), at + (row * m.cols + col) * number, static_cast<int64_t>(weights.size()));
   });
   out.because = std::move(because);
   out.rounded = choice.rounded;
-  return out;
+  return std::move(out);
 }
 
 // ---- blocks of 32 ------------------------------------------------------------
@@ -112,44 +120,63 @@ KeptMatrix keep_plain(const Matrix& m, std::string because, bool exact) {
 void put_nibbles(const uint8_t* codes, uint8_t* qs) {
   for (int i = 0; i < kGroup / 2; ++i) qs[i] = static_cast<uint8_t>(codes[i] | codes[i + kGroup / 2] << 4);
 }
-void put_codes(const uint8_t* codes, int16_t, Q4_0::Block& out) { put_nibbles(codes, out.qs); }
-void put_codes(const uint8_t* codes, int16_t zero, W4G::Block& out) {
-  out.zero = f32_to_f16(zero);
+void put_codes(const uint8_t* codes, uint16_t, Q4_0::Block& out) { put_nibbles(codes, out.qs); }
+void put_codes(const uint8_t* codes, uint16_t zero, W4G::Block& out) {
+  out.zero = zero;
   put_nibbles(codes, out.qs);
 }
-void put_codes(const uint8_t* codes, int16_t, Q8_0::Block& out) {
+void put_codes(const uint8_t* codes, uint16_t, Q8_0::Block& out) {
   for (int i = 0; i < kGroup; ++i) out.code[i] = static_cast<int8_t>(codes[i] - 128);
 }
 
-template <class F>
-KeptMatrix keep_blocks(const IntMatrix& m) {
-  KeptMatrix out = made(m.name, m.rows, m.cols, F::id);
-  std::byte* to = out.bytes.get();
-  for_each_row(m, [&](int64_t row, const uint8_t* codes) {
-    for (int64_t c = 0; c < m.cols; c += kGroup, to += sizeof(typename F::Block)) {
-      const auto at = static_cast<size_t>(row * m.groups + m.group_of[static_cast<size_t>(c)]);
-      typename F::Block block;
-      block.d = f32_to_f16(m.scale[at]);
-      put_codes(codes + c, m.zero[at], block);
-      std::memcpy(to, &block, sizeof block);
-    }
-  });
+/// The scales as blocks have them.
+struct HalfScales {
+  std::vector<uint16_t> d;
+  bool exact = true, in_range = true;
+};
+
+HalfScales half_scales(const IntMatrix& m) {
+  HalfScales out;
+  out.d.reserve(m.scale.size());
+  for (const float scale : m.scale) {
+    out.d.push_back(f32_to_f16(scale));
+    out.exact = out.exact && f16_to_f32(out.d.back()) == scale;
+    out.in_range = out.in_range && std::fabs(scale) <= kMaxF16;
+  }
   return out;
 }
 
+template <class F>
+KeptMatrix keep_blocks(const IntMatrix& m, const HalfScales& scales, OwnedBytes& owned) {
+  uint16_t half[kMostZero + 1];  // 0 to kMostZero
+  for (int i = 0; i <= kMostZero; ++i) half[i] = f32_to_f16(static_cast<float>(i));
+  auto [out, to] = made(m.name, m.rows, m.cols, F::id, owned);
+  for_each_tile(m, [&, first = to](const Tile& tile, const TileCodes& codes) {
+    for (int64_t r = 0; r < tile.n_rows; ++r) {
+      const int64_t row = tile.row + r;
+      std::byte* at = first + (row * m.cols + tile.col) / kGroup * static_cast<int64_t>(sizeof(typename F::Block));
+      for (int64_t c = 0; c < tile.n_cols; c += kGroup, at += sizeof(typename F::Block)) {
+        const auto group = static_cast<size_t>(row * m.groups + m.group_of[static_cast<size_t>(tile.col + c)]);
+        typename F::Block block;
+        block.d = scales.d[group];
+        put_codes(&codes[r][c], half[m.zero[group]], block);
+        std::memcpy(at, &block, sizeof block);
+      }
+    }
+  });
+  return std::move(out);
+}
+
 constexpr const char* kScales = "F16 cannot hold their scales";
-bool exact_scales(const IntMatrix& m) { return std::all_of(m.scale.begin(), m.scale.end(), is_f16); }
 
 /// Why the matrix cannot be kept in blocks; empty when it can.
-std::string obstacle(const IntMatrix& m, bool exact) {
+std::string obstacle(const IntMatrix& m, const HalfScales& scales, bool exact) {
   if (m.bits == 8 && !m.symmetric) return "they have 8 bits and zero points";
   if (m.cols % kGroup != 0) return "their rows are no multiple of 32";
   for (size_t c = 0; c < m.group_of.size(); ++c)
     if (m.group_of[c] != m.group_of[c / kGroup * kGroup])
       return "32 neighbouring weights do not share a scale (desc_act, or an odd group_size)";
-  const bool in_range =
-      std::all_of(m.scale.begin(), m.scale.end(), [](float scale) { return std::fabs(scale) <= kMaxF16; });
-  return in_range && (!exact || exact_scales(m)) ? "" : kScales;
+  return scales.in_range && (!exact || scales.exact) ? "" : kScales;
 }
 
 // ---- 8-bit floats ------------------------------------------------------------
@@ -165,26 +192,24 @@ std::string obstacle(const FloatMatrix& m) {
     return "128 neighbouring weights do not share a scale";
   for (const float scale : m.scale)
     if (!(std::fabs(scale) <= kLargestScale)) return "their scales are too large";
-  const auto* codes = reinterpret_cast<const uint8_t*>(m.data);
-  for (int64_t i = 0; i < m.rows * m.cols; ++i)
-    if ((codes[i] & 0x7f) == 0x7f) return "some are not numbers";
   return "";
 }
 
-KeptMatrix keep_floats(const FloatMatrix& m) {
-  KeptMatrix out = made(m.name, m.rows, m.cols, DType::W8F);
-  std::byte* to = out.bytes.get();
+/// Writes the blocks; false where a code is no number, which blocks cannot hold.
+bool put_floats(const FloatMatrix& m, std::byte* to) {
   const std::byte* from = m.data;
+  uint8_t no_number = 0;
   for (int64_t r = 0; r < m.rows; ++r) {
     const float* scale = m.scale.data() + r / m.grid.cell_rows * m.grid.cols;
     for (int64_t c = 0; c < m.cols; c += W8F::block, from += W8F::block, to += sizeof(W8F::Block)) {
       W8F::Block block;
       for (int i = 0; i < 2; ++i) block.d[i] = scale[(c + i * W8F::scale_columns) / m.grid.cell_cols];
       std::memcpy(block.code, from, sizeof block.code);
+      for (const uint8_t code : block.code) no_number |= (code & 0x7f) == 0x7f;
       std::memcpy(to, &block, sizeof block);
     }
   }
-  return out;
+  return no_number == 0;
 }
 
 }  // namespace
@@ -198,21 +223,28 @@ ScaleGrid ScaleGrid::over(int64_t rows, int64_t cols, int64_t cell_rows, int64_t
   return grid;
 }
 
-KeptMatrix keep(const IntMatrix& matrix, const KeepOptions& options) {
-  std::string because = obstacle(matrix, options.exact);
-  if (!because.empty()) return keep_plain(matrix, std::move(because), options.exact);
-  KeptMatrix out = matrix.bits == 8   ? keep_blocks<Q8_0>(matrix)
-                   : matrix.symmetric ? keep_blocks<Q4_0>(matrix)
-                                      : keep_blocks<W4G>(matrix);
-  out.rounded = !exact_scales(matrix);
+KeptMatrix keep(const IntMatrix& matrix, const KeepOptions& options, OwnedBytes& owned) {
+  const HalfScales scales = half_scales(matrix);
+  std::string because = obstacle(matrix, scales, options.exact);
+  if (!because.empty()) return keep_plain(matrix, std::move(because), options.exact, owned);
+  KeptMatrix out = matrix.bits == 8   ? keep_blocks<Q8_0>(matrix, scales, owned)
+                   : matrix.symmetric ? keep_blocks<Q4_0>(matrix, scales, owned)
+                                      : keep_blocks<W4G>(matrix, scales, owned);
+  out.rounded = !scales.exact;
   if (out.rounded) out.because = kScales;
   return out;
 }
 
-KeptMatrix keep(const FloatMatrix& matrix, const KeepOptions& options) {
-  if (!options.small_floats) return keep_plain(matrix, kNoKernel, options.exact);
+KeptMatrix keep(const FloatMatrix& matrix, const KeepOptions& options, OwnedBytes& owned) {
+  if (!options.small_floats) return keep_plain(matrix, kNoKernel, options.exact, owned);
   std::string because = obstacle(matrix);
-  return because.empty() ? keep_floats(matrix) : keep_plain(matrix, std::move(because), options.exact);
+  if (because.empty()) {
+    auto [out, to] = made(matrix.name, matrix.rows, matrix.cols, DType::W8F, owned);
+    if (put_floats(matrix, to)) return std::move(out);
+    drop_buffer_pages(to, out.tensor.bytes);
+    because = "some are not numbers";
+  }
+  return keep_plain(matrix, std::move(because), options.exact, owned);
 }
 
 }  // namespace infer

@@ -6,11 +6,12 @@
 
 #include <cstddef>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "models/checkpoint.h"
+#include "runtime/hf_owned.h"
+#include "runtime/hf_quant_codes.h"
 
 namespace infer {
 
@@ -31,8 +32,7 @@ struct IntMatrix {
   std::vector<float> scale;       ///< [rows][groups]
   std::vector<int16_t> zero;      ///< [rows][groups], 0..2^bits
   std::vector<int32_t> group_of;  ///< of each column
-  /// Writes the codes of rows [first, first + n), row after row.
-  std::function<void(int64_t first, int64_t n, uint8_t* out)> codes;
+  std::function<void(const Tile&, TileCodes&)> codes;
 };
 
 /// weight = scale * e4m3.
@@ -46,8 +46,7 @@ struct FloatMatrix {
 
 struct KeptMatrix {
   HostTensor tensor;
-  std::unique_ptr<std::byte[]> bytes;  ///< behind tensor.data
-  std::string because;                 ///< why it is kept as plain numbers, or rounded; empty for exact blocks
+  std::string because;  ///< why it is kept as plain numbers, or rounded; empty for exact blocks
   bool rounded = false;
 };
 
@@ -57,7 +56,8 @@ struct KeepOptions {
   bool exact = false;
   bool small_floats = false;  ///< W8F may be used
 };
-KeptMatrix keep(const IntMatrix& matrix, const KeepOptions& options);
-KeptMatrix keep(const FloatMatrix& matrix, const KeepOptions& options);
+/// The numbers are written to memory of `owned`.
+KeptMatrix keep(const IntMatrix& matrix, const KeepOptions& options, OwnedBytes& owned);
+KeptMatrix keep(const FloatMatrix& matrix, const KeepOptions& options, OwnedBytes& owned);
 
 }  // namespace infer

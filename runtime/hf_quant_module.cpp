@@ -12,9 +12,6 @@
 namespace infer {
 namespace {
 
-/// Column 8w + i of AWQ's word w is nibble kAwqNibble[i].
-constexpr int kAwqNibble[8] = {0, 4, 1, 5, 2, 6, 3, 7};
-
 uint32_t word_at(const HostTensor& words, int64_t i) {
   uint32_t word;
   std::memcpy(&word, words.data + i * static_cast<int64_t>(sizeof word), sizeof word);
@@ -35,18 +32,18 @@ class ModuleReader {
   ModuleReader(const Checkpoint& checkpoint, const HfQuant& quant, const HfModule& module)
       : checkpoint_(checkpoint), quant_(quant), module_(module) {}
 
-  KeptMatrix read(const KeepOptions& options) const {
+  KeptMatrix read(const KeepOptions& options, OwnedBytes& owned) const {
     switch (quant_.method) {
       case QuantMethod::awq:
-        return keep(read_awq(), options);
+        return keep(read_awq(), options, owned);
       case QuantMethod::gptq:
-        return keep(read_gptq(), options);
+        return keep(read_gptq(), options, owned);
       case QuantMethod::packed_ints:
-        return keep(read_packed(), options);
+        return keep(read_packed(), options, owned);
       case QuantMethod::ints:
-        return keep(read_ints(), options);
+        return keep(read_ints(), options, owned);
       default:
-        return keep(read_floats(), options);
+        return keep(read_floats(), options, owned);
     }
   }
 
@@ -152,13 +149,7 @@ class ModuleReader {
     read_column_scales(m);
     read_groups(m, "");
     read_zeros(m, zeros, [&](int64_t r, int64_t g) { return code(zeros, g, r); });
-    m.codes = [&words, cols = m.cols](int64_t first, int64_t n, uint8_t* out) {
-      for (int64_t c = 0; c < cols; ++c)
-        for (int64_t r = 0; r < n; r += 8) {  // tiles begin with a word, and words end with the rows
-          const uint32_t word = word_at(words, c * words.dims[1] + (first + r) / 8);
-          for (int i = 0; i < 8; ++i) out[(r + i) * cols + c] = static_cast<uint8_t>(word >> (4 * kAwqNibble[i]) & 15);
-        }
-    };
+    m.codes = [&words, rows = m.rows](const Tile& tile, TileCodes& out) { awq_codes(words.data, rows, tile, out); };
     return m;
   }
 
@@ -174,14 +165,8 @@ class ModuleReader {
     read_zeros(m, zeros, [&](int64_t r, int64_t g) {
       return word_at(zeros, g * zero_words + r / per_word) >> (r % per_word * quant_.bits);
     });
-    m.codes = [&words, per_word, bits = m.bits, rows = m.rows, cols = m.cols](int64_t first, int64_t n, uint8_t* out) {
-      const uint32_t mask = (1u << bits) - 1;
-      for (int64_t w = 0; w < cols / per_word; ++w)
-        for (int64_t r = 0; r < n; ++r) {
-          const uint32_t word = word_at(words, w * rows + first + r);
-          for (int64_t i = 0; i < per_word; ++i)
-            out[r * cols + w * per_word + i] = static_cast<uint8_t>(word >> (i * bits) & mask);
-        }
+    m.codes = [&words, bits = m.bits, rows = m.rows](const Tile& tile, TileCodes& out) {
+      gptq_codes(words.data, bits, rows, tile, out);
     };
     return m;
   }
@@ -234,12 +219,8 @@ class ModuleReader {
         return word_at(zeros, r / per_word * m.groups + g) >> (r % per_word * quant_.bits);
       });
     }
-    m.codes = [&words, per_word, bits = m.bits, cols](int64_t first, int64_t n, uint8_t* out) {
-      const uint32_t mask = (1u << bits) - 1;
-      for (int64_t r = 0; r < n; ++r)
-        for (int64_t c = 0; c < cols; ++c)
-          out[r * cols + c] = static_cast<uint8_t>(
-              word_at(words, (first + r) * words.dims[1] + c / per_word) >> (c % per_word * bits) & mask);
+    m.codes = [&words, bits = m.bits](const Tile& tile, TileCodes& out) {
+      packed_codes(words.data, bits, words.dims[1], tile, out);
     };
     return m;
   }
@@ -255,9 +236,7 @@ class ModuleReader {
       read_zeros(m, zeros,
                  [&](int64_t r, int64_t g) { return static_cast<uint32_t>(zeros.data[r * m.groups + g]) ^ 128u; });
     }
-    m.codes = [&codes, cols = m.cols](int64_t first, int64_t n, uint8_t* out) {
-      for (int64_t i = 0; i < n * cols; ++i) out[i] = static_cast<uint8_t>(codes.data[first * cols + i]) ^ 128u;
-    };
+    m.codes = [&codes, cols = m.cols](const Tile& tile, TileCodes& out) { signed_codes(codes.data, cols, tile, out); };
     return m;
   }
 
@@ -280,8 +259,8 @@ class ModuleReader {
 }  // namespace
 
 KeptMatrix read_module(const Checkpoint& checkpoint, const HfQuant& quant, const HfModule& module,
-                       const KeepOptions& options) {
-  return ModuleReader(checkpoint, quant, module).read(options);
+                       const KeepOptions& options, OwnedBytes& owned) {
+  return ModuleReader(checkpoint, quant, module).read(options, owned);
 }
 
 }  // namespace infer

@@ -34,12 +34,12 @@ void drop_packed_copies(const Checkpoint& checkpoint, const Weights& weights) {
 
 }  // namespace
 
-Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options) {
+Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options, double* converting) {
   GgufOptions gguf;
   gguf.mmap = options.mmap;
   gguf.metadata_only = options.vocab_only;
   gguf.overrides = options.overrides;
-  Checkpoint checkpoint = is_folder(path) ? read_hf_folder(path, options) : read_gguf(path, gguf);
+  Checkpoint checkpoint = is_folder(path) ? read_hf_folder(path, options, converting) : read_gguf(path, gguf);
   replace_rope(options.rope, checkpoint);
   return checkpoint;
 }

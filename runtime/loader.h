@@ -16,8 +16,9 @@
 
 namespace infer {
 
-/// `path`: a GGUF file or a Hugging Face folder.
-Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options);
+/// `path`: a GGUF file or a Hugging Face folder. `converting` becomes the seconds spent on bringing the tensors of a
+/// folder into formats that kernels know.
+Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options, double* converting = nullptr);
 /// The vocabulary that belongs to it; nothing when there is none.
 std::optional<Vocabulary> open_vocabulary(const Checkpoint& checkpoint);
 

@@ -60,7 +60,10 @@ void read_for_host(Checkpoint& checkpoint, const LoadOptions& options, const std
   host.device = device;
   const std::string path = checkpoint.path;
   checkpoint = {};  // before there are two of them
-  checkpoint = open_checkpoint(path, host);
+  double converting = 0;
+  checkpoint = open_checkpoint(path, host, &converting);
+  for (auto& [phase, taken] : info.load_phases)
+    if (phase == "convert") taken += converting;
   info.warnings.insert(info.warnings.end(), checkpoint.warnings.begin(), checkpoint.warnings.end());
 }
 
@@ -112,11 +115,13 @@ void take_template_texts(const std::string& folder, Model::Impl& model) {
 }
 
 std::shared_ptr<const Model::Impl> load_checkpoint(Checkpoint checkpoint, const LoadOptions& options,
-                                                   Clock::time_point start) {
+                                                   Clock::time_point start, double converting) {
   auto model = std::make_shared<Model::Impl>();
   model->info = describe_file(checkpoint);
   model->vocab_only = options.vocab_only;
   end_phase("open", start, model->info);
+  model->info.load_phases.back().second -= converting;  // a part of it
+  model->info.load_phases.emplace_back("convert", converting);
   load_tokenizer(checkpoint, *model);
   if (is_folder(checkpoint.path)) take_template_texts(checkpoint.path, *model);
   model->chat_template = checkpoint.find_string("tokenizer.chat_template").value_or("");
@@ -133,9 +138,12 @@ std::shared_ptr<const Model::Impl> load_checkpoint(Checkpoint checkpoint, const 
 
 std::shared_ptr<const Model::Impl> load_impl(const std::string& path, const LoadOptions& options) {
   const auto start = Clock::now();
-  Checkpoint checkpoint = open_checkpoint(path, options);
+  double converting = 0;
+  Checkpoint checkpoint = open_checkpoint(path, options, &converting);
+  const auto opened = Clock::now();
   if (!options.quant.empty() && !options.vocab_only) quantize_checkpoint(checkpoint, options);
-  return load_checkpoint(std::move(checkpoint), options, start);
+  converting += seconds(Clock::now() - opened);
+  return load_checkpoint(std::move(checkpoint), options, start, converting);
 }
 
 }  // namespace
@@ -153,7 +161,7 @@ Model Model::random(const std::string& shape, const LoadOptions& options) {
     const auto start = Clock::now();
     Checkpoint checkpoint = random_checkpoint(shape, options.quant);
     replace_rope(options.rope, checkpoint);
-    return Model(load_checkpoint(std::move(checkpoint), options, start));
+    return Model(load_checkpoint(std::move(checkpoint), options, start, 0));
   } catch (const std::bad_alloc&) {
     throw Error(ErrorKind::does_not_fit, "random " + escaped(shape), "out of memory");
   }

@@ -27,9 +27,9 @@ std::vector<StartPhase> start_phases(const std::vector<Start>& cold, const std::
   StartPhase parse = both("parse", &Start::open);
   const StartPhase tokenizer = both("tokenizer", &Start::tokenizer);
   parse.cold += tokenizer.cold, parse.warm += tokenizer.warm;
-  StartPhase pack = both("pack", &Start::weights), read{"read", 0, 0};
-  // A cold cache makes each of the two wait; what is left is what they take by themselves.
-  for (StartPhase* p : {&parse, &pack}) {
+  StartPhase convert = both("convert", &Start::convert), pack = both("pack", &Start::weights), read{"read", 0, 0};
+  // A cold cache makes each of these wait; what is left is what they take by themselves.
+  for (StartPhase* p : {&parse, &convert, &pack}) {
     if (cold.empty() || p->cold <= p->warm) continue;
     read.cold += p->cold - p->warm;
     p->cold = p->warm;
@@ -38,6 +38,7 @@ std::vector<StartPhase> start_phases(const std::vector<Start>& cold, const std::
                                  parse,
                                  both("device", &Start::device),
                                  read,
+                                 convert,
                                  pack,
                                  both("engine", &Start::engine),
                                  both("capture", &Start::capture),
@@ -53,7 +54,8 @@ Start parse_marks(const std::string& text, int64_t started_ns) {
     const auto ms = [&](const char* key) { return j.at(key).get<double>() * 1e3; };
     Start s;
     s.exec = static_cast<double>(j.at("main_ns").get<int64_t>() - started_ns) / 1e6;
-    s.open = ms("open"), s.tokenizer = ms("tokenizer"), s.device = ms("device"), s.weights = ms("weights");
+    s.open = ms("open"), s.convert = ms("convert"), s.tokenizer = ms("tokenizer"), s.device = ms("device"),
+    s.weights = ms("weights");
     s.engine = ms("engine"), s.capture = ms("capture"), s.prefill = ms("prefill"), s.first_token = ms("first_token");
     s.total = static_cast<double>(j.at("first_token_ns").get<int64_t>() - started_ns) / 1e6;
     return s;

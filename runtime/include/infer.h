@@ -105,7 +105,7 @@ struct ModelInfo {
   size_t stream_bytes = 0;         ///< weight bytes that one decoded token reads
   size_t tensor_bytes = 0;         ///< all tensors as stored in the file
   double load_seconds = 0;
-  /// What load_seconds went into, in order: "open", "tokenizer", "device", "weights".
+  /// What load_seconds went into, in order: "open", "convert", "tokenizer", "device", "weights".
   std::vector<std::pair<std::string, double>> load_phases;
   bool has_tokenizer = false, has_chat_template = false;
   std::vector<std::pair<std::string, std::string>> metadata;  ///< key, escaped one-line text

@@ -253,7 +253,8 @@ TEST_CASE("a start is told by phases that make up the whole") {
   REQUIRE(o.status == 0);
   const json r = json::parse(o.out)[0];
   double sum = 0;
-  for (const char* phase : {"exec", "parse", "device", "read", "pack", "engine", "capture", "prefill", "first_token"}) {
+  for (const char* phase :
+       {"exec", "parse", "device", "read", "convert", "pack", "engine", "capture", "prefill", "first_token"}) {
     INFO(phase);
     const double ms = r.at(std::string("warm_") + phase + "_ms");
     CHECK(ms >= 0);
@@ -277,7 +278,7 @@ TEST_CASE("what a cold cache costs is the reading, in whichever phase it was wai
   Start warm;
   warm.exec = 2, warm.open = 3, warm.tokenizer = 5, warm.weights = 20, warm.total = 40;
   Start cold = warm;
-  cold.open = 13, cold.weights = 120, cold.total = 150;
+  cold.open = 13, cold.convert = 4, cold.weights = 120, cold.total = 154;
   const auto phases = start_phases({cold}, {warm, warm, warm});
   const auto phase = [&](const std::string& name) {
     for (const StartPhase& p : phases)
@@ -285,11 +286,12 @@ TEST_CASE("what a cold cache costs is the reading, in whichever phase it was wai
     FAIL("no phase " << name);
     return StartPhase{};
   };
-  CHECK(phase("read").cold == 110);
+  CHECK(phase("read").cold == 114);
   CHECK(phase("read").warm == 0);
   CHECK(phase("parse").cold == 8);
   CHECK(phase("pack").cold == 20);
-  CHECK(phase("in all").cold == 150);
+  CHECK(phase("convert").cold == 0);
+  CHECK(phase("in all").cold == 154);
   CHECK_THROWS(parse_marks("", 0));
   CHECK_THROWS(parse_marks("{\"main_ns\": \"soon\"}", 0));
 }
