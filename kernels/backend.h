@@ -174,7 +174,7 @@ struct BackendOptions {
   double watchdog_seconds = 60;  ///< cuda: without an answer, after which the device counts as hung
   bool fusion = true;            ///< false: stages run as their definition, one primitive after another
   std::vector<std::string> unfused = {};  ///< the same for these stages alone, by name: see fused_stages()
-  std::string act = {};  ///< activations in products: "" or "auto" as the weights' format, "f16", "bf16", "int8"
+  std::string act = {};  ///< activations in products: "" or "auto" as the weights' format, "f16", "bf16", "int8", "fp8"
   std::vector<FormatCrossovers> crossovers = {};  ///< cuda: instead of the built-in ones, where device and format match
 };
 

@@ -63,7 +63,7 @@ std::unique_ptr<Backend> make_backend(const std::string& name, const BackendOpti
   const BackendRow& row = find_backend(name);
   fused_stages(options);  // refuses unknown ones on every backend
   require_known("mode", options.mode, {"auto", "persistent", "graph", "eager"});
-  require_known("act", options.act, {"auto", "f16", "bf16", "int8"});
+  require_known("act", options.act, {"auto", "f16", "bf16", "int8", "fp8"});
   if (options.mode == "persistent" && !fused_stages(options).all())
     throw Error(ErrorKind::usage, "mode", "one kernel for a whole step is made of fused stages", "persistent",
                 "auto, graph, eager without fusion");

@@ -1,7 +1,8 @@
 // How activations meet weights in products (--act): the type that both operands take on the tensor cores, and which
 // kernels do what was asked for. Left alone, the format of the weight decides: the kernels of few rows take quantised
-// weights with int8 activations (dp4a), prompts unpack them to bf16, and plain weights meet their own type. Plain C++,
-// free of devices and part of every build.
+// weights with int8 activations (dp4a), prompts unpack them to bf16, and plain weights meet their own type. With fp8
+// prompts unpack quantised weights to e4m3 (e4m3.h), and all else is as if left alone. Plain C++, free of devices and
+// part of every build.
 #pragma once
 
 #include <algorithm>
@@ -13,15 +14,21 @@
 
 namespace infer::cuda {
 
-enum class Act { automatic, f16, bf16, int8 };
+enum class Act { automatic, f16, bf16, int8, fp8 };
 
-inline Act parse_act(const std::string& name) {
-  const char* const names[] = {"auto", "f16", "bf16", "int8"};
-  for (const Act act : {Act::automatic, Act::f16, Act::bf16, Act::int8})
-    if (name == names[static_cast<int>(act)]) return act;
-  if (name.empty()) return Act::automatic;
-  throw Error(ErrorKind::usage, "act", "unknown", '"' + escaped(name) + '"', "auto, f16, bf16, int8");
+inline const char* act_name(Act act) {
+  const char* const names[] = {"auto", "f16", "bf16", "int8", "fp8"};
+  return names[static_cast<int>(act)];
 }
+inline Act parse_act(const std::string& name) {
+  for (const Act act : {Act::automatic, Act::f16, Act::bf16, Act::int8, Act::fp8})
+    if (name == act_name(act)) return act;
+  if (name.empty()) return Act::automatic;
+  throw Error(ErrorKind::usage, "act", "unknown", '"' + escaped(name) + '"', "auto, f16, bf16, int8, fp8");
+}
+
+/// Whether few rows meet a weight as its format wants it.
+inline bool few_by_format(Act act) { return act == Act::automatic || act == Act::fp8; }
 
 inline bool is_plain(DType dtype) { return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16; }
 
@@ -33,6 +40,7 @@ inline bool is_small_float(DType dtype) { return dtype == DType::W8F; }
 inline DType operand_type(DType weight, Act act) {
   if (act == Act::f16) return DType::F16;
   if (act == Act::bf16) return DType::BF16;
+  if (act == Act::fp8 && !is_plain(weight)) return DType::F8_E4M3;
   return weight == DType::F32 || weight == DType::F16 ? weight : DType::BF16;
 }
 
@@ -41,7 +49,7 @@ inline bool lies_ready(DType weight, Act act) { return is_plain(weight) && opera
 
 /// Whether the kernels of few rows, which have one form of activations for each format, have the one asked for.
 inline bool decodes_packed(DType weight, Act act) {
-  if (act == Act::automatic) return true;
+  if (few_by_format(act)) return true;
   if (is_small_float(weight)) return act == Act::f16;
   return act == Act::int8 ? !is_plain(weight) : lies_ready(weight, act);
 }
@@ -63,8 +71,19 @@ inline const DType* without_kernel(const std::vector<DType>& weights, Act act) {
   return nullptr;
 }
 
+/// Why products of e4m3 are of no use to these weights, or not to be had from a GPU of this compute capability; empty
+/// when all is well.
+inline std::string why_no_fp8(const std::vector<DType>& weights, int major, int minor) {
+  if (!weights.empty() && std::all_of(weights.begin(), weights.end(), is_plain))
+    return "only quantised weights become e4m3: load these with --quant Q8_0";
+  if (10 * major + minor < 89)
+    return "needs tensor cores for e4m3: compute capability 8.9 or newer, not " + std::to_string(major) + '.' +
+           std::to_string(minor);
+  return {};
+}
+
 inline std::string type_name(DType operand) {
-  return operand == DType::F32 ? "f32" : operand == DType::F16 ? "f16" : "bf16";
+  return operand == DType::F32 ? "f32" : operand == DType::F16 ? "f16" : operand == DType::F8_E4M3 ? "fp8" : "bf16";
 }
 
 /// Each name once, "int8/f16".
@@ -93,7 +112,7 @@ inline std::string describe_activations(const std::vector<DType>& weights, Act a
     const DType operand = operand_type(weight, act);
     const std::string type = type_name(operand);
     const bool codes = !is_plain(weight) && !is_small_float(weight);
-    few.push_back(act == Act::automatic && codes ? "int8" : is_small_float(weight) && act != Act::bf16 ? "f16" : type);
+    few.push_back(few_by_format(act) && codes ? "int8" : is_small_float(weight) && act != Act::bf16 ? "f16" : type);
     many.push_back(wide ? type : few.back());
   }
   std::string text = "activations ";

@@ -24,7 +24,7 @@ static_assert(kMostProgramRows == kMaxDecodeRows);
 enum class Way {
   matvec,  ///< int8, 16- or 32-bit activations, up to 4 rows a pass, packed weights as they are
   few,     ///< bf16 activations, packed weights unpacked in registers: memory's speed for up to 32 rows
-  wide,    ///< 16-bit activations, quantised weights unpacked into scratch, cuBLASLt: the tensor cores' speed
+  wide,    ///< 16- or 8-bit activations, quantised weights unpacked into scratch, cuBLASLt: the tensor cores' speed
   fixed,   ///< --deterministic: 16-bit activations, one order of sums for any number of rows
 };
 
@@ -43,7 +43,7 @@ struct Possible {
 
 inline Way choose_way(int64_t m, Act act, const Possible& can, const Crossovers& c) {
   if (act == Act::int8) return Way::matvec;
-  if (!can.ready && act != Act::automatic)
+  if (!can.ready && !few_by_format(act))
     return can.wide ? Way::wide : Way::matvec;  // nothing else has such activations
   if (!can.ready && !can.few) return Way::matvec;
   if (can.wide && m >= c.wide_least) return Way::wide;

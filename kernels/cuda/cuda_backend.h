@@ -125,6 +125,8 @@ class CudaBackend : public Backend {
   // cuda_memory.cpp
   /// Makes the device current in the calling thread; throws what has gone wrong for good.
   void use_device() const;
+  /// Throws Error(usage) saying why not, where products of e4m3 are of no use to these weights or not to be had.
+  void require_fp8(const std::vector<DType>& weights) const;
   void abandon();  ///< gives up what cannot be freed without waiting for a device that does not answer
   char* scratch_block(size_t bytes);
 
@@ -133,8 +135,10 @@ class CudaBackend : public Backend {
   void prepare_fixed(const Needs& needs);  ///< the same for Needs::deterministic
   void place_mma_scratch();
   Wide wide();
+  Wide wide(Act act);  ///< with other activations than the backend's
   /// out [m, n] (+)= x [m, k] * w^T + bias with x in f32; accumulate adds to what out holds.
   void product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate);
+  void product(const Wide&, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate);
   void product_fixed(const MatmulArgs&, bool accumulate);
   /// Where attention over m rows of `width` numbers may leave its result in 16 bits too, for the product that follows.
   void place_attention_copy(int64_t m, int64_t width, const void* result);

@@ -91,13 +91,19 @@ void CudaBackend::prepare_ops(const Needs& needs) {
 
 // ---- products ------------------------------------------------------------------------------------------------------
 
-Wide CudaBackend::wide() {
-  return {lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act_, needs_.deterministic, &crossovers_};
+Wide CudaBackend::wide() { return wide(act_); }
+
+Wide CudaBackend::wide(Act act) {
+  return {lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act, needs_.deterministic, &crossovers_};
 }
 
 void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate) {
+  product(wide(), x, w, bias, out, accumulate);
+}
+
+void CudaBackend::product(const Wide& wide, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out,
+                          bool accumulate) {
   const int64_t m = x.rows();
-  const Wide wide = this->wide();
   const Way way = wide.way(m, w);
   ++counters_.launches;
   if (way == Way::fixed) return product_fixed({x, w, bias, out}, accumulate);
@@ -209,7 +215,7 @@ void CudaBackend::place_attention_copy(int64_t m, int64_t width, const void* res
     quantised = quantised || packed_layout(format) == kTiles;
     all_bf16 = all_bf16 && format == DType::BF16;
   }
-  if (act_ != Act::automatic || m < kWgmmaLeast) return;
+  if (!few_by_format(act_) || m < kWgmmaLeast) return;
   const bool arranged = quantised && has_wgmma_ && m <= kOperandMaxTokens && width % kOperandColumns == 0 &&
                         tokens * width <= narrow_a_.n_elements();
   if (!arranged && !(all_bf16 && lt_ && m * width <= narrow_a_.n_elements())) return;

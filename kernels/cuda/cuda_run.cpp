@@ -53,13 +53,14 @@ void launch_decode(const DecodeLaunch& launch, int n_ctas, bool cooperative, cud
 }
 
 void CudaBackend::check_activations(const Needs& needs) const {
-  const std::string name = act_ == Act::f16 ? "f16" : act_ == Act::bf16 ? "bf16" : "int8";
+  const std::string name = act_name(act_);
   if (const DType* plain = without_kernel(needs.matrix_formats, act_))
     throw Error(ErrorKind::usage, "act", "only quantised weights have kernels for such activations",
                 name + " with " + format_name(*plain), "auto");
   if (mode_ == Mode::persistent && !all_decode_packed(needs.matrix_formats, act_))
     throw Error(ErrorKind::usage, "act", "one kernel for a whole step has no such activations for these weights", name,
                 "auto, or mode auto, graph, eager");
+  if (act_ == Act::fp8) require_fp8(needs.matrix_formats);
   if (!needs.deterministic) return;
   if (mode_ == Mode::persistent)
     throw Error(ErrorKind::usage, "deterministic", "the kernel for a whole step sums by its number of rows",
@@ -68,6 +69,16 @@ void CudaBackend::check_activations(const Needs& needs) const {
     if (!has_fixed_products(format, act_))
       throw Error(ErrorKind::usage, "deterministic", "no kernel for such activations with " + format_name(format), name,
                   "act auto");
+}
+
+void CudaBackend::require_fp8(const std::vector<DType>& weights) const {
+  std::string why = why_no_fp8(weights, device_.major, device_.minor);
+  if (why.empty()) {
+    use_device();
+    const auto lt = MatmulLt::open(why);
+    if (lt) why = lt->why_no_e4m3();
+  }
+  if (!why.empty()) throw Error(ErrorKind::usage, "act", "fp8 cannot be used: " + why, "fp8", "auto");
 }
 
 void CudaBackend::prepare(const Needs& needs) {

@@ -83,7 +83,8 @@ void CudaBackend::ffn(const FfnArgs& a) {
     const Tensor normed = narrow ? memory_as(narrow_a_, type, m, dim) : a.normed;
     norm({a.add.x, a.norm, a.eps, normed});
     // bf16 holds what f32 holds, so gate and up are kept in it; f16 would overflow in some models.
-    const bool half = type == DType::BF16 && !a.b_gate && !a.b_up;
+    const bool e4m3 = type == DType::F8_E4M3;
+    const bool half = (type == DType::BF16 || e4m3) && !a.b_gate && !a.b_up;
     const DType kept = half ? DType::BF16 : DType::F32;
     const Tensor gate = memory_as(a.gate, kept, m, ffn_dim);
     Tensor up = memory_as(a.up, kept, m, ffn_dim), activated = gate;
@@ -98,10 +99,17 @@ void CudaBackend::ffn(const FfnArgs& a) {
       wide.product({normed, a.w_up, a.b_up, up});
     }
     if (kept != type) activated = memory_as(narrow_b_, type, m, ffn_dim);
-    if (half)
+    if (half && e4m3) {
+      activate_bf16_e4m3({gate, up, a.activation, activated}, stream_.get());
+    } else if (half) {
       activate_bf16({gate, up, a.activation, activated}, stream_.get(), both ? 2 * ffn_dim : 0);
-    else
+    } else if (e4m3) {
+      activate({gate, up, a.activation, gate});
+      convert_e4m3(gate, activated, stream_.get());
+      ++counters_.launches;
+    } else {
       activate({gate, up, a.activation, activated});
+    }
     wide.product({activated, a.w_down, a.b_down, branch}, direct);
     counters_.launches += half && !both ? 4 : 3;
   }
@@ -110,8 +118,16 @@ void CudaBackend::ffn(const FfnArgs& a) {
 
 void CudaBackend::logits(const LogitsArgs& a) {
   if (recorder_) return recorder_->logits(a);
-  if (!fusion_.logits) return Backend::logits(a);
-  const Wide wide = this->wide();
+  // With fp8 the head stays in 16 bits: its errors are the logits' own, and a prompt that is not scored has one row.
+  const Wide wide = this->wide(act_ == Act::fp8 ? Act::automatic : act_);
+  const auto apart = [&] {  // the definition, with this head
+    const LogitsSteps s = steps(a);
+    gather(a.x, a.rows, a.normed);
+    norm(s.norm);
+    product(wide, s.head.x, s.head.w, s.head.bias, s.head.out, false);
+    scale_softcap(a.out, a.scale, a.softcap);
+  };
+  if (!fusion_.logits) return apart();
   const int64_t m = a.rows.rows();
   const DType type = wide.type(a.head);
   if (m == 0) return;
@@ -122,7 +138,7 @@ void CudaBackend::logits(const LogitsArgs& a) {
     product_few({normed, {&a.head}, {&a.bias}, MmaOutput::store, {}, a.out.data, a.out.cols()}, arranged);
     return scale_softcap(a.out, a.scale, a.softcap);
   }
-  if (!wide.takes(m, a.head) || type == DType::F32) return Backend::logits(a);
+  if (!wide.takes(m, a.head) || type == DType::F32) return apart();
   gather(a.x, a.rows, a.normed);
   const Tensor normed = memory_as(narrow_a_, type, m, a.x.cols());
   norm({a.normed, a.norm, a.eps, normed});

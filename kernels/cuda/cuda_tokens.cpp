@@ -9,7 +9,7 @@ namespace infer::cuda {
 
 bool CudaBackend::by_token(int64_t m, std::initializer_list<const Tensor*> weights) {
   const Wide wide = this->wide();
-  bool all = (act_ == Act::automatic || act_ == Act::int8) && m <= kMatvecMost;
+  bool all = (few_by_format(act_) || act_ == Act::int8) && m <= kMatvecMost;
   for (const Tensor* w : weights) all = all && wide.way(m, *w) == Way::matvec && token_product_takes(*w);
   return all;
 }
@@ -55,7 +55,7 @@ void CudaBackend::attn_out_by_token(const AttnOutArgs& a) {
 }
 
 bool CudaBackend::experts_by_token(const MoeFfnArgs& a) const {
-  return !needs_.deterministic && (act_ == Act::automatic || act_ == Act::int8) && a.add.x.rows() <= kTokensAlone &&
+  return !needs_.deterministic && (few_by_format(act_) || act_ == Act::int8) && a.add.x.rows() <= kTokensAlone &&
          token_experts_take(a);
 }
 

@@ -12,12 +12,18 @@ namespace infer::cuda {
 
 // ---- pointwise.cu ----------------------------------------------------------------------------------------------
 void embed(const EmbedArgs&, cudaStream_t);        ///< table: file blocks (layout 0) of any format
-void norm(const NormArgs&, cudaStream_t);          ///< out: f32, f16 or bf16
+void norm(const NormArgs&, cudaStream_t);          ///< out: f32, f16, bf16 or an operand of e4m3
 void activate(const ActivateArgs&, cudaStream_t);  ///< out: f32, f16 or bf16
 void add(const AddArgs&, cudaStream_t);
 void gather(const Tensor& x, const Tensor& rows, const Tensor& out, cudaStream_t);
 void scale_softcap(const Tensor& x, float scale, float softcap, cudaStream_t);
-void convert(const Tensor& from, const Tensor& to, cudaStream_t);  ///< f32 to f16 (clamped to +-65504) or bf16
+/// f32 to f16 (clamped to +-65504), bf16 or an operand of e4m3.
+void convert(const Tensor& from, const Tensor& to, cudaStream_t);
+
+// ---- e4m3_rows.cu: operands of e4m3 (e4m3.h), in rows of a multiple of 16 numbers at multiples of 16 bytes -------
+void convert_e4m3(const Tensor& from, const Tensor& out, cudaStream_t);
+void norm_e4m3(const NormArgs&, cudaStream_t);
+void activate_bf16_e4m3(const ActivateArgs&, cudaStream_t);  ///< gate and up in bf16
 
 // ---- rope_store.cu ---------------------------------------------------------------------------------------------
 void rope_store(const RopeStoreArgs&, cudaStream_t);
@@ -50,6 +56,8 @@ void pack_rows(DType, const void* blocks, int64_t row_begin, int64_t n_rows, con
 /// Rows of a packed or plain matrix as f16 (clamped to +-65504) or bf16 [n_rows, cols], row-major. row_begin is a
 /// multiple of 4.
 void dequantize_rows(const Tensor& packed, int64_t row_begin, int64_t n_rows, const Tensor& out, cudaStream_t);
+/// The same of a packed matrix as e4m3 [n_rows, cols], with the factors of its rows.
+void unpack_e4m3(const Tensor& packed, int64_t row_begin, int64_t n_rows, void* out, float* scales, cudaStream_t);
 
 // ---- decode.cu -------------------------------------------------------------------------------------------------
 /// Up to 4 rows of x against any packed or plain w, in f32; accumulate adds to what out holds.

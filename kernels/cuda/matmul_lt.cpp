@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "infer/error.h"
+#include "kernels/cuda/e4m3.h"
 
 namespace infer::cuda {
 namespace {
@@ -76,7 +77,8 @@ cudaDataType_t data_type(DType dtype) {
   if (dtype == DType::F16) return CUDA_R_16F;
   if (dtype == DType::BF16) return CUDA_R_16BF;
   if (dtype == DType::F32) return CUDA_R_32F;
-  throw Error(ErrorKind::run, "cuBLASLt", "no such operand type", format_name(dtype), "F32, F16, BF16");
+  if (dtype == DType::F8_E4M3) return CUDA_R_8F_E4M3;
+  throw Error(ErrorKind::run, "cuBLASLt", "no such operand type", format_name(dtype), "F32, F16, BF16, F8_E4M3");
 }
 
 /// What a pointer is aligned to, as far as algorithms care.
@@ -89,10 +91,7 @@ class MatmulLtLibrary final : public MatmulLt {
  public:
   MatmulLtLibrary(const Api& api, cublasLtHandle_t handle, void* workspace)
       : api_(api), handle_(handle), workspace_(workspace) {
-    ok(api_.desc_create(&product_, CUBLAS_COMPUTE_32F, CUDA_R_32F), "descriptor");
-    const cublasOperation_t transposed = CUBLAS_OP_T, straight = CUBLAS_OP_N;
-    ok(api_.desc_set(product_, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)), "descriptor");
-    ok(api_.desc_set(product_, CUBLASLT_MATMUL_DESC_TRANSB, &straight, sizeof(straight)), "descriptor");
+    describe(product_);
     ok(api_.preference_create(&preference_), "preference");
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kWorkspaceBytes));
     // Parts of a split sum stay in f32 until they are all there, whatever the output's type.
@@ -103,31 +102,31 @@ class MatmulLtLibrary final : public MatmulLt {
       for (cublasLtMatrixLayout_t layout : {plan.a, plan.b, plan.d}) api_.layout_destroy(layout);
     }
     if (preference_) api_.preference_destroy(preference_);
-    if (product_) api_.desc_destroy(product_);
+    for (cublasLtMatmulDesc_t product : {product_, scaled_})
+      if (product) api_.desc_destroy(product);
     api_.destroy(handle_);
     cudaFree(workspace_);
   }
 
   void matmul(const Tensor& x, int64_t x_stride, const Tensor& w, int64_t w_stride, const Tensor& out,
               int64_t out_stride, float beta, cudaStream_t stream) override {
-    const int64_t m = x.rows(), n = w.rows(), k = w.cols();
-    if (m == 0 || n == 0) return;
-    if (x.dtype != w.dtype) throw Error(ErrorKind::run, "cuBLASLt", "operands of different types");
-    const Key key = {m,
-                     n,
-                     k,
-                     x_stride,
-                     w_stride,
-                     out_stride,
-                     static_cast<int64_t>(x.dtype) << 32 | static_cast<int64_t>(out.dtype) << 1 | (beta != 0),
-                     alignment(x.data) << 32 | alignment(w.data) << 16 | alignment(out.data)};
-    auto found = plans_.find(key);
-    if (found == plans_.end()) found = plans_.emplace(key, plan(key, x, w, out)).first;
-    const Plan& p = found->second;
+    if (x.rows() == 0 || w.rows() == 0) return;
+    const Plan& p = planned(x, x_stride, w, w_stride, out, out_stride, beta);
     const float alpha = 1;
-    ok(api_.matmul(handle_, product_, &alpha, w.data, p.a, x.data, p.b, &beta, out.data, p.d, out.data, p.d, &p.algo,
-                   workspace_, kWorkspaceBytes, stream),
+    ok(api_.matmul(handle_, product_of(x, w), &alpha, w.data, p.a, x.data, p.b, &beta, out.data, p.d, out.data, p.d,
+                   &p.algo, workspace_, kWorkspaceBytes, stream),
        "product");
+  }
+  std::string why_no_e4m3() override {
+    constexpr int64_t kSize = 512;
+    const Tensor operand(workspace_, DType::F8_E4M3, {kSize, kSize});  // only its address counts
+    try {
+      for (const DType type : {DType::F32, DType::BF16})
+        planned(operand, kSize, operand, kSize, Tensor(workspace_, type, {kSize, kSize}), kSize, 0);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return {};
   }
   size_t workspace_bytes() const override { return kWorkspaceBytes; }
 
@@ -139,6 +138,23 @@ class MatmulLtLibrary final : public MatmulLt {
     cublasLtMatmulAlgo_t algo{};
   };
 
+  const Plan& planned(const Tensor& x, int64_t x_stride, const Tensor& w, int64_t w_stride, const Tensor& out,
+                      int64_t out_stride, float beta) {
+    const int64_t m = x.rows(), n = w.rows(), k = w.cols();
+    if (x.dtype != w.dtype) throw Error(ErrorKind::run, "cuBLASLt", "operands of different types");
+    const Key key = {m,
+                     n,
+                     k,
+                     x_stride,
+                     w_stride,
+                     out_stride,
+                     static_cast<int64_t>(x.dtype) << 32 | static_cast<int64_t>(out.dtype) << 1 | (beta != 0),
+                     alignment(x.data) << 32 | alignment(w.data) << 16 | alignment(out.data)};
+    auto found = plans_.find(key);
+    if (found == plans_.end()) found = plans_.emplace(key, plan(key, x, w, out)).first;
+    return found->second;
+  }
+
   void ok(cublasStatus_t status, const char* what) const {
     if (status == CUBLAS_STATUS_SUCCESS) return;
     throw Error(ErrorKind::run, "cuBLASLt", std::string(what) + " failed", api_.status_name(status));
@@ -146,6 +162,25 @@ class MatmulLtLibrary final : public MatmulLt {
   template <class T>
   void prefer(cublasLtMatmulPreferenceAttributes_t attribute, T value) {
     ok(api_.preference_set(preference_, attribute, &value, sizeof(value)), "preference");
+  }
+  template <class T>
+  void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute, T value) {
+    ok(api_.desc_set(product, attribute, &value, sizeof(value)), "descriptor");
+  }
+  void describe(cublasLtMatmulDesc_t& product) {
+    ok(api_.desc_create(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "descriptor");
+    set(product, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T), set(product, CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
+  }
+  /// What the library is to do with these operands. The one for e4m3 is made when it is first wanted: libraries before
+  /// 12.9 do not know its modes.
+  cublasLtMatmulDesc_t product_of(const Tensor& x, const Tensor& w) {
+    if (x.dtype != DType::F8_E4M3) return product_;
+    if (!scaled_) describe(scaled_);
+    const cublasLtMatmulMatrixScale_t of_rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    set(scaled_, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, of_rows), set(scaled_, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, of_rows);
+    set(scaled_, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(row_scales(w)));
+    set(scaled_, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(row_scales(x)));
+    return scaled_;
   }
   void align(cublasLtMatmulPreferenceAttributes_t attribute, const void* pointer) {
     prefer(attribute, static_cast<uint32_t>(alignment(pointer)));
@@ -164,7 +199,8 @@ class MatmulLtLibrary final : public MatmulLt {
     align(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out.data);
     cublasLtMatmulHeuristicResult_t best{};
     int count = 0;
-    const cublasStatus_t status = api_.heuristic(handle_, product_, p.a, p.b, p.d, p.d, preference_, 1, &best, &count);
+    const cublasStatus_t status =
+        api_.heuristic(handle_, product_of(x, w), p.a, p.b, p.d, p.d, preference_, 1, &best, &count);
     if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
       throw Error(ErrorKind::run, "cuBLASLt", "no algorithm for a product",
                   format_name(x.dtype) + " " + std::to_string(m) + " x " + std::to_string(n) + " x " +
@@ -177,7 +213,7 @@ class MatmulLtLibrary final : public MatmulLt {
   Api api_;
   cublasLtHandle_t handle_;
   void* workspace_;
-  cublasLtMatmulDesc_t product_ = nullptr;
+  cublasLtMatmulDesc_t product_ = nullptr, scaled_ = nullptr;
   cublasLtMatmulPreference_t preference_ = nullptr;
   std::map<Key, Plan> plans_;
 };

@@ -1,10 +1,11 @@
-// Weights into their packed form (once, at load) and back out as 16-bit rows (for the products of prompts). What a
-// group of 32 looks like is packed.h's and unpack.cuh's business.
+// Weights into their packed form (once, at load) and back out as rows of 16 bits or of e4m3 (for the products of
+// prompts). What a group of 32 looks like is packed.h's and unpack.cuh's business.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include "infer/error.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/e4m3.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/unpack.cuh"
 
@@ -71,11 +72,10 @@ __device__ __forceinline__ void load_two_quads(const uint8_t* chunk, Chunk<F> c,
   }
 }
 
-/// scale * (stored - bias) + offset of the four codes of a quad, in 16 bits.
-template <class F, bool kBf16>
-__device__ __forceinline__ uint2 weights_of(uint32_t quad, float scale, float offset) {
+/// scale * (stored - bias) + offset of the four codes of a quad.
+template <class F>
+__device__ __forceinline__ void weights_of(uint32_t quad, float scale, float offset, float (&w)[4]) {
   constexpr int kBias = Packed<F>::bias < 0 ? 0 : Packed<F>::bias;
-  float w[4];
 #pragma unroll
   for (int b = 0; b < 4; ++b) {
     if constexpr (Packed<F>::bias == kFloat)
@@ -83,7 +83,19 @@ __device__ __forceinline__ uint2 weights_of(uint32_t quad, float scale, float of
     else
       w[b] = scale * static_cast<float>(static_cast<int>(static_cast<int8_t>(quad >> (8 * b))) - kBias) + offset;
   }
+}
+/// The same in 16 bits, and as e4m3.
+template <class F, bool kBf16>
+__device__ __forceinline__ uint2 weights_16(uint32_t quad, float scale, float offset) {
+  float w[4];
+  weights_of<F>(quad, scale, offset, w);
   return make_uint2(two_16(w[0], w[1], kBf16), two_16(w[2], w[3], kBf16));
+}
+template <class F>
+__device__ __forceinline__ uint32_t weights_e4m3(uint32_t quad, float scale, float offset) {
+  float w[4];
+  weights_of<F>(quad, scale, offset, w);
+  return e4m3_quad(w[0], w[1], w[2], w[3]);
 }
 
 constexpr int kRowsPerThread = 4;  ///< of one tile of 16: their loads are under way together
@@ -112,13 +124,71 @@ __global__ void __launch_bounds__(kThreads)
   uint8_t* to = out + (row * cols + static_cast<int64_t>(group) * kGroup) * 2 + (odd ? 32 : 0) + j / 2 * 16;
 #pragma unroll
   for (int r = 0; r < kRowsPerThread; ++r) {
-    const uint2 first = weights_of<F, kBf16>(q[r][0], s[r].scale[0], s[r].offset[0]);
-    const uint2 second = weights_of<F, kBf16>(q[r][1], s[r].scale[1], s[r].offset[1]);
+    const uint2 first = weights_16<F, kBf16>(q[r][0], s[r].scale[0], s[r].offset[0]);
+    const uint2 second = weights_16<F, kBf16>(q[r][1], s[r].scale[1], s[r].offset[1]);
     // The even lane gives its second half for the odd one's first.
     const uint2 mine = odd ? second : first, give = odd ? first : second;
     const uint32_t x = __shfl_xor_sync(0xffffffffu, give.x, 1), y = __shfl_xor_sync(0xffffffffu, give.y, 1);
     const uint4 both = odd ? make_uint4(x, y, mine.x, mine.y) : make_uint4(mine.x, mine.y, x, y);
     if (inside && row + r < n_rows) *reinterpret_cast<uint4*>(to + r * cols * 2) = both;
+  }
+}
+
+/// Four rows of e4m3 and their factors, which the groups' scales tell without a look at the codes: largest_of_group().
+/// Then lanes do as above, in half the bytes. Grid: a block to four rows. Shared: 16 bytes. Bytes: the packed ones in,
+/// 32 out per group.
+template <class F>
+__global__ void __launch_bounds__(kThreads)
+    unpack_e4m3_kernel(const uint8_t* __restrict__ packed, int64_t row_begin, int64_t n_rows, int64_t cols,
+                       uint8_t* __restrict__ out, float* __restrict__ row_scales) {
+  static_assert(kRowsPerThread == 4);  // a lane of four to a row
+  __shared__ uint32_t largest[kRowsPerThread];
+  const int n_groups = static_cast<int>(cols / kGroup), j = threadIdx.x % 4;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsPerThread;
+  if (threadIdx.x < kRowsPerThread) largest[threadIdx.x] = 0;
+  __syncthreads();
+  uint32_t most = 0;
+  for (int group = static_cast<int>(threadIdx.x) / 4; group < n_groups; group += kThreads / 4) {
+    const PackedPlace p = place<F>(cols, row_begin + row, group);
+    const GroupScales s = load_scales<F>(packed + p.chunk, Chunk<F>{p.groups}, p.row + j, p.group);
+#pragma unroll
+    for (int h = 0; h < kHalves<F>; ++h) most = max(most, largest_of_group<F>(s.scale[h], s.offset[h]));
+  }
+#pragma unroll
+  for (int lane = 4; lane < 32; lane *= 2) most = max(most, __shfl_xor_sync(0xffffffffu, most, lane));
+  if (threadIdx.x % 32 < 4) atomicMax(&largest[j], most);
+  __syncthreads();
+  float inverse[kRowsPerThread];
+#pragma unroll
+  for (int r = 0; r < kRowsPerThread; ++r) {
+    const float scale = e4m3_scale(largest[r]);
+    inverse[r] = 1.0f / scale;
+    if (static_cast<int>(threadIdx.x) == r && row + r < n_rows) row_scales[row + r] = scale;
+  }
+
+  const bool odd = j % 2 != 0;
+  for (int first = 0; first < n_groups; first += kThreads / 4) {  // the same turns for all lanes of a warp
+    const int group = first + static_cast<int>(threadIdx.x) / 4;
+    const bool inside = group < n_groups;
+    const PackedPlace p = place<F>(cols, row_begin + row, inside ? group : 0);
+    const uint8_t* chunk = packed + p.chunk;
+    const Chunk<F> c{p.groups};
+    uint32_t q[kRowsPerThread][2];
+    GroupScales s[kRowsPerThread];
+#pragma unroll
+    for (int r = 0; r < kRowsPerThread; ++r) load_two_quads<F>(chunk, c, p.row + r, p.group, j, q[r]);
+#pragma unroll
+    for (int r = 0; r < kRowsPerThread; ++r) s[r] = load_scales<F>(chunk, c, p.row + r, p.group);
+    uint8_t* to = out + row * cols + static_cast<int64_t>(group) * kGroup + (odd ? 16 : 0) + j / 2 * 8;
+#pragma unroll
+    for (int r = 0; r < kRowsPerThread; ++r) {
+      const float i = inverse[r];
+      const uint32_t a = weights_e4m3<F>(q[r][0], s[r].scale[0] * i, s[r].offset[0] * i);
+      const uint32_t b = weights_e4m3<F>(q[r][1], s[r].scale[1] * i, s[r].offset[1] * i);
+      const uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? a : b, 1);
+      if (inside && row + r < n_rows)
+        *reinterpret_cast<uint2*>(to + r * cols) = odd ? make_uint2(got, b) : make_uint2(a, got);
+    }
   }
 }
 
@@ -180,6 +250,22 @@ void dequantize_rows(const Tensor& packed, int64_t row_begin, int64_t n_rows, co
     }
   });
   check(cudaGetLastError(), "dequantize");
+}
+
+void unpack_e4m3(const Tensor& packed, int64_t row_begin, int64_t n_rows, void* out, float* scales,
+                 cudaStream_t stream) {
+  const int64_t cols = packed.cols();
+  if (n_rows <= 0) return;
+  visit_gpu_format(packed.dtype, [&]<class F>() {
+    if constexpr (F::block > 1) {
+      const auto blocks = static_cast<unsigned>((n_rows + kRowsPerThread - 1) / kRowsPerThread);
+      unpack_e4m3_kernel<F><<<blocks, kThreads, 0, stream>>>(packed.as<uint8_t>(), row_begin, n_rows, cols,
+                                                             static_cast<uint8_t*>(out), scales);
+    } else {
+      throw Error(ErrorKind::run, "unpack", "no e4m3 of plain weights", format_name(packed.dtype));
+    }
+  });
+  check(cudaGetLastError(), "unpack to e4m3");
 }
 
 }  // namespace infer::cuda

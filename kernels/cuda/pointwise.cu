@@ -230,6 +230,7 @@ void embed(const EmbedArgs& a, cudaStream_t stream) {
 void norm(const NormArgs& a, cudaStream_t stream) {
   const int64_t cols = a.x.cols(), rows = cols == 0 ? 0 : a.x.n_elements() / cols;
   if (rows == 0) return;
+  if (a.out.dtype == DType::F8_E4M3) return norm_e4m3(a, stream);
   const bool wide = cols % 4 == 0 && aligned_16(a.x.data) && aligned_16(a.weight.data) && aligned_16(a.out.data);
   dispatch("norm", a.out.dtype, wide, [&]<int kWide, class T>() {
     launch_early("norm", norm_kernel<kWide, T>, rows, kThreads, 0, stream, a.x.as<float>(), a.weight.as<float>(), a.eps,
@@ -277,6 +278,7 @@ void scale_softcap(const Tensor& x, float scale, float softcap, cudaStream_t str
 void convert(const Tensor& from, const Tensor& to, cudaStream_t stream) {
   const int64_t n = from.n_elements();
   if (n == 0) return;
+  if (to.dtype == DType::F8_E4M3) return convert_e4m3(from, to, stream);
   const bool wide = n % 4 == 0 && aligned_16(from.data) && aligned_16(to.data);
   dispatch("convert", to.dtype, wide, [&]<int kWide, class T>() {
     convert_kernel<kWide, T><<<blocks_for(n / kWide), kThreads, 0, stream>>>(from.as<float>(), to.as<T>(), n);

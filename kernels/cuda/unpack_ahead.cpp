@@ -2,6 +2,7 @@
 // capture waits for everything before it; later uses wait only for the product that read the half last.
 #include "kernels/cuda/unpack_ahead.h"
 
+#include "kernels/cuda/e4m3.h"
 #include "kernels/cuda/launchers.h"
 
 namespace infer::cuda {
@@ -50,25 +51,33 @@ void UnpackAhead::finish(cudaStream_t stream) {
   check(cudaStreamWaitEvent(stream, half.unpacked.get(), 0), "unpack weights");
 }
 
+void UnpackAhead::put(const Tensor& w, int64_t begin, int64_t n_rows, const Tensor& to, int64_t at,
+                      cudaStream_t stream) {
+  char* const rows = to.as<char>() + at * row_bytes(to.dtype, to.cols());
+  if (to.dtype == DType::F8_E4M3) return unpack_e4m3(w, begin, n_rows, rows, row_scales(to) + at, stream);
+  dequantize_rows(w, begin, n_rows, Tensor(rows, to.dtype, {n_rows, to.cols()}), stream);
+}
+
 Tensor UnpackAhead::unpack(const Tensor& w, int64_t begin_row, int64_t n_rows, DType type, int64_t epoch,
                            cudaStream_t stream) {
   const Tensor out(halves_[next_].memory, type, {n_rows, w.cols()});
-  dequantize_rows(w, begin_row, n_rows, out, begin(epoch, stream));
+  put(w, begin_row, n_rows, out, 0, begin(epoch, stream));
   finish(stream);
   return out;
 }
 
 Tensor UnpackAhead::unpack(std::initializer_list<const Tensor*> matrices, DType type, int64_t epoch,
                            cudaStream_t stream) {
-  const int64_t cols = (*matrices.begin())->cols();
-  int64_t rows = 0;
+  int64_t rows = 0, at = 0;
+  for (const Tensor* w : matrices) rows += w->rows();
+  const Tensor all(halves_[next_].memory, type, {rows, (*matrices.begin())->cols()});
   cudaStream_t own = begin(epoch, stream);
   for (const Tensor* w : matrices) {
-    dequantize_rows(*w, 0, w->rows(), Tensor(halves_[next_].memory + rows * cols * 2, type, {w->rows(), cols}), own);
-    rows += w->rows();
+    put(*w, 0, w->rows(), all, at, own);
+    at += w->rows();
   }
   finish(stream);
-  return Tensor(halves_[next_].memory, type, {rows, cols});
+  return all;
 }
 
 void UnpackAhead::release(cudaStream_t stream) {

@@ -1,13 +1,14 @@
 // Products on the tensor cores, for the ops and stages of more rows than matvec takes: cuBLASLt multiplies activations
-// of 16 bits with weights of the same type. Plain weights are read where they lie, others are unpacked into scratch
-// first, a block of rows at a time. Knows what can go this way (crossovers.h says what does); activations come
-// converted.
+// of 16 bits, or e4m3 with a factor to each row, with weights of the same type. Plain weights are read where they lie,
+// others are unpacked into scratch first, a block of rows at a time. Knows what can go this way (crossovers.h says what
+// does); activations come converted.
 #pragma once
 
 #include <initializer_list>
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/crossovers.h"
+#include "kernels/cuda/e4m3.h"
 #include "kernels/cuda/matmul_lt.h"
 #include "kernels/cuda/unpack_ahead.h"
 #include "kernels/ops.h"
@@ -28,7 +29,7 @@ inline Tensor memory_as(const Tensor& t, DType dtype, int64_t rows, int64_t cols
 /// Tensor cores for products of narrowed activations, with the scratch that quantised weights need.
 struct Wide {
   MatmulLt* lt;
-  Tensor narrow;  ///< 16-bit scratch for activations: only its size counts here
+  Tensor narrow;  ///< scratch for activations in 16 bits: only its size counts here
   UnpackAhead* unpacked;
   int64_t epoch;  ///< of unpacked
   cudaStream_t stream;
@@ -36,7 +37,11 @@ struct Wide {
   bool fixed;  ///< all products are Way::fixed
   const CrossoverTable* crossovers;
 
-  DType type(const Tensor& w) const { return operand_type(w.dtype, act); }
+  /// Of both operands. What has sizes that the library's e4m3 does not take goes as if left alone.
+  DType type(const Tensor& w) const {
+    const bool fits = w.rows() % kE4m3Step == 0 && w.cols() % kE4m3Step == 0;
+    return operand_type(w.dtype, act == Act::fp8 && !fits ? Act::automatic : act);
+  }
   bool ready(const Tensor& w) const { return lies_ready(w.dtype, act); }
   /// Rows that are no multiple of 16 bytes never go this way: they would take slow algorithms, and no model has them.
   Way way(int64_t m, const Tensor& w) const;

@@ -47,6 +47,9 @@ TEST_CASE("crossovers: what there is no kernel or room for is not chosen, whatev
     CHECK(choose_way(m, Act::automatic, {false, true, false}, always_wide) == Way::matvec);  // no tiles
     CHECK(choose_way(m, Act::automatic, {false, false, true}, always_few) == Way::matvec);
     CHECK(choose_way(m, Act::int8, {true, true, false}, always_wide) == Way::matvec);
+    for (const Possible& can : {Possible{true, true, false}, {true, false, false}, {false, false, true}})
+      for (const Crossovers& c : {always_wide, always_few})
+        CHECK(choose_way(m, Act::fp8, can, c) == choose_way(m, Act::automatic, can, c));
     // Activations of 16 bits meet quantised weights in one way only.
     CHECK(choose_way(m, Act::f16, {true, true, false}, always_few) == Way::wide);
     CHECK(choose_way(m, Act::bf16, {true, false, false}, always_few) == Way::matvec);

@@ -23,6 +23,28 @@ TEST_CASE("activations of products: the weight's format decides unless a type wa
   CHECK_FALSE(lies_ready(DType::Q8_0, Act::bf16));
 }
 
+TEST_CASE("activations of products: fp8 is for prompts with quantised weights, all else is left alone") {
+  for (const DType type : {DType::Q4_K, DType::Q8_0, DType::W8F, DType::MXFP4}) {
+    CHECK(operand_type(type, Act::fp8) == DType::F8_E4M3);
+    CHECK_FALSE(lies_ready(type, Act::fp8));
+    CHECK_FALSE(has_fixed_products(type, Act::fp8));
+    CHECK(decodes_packed(type, Act::fp8));
+  }
+  for (const DType type : {DType::F32, DType::F16, DType::BF16}) {
+    CHECK(operand_type(type, Act::fp8) == type);
+    CHECK(lies_ready(type, Act::fp8));
+    CHECK(decodes_packed(type, Act::fp8));
+  }
+  CHECK(parse_act("fp8") == Act::fp8);
+  CHECK(std::string(act_name(Act::fp8)) == "fp8");
+  CHECK(without_kernel({DType::Q4_K, DType::F16}, Act::fp8) == nullptr);
+  CHECK(why_no_fp8({DType::Q4_K, DType::F16}, 9, 0).empty());
+  CHECK(why_no_fp8({DType::W8F}, 8, 9).empty());
+  CHECK(why_no_fp8({}, 9, 0).empty());
+  CHECK_THAT(why_no_fp8({DType::BF16, DType::F32}, 9, 0), Catch::Contains("--quant Q8_0"));
+  CHECK_THAT(why_no_fp8({DType::Q8_0}, 8, 6), Catch::Contains("8.9 or newer, not 8.6"));
+}
+
 TEST_CASE("activations of products: the kernels of few rows have one form for each format") {
   CHECK(all_decode_packed({DType::Q4_K, DType::F32, DType::BF16}, Act::automatic));
   CHECK(all_decode_packed({DType::Q4_K, DType::Q6_K}, Act::int8));
@@ -51,6 +73,9 @@ TEST_CASE("activations of products are described, with what is slow") {
         "activations f16, weights unpacked for every product, no persistent kernel (slow)");
   CHECK(describe_activations(k_quants, Act::int8, true) ==
         "activations int8, four tokens of a prompt at a time (slow)");
+  CHECK(describe_activations(k_quants, Act::fp8, true) == "activations int8, in prompts fp8");
+  CHECK(describe_activations({DType::Q8_0, DType::F16}, Act::fp8, true) == "activations int8/f16, in prompts fp8/f16");
+  CHECK(describe_activations({DType::W8F}, Act::fp8, true) == "activations f16, in prompts fp8");
   CHECK(describe_activations({}, Act::automatic, true).empty());
 }
 
@@ -75,5 +100,7 @@ TEST_CASE("activations that a backend has no kernel for are refused with the wei
   CHECK_THAT(refusal("cpu", "int8", {DType::Q4_K, DType::F16}), Catch::Contains("int8 with F16"));
   CHECK_THAT(refusal("ref", "f16", {DType::F32}), Catch::Contains("float32"));
   CHECK(refusal("ref", "auto", {DType::Q4_K}).empty());
-  CHECK_THAT(refusal("cpu", "fp8", {}), Catch::Contains("auto, f16, bf16, int8"));
+  CHECK_THAT(refusal("cpu", "fp8", {DType::Q8_0}), Catch::Contains("fp8 with Q8_0"));
+  CHECK_THAT(refusal("ref", "fp8", {DType::Q8_0}), Catch::Contains("float32"));
+  CHECK_THAT(refusal("cpu", "fp4", {}), Catch::Contains("auto, f16, bf16, int8, fp8"));
 }

@@ -273,6 +273,61 @@ TEST_CASE("cuda: stages that are not fused give the oracle's numbers too") {
   }
 }
 
+TEST_CASE("cuda: stages in fp8 give the oracle's numbers but for three bits of fraction") {
+  if (skipped()) return;
+  BackendOptions options;
+  options.act = "fp8";
+  const auto fp8 = make_backend("cuda", options);
+  Needs needs = needs_of_these_tests();
+  needs.max_tokens = 300;
+  try {
+    fp8->prepare(needs);
+  } catch (const Error& e) {
+    CHECK(std::string(e.what()).find("fp8 cannot be used") != std::string::npos);
+    return;
+  }
+  // cuda_e4m3_test.cpp says what a product costs; the one after the gate meets what two others have left. With 16 bits
+  // an error would be 1e-5 or less: what is as exact as that did not go by e4m3.
+  constexpr double kProduct = 3e-3, kFfn = 1e-2, kLeast = 5e-5;
+  int at = 0;
+  const auto shapes_of_8 = [] {
+    std::vector<Shape> list;
+    for (const DType type : {DType::Q8_0, DType::Q4_0, DType::MXFP4}) {
+      list.push_back(shape_of(type));
+      list.push_back(shape_of(type));
+      Shape& s = list.back();  // every option
+      s.biases = s.head_norms = s.post_norms = s.adjacent = true;
+      s.activation = Activation::gelu_tanh, s.softcap = 5, s.scale = 0.5f;
+      list.push_back(shape_of(type));
+      list.back().head_norms = list.back().norms_span = true;
+    }
+    Shape mixed;
+    mixed.ffn_dim = 512, mixed.wq = DType::Q4_K, mixed.wv = DType::Q6_K, mixed.wo = DType::Q4_0;
+    mixed.gate = DType::Q4_K, mixed.down = DType::Q6_K;
+    list.push_back(mixed);
+    mixed.wv = DType::F16;  // not as the two beside it
+    list.push_back(mixed);
+    for (Shape& s : list) s.vocab = 304;  // a multiple of 16: it is not the size that keeps the head out
+    return list;
+  };
+  for (const Shape& shape : shapes_of_8()) {
+    const Layer layer(shape);
+    for (const int64_t n : {129, 140}) {
+      const auto check = [&](const char* stage, double bar, const auto& run) {
+        const double error = nmse(run(*fp8), run(ref()));
+        INFO(stage << " of shape " << at << ", tokens " << n << ": error " << error);
+        CHECK(error <= bar);
+        CHECK((error >= kLeast) == (stage != std::string("logits")));
+      };
+      check("attn_in", kProduct, [&](Backend& b) { return layer.attn_in(b, n); });
+      check("attn_out", kProduct, [&](Backend& b) { return layer.attn_out(b, n); });
+      check("ffn", kFfn, [&](Backend& b) { return layer.ffn(b, n); });
+      check("logits", kLeast, [&](Backend& b) { return layer.logits(b, n); });  // the head is left alone
+    }
+    ++at;
+  }
+}
+
 TEST_CASE("cuda: a step that is replayed computes what it computes call by call") {
   if (skipped()) return;
   BackendOptions options;
