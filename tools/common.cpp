@@ -58,12 +58,14 @@ void add_device_flags(Arguments& a, LoadOptions& load) {
   });
   a.add({"--no-graphs"}, "", "record no steps of a GPU: as --mode eager",
         [=](const std::string&) { *no_graphs = true, settle_mode(); });
-  a.add({"--act"}, "TYPE", "activations in products: auto (default, by the weights' format), f16, bf16, int8",
+  a.add({"--act"}, "TYPE", "activations in products: auto (default, by the weights' format), f16, bf16, int8, fp8",
         [&load](const std::string& t) {
-          for (const char* known : {"auto", "f16", "bf16", "int8"})
+          for (const char* known : {"auto", "f16", "bf16", "int8", "fp8"})
             if (t == known) return load.act = t, void();
-          throw Error(ErrorKind::usage, "--act", "unknown", "'" + escaped(t) + "'", "auto, f16, bf16, int8");
+          throw Error(ErrorKind::usage, "--act", "unknown", "'" + escaped(t) + "'", "auto, f16, bf16, int8, fp8");
         });
+  a.add({"--act8"}, "", "prompts in 8-bit floats on a Hopper GPU, quicker and less exact: as --act fp8",
+        [&load](const std::string&) { load.act = "fp8"; });
   a.switch_or({"--no-fusion"}, "STAGE,..",
               "simple ops instead of fused stages: all, or of attn_in, attn_out, ffn, logits",
               [&load](const std::string& t) { set_unfused(load, t); });

@@ -69,7 +69,7 @@ struct LoadOptions {
   std::string isa;              ///< cpu: "" best of this machine; "scalar", "avx2", "avx512" force a level
   std::string mode;             ///< cuda, how steps run: "" or "auto", "persistent", "graph", "eager"
   bool debug_sync = false;      ///< cuda: eager, waiting for every kernel, so that an error names the one that failed
-  std::string act;              ///< activations in products: "" or "auto" by the weights' format, "f16", "bf16", "int8"
+  std::string act;              ///< activations in products: "" or "auto" by the weights' format, "f16", "bf16", "int8", "fp8"
   bool fusion = true;           ///< false: one simple op after another instead of fused stages, to see what these gain
   /// The same logits to the bit whatever else is computed beside them, in whatever chunks and on however many threads. On
   /// cpu and ref it is so anyway; cuda takes slower kernels, and no mode "persistent".

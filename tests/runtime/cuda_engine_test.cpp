@@ -237,6 +237,45 @@ TEST_CASE("cuda engine: plain weights take another 16-bit type, and no int8") {
   }
 }
 
+TEST_CASE("cuda engine: prompts in fp8 cost what three bits of fraction do, and no memory") {
+  if (skipped()) return;
+  const File file(DType::Q8_0);
+  const Model reference = file.load("ref"), model = file.load("cuda");
+  EngineOptions o = options();
+  o.act = "fp8";
+  std::optional<Engine> engine;
+  try {
+    engine.emplace(model, o);
+  } catch (const Error& error) {  // no Hopper, or an old cuBLASLt
+    CHECK(std::string(error.what()).find("fp8 cannot be used") != std::string::npos);
+    return;
+  }
+  CHECK(engine->stats().backend.find("activations int8, in prompts fp8") != std::string::npos);
+  Engine oracle(reference, options()), usual(model, options());
+  const Ids text = prompt(300);
+  const std::vector<float> wanted = all_logits(oracle, text), found = all_logits(*engine, text);
+  const double error = nmse(found, wanted), in_16_bits = nmse(all_logits(usual, text), wanted);
+  INFO("fp8 " << error << ", bf16 " << in_16_bits);
+  CHECK(error <= 3e-2);
+  CHECK(error > 2 * in_16_bits);
+  const int64_t allocations = engine->stats().n_allocations;
+  CHECK(all_logits(*engine, prompt(300, 1)) != found);
+  CHECK(engine->generate(request(prompt(200, 2), 20)).ids.size() == 20);
+  CHECK(engine->stats().n_allocations == allocations);
+  LoadOptions load;
+  load.device = "cuda", load.act = "fp8";
+  const File plain(DType::BF16);
+  CHECK_THROWS_WITH(Model::load(plain.path, load), Catch::Contains("--quant Q8_0"));
+  load.deterministic = true;
+  CHECK_THROWS_WITH(Model::load(file.path, load), Catch::Contains("fp8"));
+  load.deterministic = false;
+  const SelfTest test = self_test(file.path, load);
+  for (const SelfTestRow& row : test.rows) {
+    INFO(row.op << " " << row.format << " " << row.n_tokens << ": " << row.max_error << " " << row.rms_error);
+    CHECK(row.passed);
+  }
+}
+
 TEST_CASE("cuda engine: eager mode records nothing") {
   if (skipped()) return;
   const File file(DType::Q8_0);

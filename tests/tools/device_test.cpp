@@ -75,7 +75,7 @@ TEST_CASE("wrong names of devices and modes are usage errors that name the choic
   check_refusal(run({tiny_bpe(), "-p", "x", "--device", "cuda:one"}), 2, "cuda:one");
   check_refusal(run({tiny_bpe(), "-p", "x", "--mode", "warp"}), 2, "auto, persistent, graph, eager");
   check_refusal(run({"bench", "-m", tiny_bpe(), "--mode", "warp"}), 2, "auto, persistent, graph, eager");
-  check_refusal(run({tiny_bpe(), "-p", "x", "--act", "fp8"}), 2, "auto, f16, bf16, int8");
+  check_refusal(run({tiny_bpe(), "-p", "x", "--act", "fp4"}), 2, "auto, f16, bf16, int8, fp8");
 }
 
 TEST_CASE("--act is refused where there is no kernel, with the weights' format, and announced where there is") {
@@ -89,7 +89,11 @@ TEST_CASE("--act is refused where there is no kernel, with the weights' format, 
   check_refusal(with("f16", "cpu"), 2, "f16 with BF16");
   check_refusal(with("bf16", "ref"), 2, "float32");
   check_refusal(with("bf16", "cpu"), 2, "bf16 with BF16");
-  CHECK(contains(run({"run", "--help"}).out, "--act"));
+  check_refusal(with("fp8", "cpu"), 2, "fp8 with BF16");
+  check_refusal(run({"bench", "-m", wide(), "--act8", "--device", "cpu"}), 2, "fp8 with BF16");
+  check_refusal(run({"run", wide(), "-p", "x", "--act8", "--device", "ref"}), 2, "float32");
+  for (const char* command : {"run", "bench", "perplexity", "selftest"})
+    for (const char* flag : {"--act TYPE", "--act8"}) CHECK(contains(run({command, "--help"}).out, flag));
   check_refusal(run({"bench", "-m", wide(), "--act", "int8", "--device", "cpu"}), 2, "int8 with BF16");
   // A reference in another format than the model's is no obstacle.
   TinyModel model;
