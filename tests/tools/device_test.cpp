@@ -107,10 +107,14 @@ TEST_CASE("--act is refused where there is no kernel, with the weights' format, 
   CHECK(contains(own.err, "activations int8\n"));
   std::string text;
   for (int i = 0; i < 200; ++i) text += " hello world";
-  const Outcome o = run({"perplexity", "-m", path_in_folder("quantised.gguf"), "--act", "int8", "--device", "cpu", "-f",
-                         write_file("act.txt", text), "-c", "64", "--chunks", "1", "--reference", wide()});
-  INFO(o.err);
-  CHECK(o.status == 0);
+  text = write_file("act.txt", text);
+  for (const std::string& reference : {wide(), path_in_folder("quantised.gguf")}) {  // the same file: as usual
+    const Outcome o = run({"perplexity", "-m", path_in_folder("quantised.gguf"), "--act", "int8", "--device", "cpu",
+                           "-f", text, "-c", "64", "--chunks", "1", "--kl-divergence", "--reference", reference});
+    INFO(o.err);
+    CHECK(o.status == 0);
+    CHECK(contains(o.out, "Mean    KLD:"));
+  }
 }
 
 TEST_CASE("--no-graphs is --mode eager, and refuses a mode that records steps") {
