@@ -29,7 +29,7 @@ CONFIG += $(if $(shell command -v ninja),-G Ninja) $(if $(CCACHE_DISABLE),,$(if 
 PACKAGES = g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libxxhash-dev libedit-dev \
   libbsd-dev libncurses-dev catch2 python3-pip ca-certificates xz-utils
 
-.PHONY: all infer test demo deps bench format clean install configure
+.PHONY: all infer everything test demo deps bench format clean install configure
 all: infer
 
 # The build folder is configured once; CMake reconfigures itself when files come or go.
@@ -40,8 +40,11 @@ infer: $(BUILD)/CMakeCache.txt
 	@cmake --build $(BUILD) -j$(JOBS) --target infer
 	@ln -sf $(BUILD)/infer infer
 
-test: $(BUILD)/CMakeCache.txt
+# The program and all tests, not run.
+everything: $(BUILD)/CMakeCache.txt
 	@cmake --build $(BUILD) -j$(JOBS)
+
+test: everything
 	$(if $(ASAN)$(DEBUG),,@ln -sf $(BUILD)/infer infer)
 	@cd $(BUILD) && ctest --output-on-failure -j$(JOBS) $(TESTS)
 
