@@ -118,7 +118,11 @@ KeptMatrix keep_plain(const Matrix& m, std::string because, bool exact, OwnedByt
 // ---- blocks of 32 ------------------------------------------------------------
 
 void put_nibbles(const uint8_t* codes, uint8_t* qs) {
-  for (int i = 0; i < kGroup / 2; ++i) qs[i] = static_cast<uint8_t>(codes[i] | codes[i + kGroup / 2] << 4);
+  uint64_t low[2], high[2];  // codes fit half a byte, so that none reaches the next when all are shifted
+  std::memcpy(low, codes, sizeof low);
+  std::memcpy(high, codes + kGroup / 2, sizeof high);
+  for (int i = 0; i < 2; ++i) low[i] |= high[i] << 4;
+  std::memcpy(qs, low, sizeof low);
 }
 void put_codes(const uint8_t* codes, uint16_t, Q4_0::Block& out) { put_nibbles(codes, out.qs); }
 void put_codes(const uint8_t* codes, uint16_t zero, W4G::Block& out) {

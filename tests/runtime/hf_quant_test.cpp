@@ -96,6 +96,28 @@ TEST_CASE("GPTQ: symmetric, with zero points of both versions, columns in any or
   CHECK(check(gptq_folder(narrow, false), gptq_json(4, -1, true), narrow) == DType::F32);
 }
 
+TEST_CASE("matrices that are no whole number of tiles come back bit for bit") {
+  for (const int64_t rows : {8, 136, 248})
+    for (const int64_t cols : {32, 96, 160, 288})
+      for (const int64_t given : {32, 64, 128, -1}) {
+        const int64_t group = given < 0 ? cols : given;
+        INFO(rows << " rows, " << cols << " columns, groups of " << given);
+        const Matrix middle(rows, cols, group, 4, true), zeros(rows, cols, group, 4, false),
+            eight(rows, cols, group, 8, true), odd(rows - 3, cols, group, 4, false);
+        const std::string size = std::to_string(given), json = gptq_json(4, given, false);
+        CHECK(check(awq_folder(zeros), R"({"quant_method": "awq", "bits": 4, "group_size": )" + size + "}", zeros) ==
+              DType::W4G);
+        CHECK(check(gptq_folder(middle, false), gptq_json(4, given, true), middle) == DType::Q4_0);
+        CHECK(check(gptq_folder(zeros, false), json, zeros) == DType::W4G);
+        CHECK(check(gptq_folder(eight, false), gptq_json(8, given, true), eight) == DType::Q8_0);
+        const std::string strategy = given < 0 ? R"("channel")" : R"("group", "group_size": )" + size;
+        CHECK(check(packed_folder(odd, true), packed_json(4, strategy, false), odd) == DType::W4G);
+        CHECK(check(packed_folder(eight, false), packed_json(8, strategy, true), eight) == DType::Q8_0);
+      }
+  const Matrix ragged(133, 77, 77, 4, true);  // as plain numbers, the last word of a row in part
+  CHECK(check(packed_folder(ragged, false), packed_json(4, R"("channel")", true), ragged) == DType::F32);
+}
+
 TEST_CASE("GPTQ: a g_idx that only says what is clear anyway need not be there") {
   const Matrix m(8, 64, 32, 4, true);
   QuantFolder folder = gptq_folder(m, false);
