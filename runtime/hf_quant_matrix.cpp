@@ -155,16 +155,15 @@ KeptMatrix keep_blocks(const IntMatrix& m, const HalfScales& scales, OwnedBytes&
   uint16_t half[kMostZero + 1];  // 0 to kMostZero
   for (int i = 0; i <= kMostZero; ++i) half[i] = f32_to_f16(static_cast<float>(i));
   auto [out, to] = made(m.name, m.rows, m.cols, F::id, owned);
-  for_each_tile(m, [&, first = to](const Tile& tile, const TileCodes& codes) {
+  for_each_tile(m, [&, first = reinterpret_cast<typename F::Block*>(to)](const Tile& tile, const TileCodes& codes) {
     for (int64_t r = 0; r < tile.n_rows; ++r) {
       const int64_t row = tile.row + r;
-      std::byte* at = first + (row * m.cols + tile.col) / kGroup * static_cast<int64_t>(sizeof(typename F::Block));
-      for (int64_t c = 0; c < tile.n_cols; c += kGroup, at += sizeof(typename F::Block)) {
+      // Written in place: a copy would be read at other widths than it was just written, and wait for that.
+      auto* block = first + (row * m.cols + tile.col) / kGroup;
+      for (int64_t c = 0; c < tile.n_cols; c += kGroup, ++block) {
         const auto group = static_cast<size_t>(row * m.groups + m.group_of[static_cast<size_t>(tile.col + c)]);
-        typename F::Block block;
-        block.d = scales.d[group];
-        put_codes(&codes[r][c], half[m.zero[group]], block);
-        std::memcpy(at, &block, sizeof block);
+        block->d = scales.d[group];
+        put_codes(&codes[r][c], half[m.zero[group]], *block);
       }
     }
   });
