@@ -242,6 +242,8 @@ TEST_CASE("cuda engine: prompts in fp8 cost what three bits of fraction do, and 
   const File file(DType::Q8_0);
   const Model reference = file.load("ref"), model = file.load("cuda");
   EngineOptions o = options();
+  o.n_outputs = 300;  // in one step: few rows are not in fp8
+  const EngineOptions as_usual = o;
   o.act = "fp8";
   std::optional<Engine> engine;
   try {
@@ -251,12 +253,13 @@ TEST_CASE("cuda engine: prompts in fp8 cost what three bits of fraction do, and 
     return;
   }
   CHECK(engine->stats().backend.find("activations int8, in prompts fp8") != std::string::npos);
-  Engine oracle(reference, options()), usual(model, options());
+  Engine oracle(reference, options()), usual(model, as_usual);
   const Ids text = prompt(300);
   const std::vector<float> wanted = all_logits(oracle, text), found = all_logits(*engine, text);
   const double error = nmse(found, wanted), in_16_bits = nmse(all_logits(usual, text), wanted);
   INFO("fp8 " << error << ", bf16 " << in_16_bits);
-  CHECK(error <= 3e-2);
+  // Random weights make much of any rounding. Those of e4m3 have 560 times the power of bf16's: 2.6 % and 0.11 %.
+  CHECK(error <= 600 * in_16_bits);
   CHECK(error > 2 * in_16_bits);
   const int64_t allocations = engine->stats().n_allocations;
   CHECK(all_logits(*engine, prompt(300, 1)) != found);

@@ -98,7 +98,7 @@ Model load(const std::string& device, DType weights = DType::F32, int64_t n_expe
   return Model::load(path, options);
 }
 
-EngineOptions engine_options() {
+EngineOptions prefix_options() {
   EngineOptions o;
   o.n_ctx = 256, o.n_threads = 2;
   return o;
@@ -192,7 +192,7 @@ TEST_CASE("prefixes: each runs its ops and no more, and their times are those of
   Log log;
   ProfileOptions what;
   what.n_gen = 3, what.depth = 4, what.repetitions = 1, what.n_seqs = 2;
-  const StepProfile p = profile_steps(model.impl(), engine_options(), what, std::make_unique<Device>(log));
+  const StepProfile p = profile_steps(model.impl(), prefix_options(), what, std::make_unique<Device>(log));
   const int64_t n_layers = model.info().n_layers, n_ops = 3 + 4 * n_layers;  // embed, logits, sample
   CHECK(p.n_prefix_ops == n_ops);
   CHECK(p.n_prefixes == n_ops + 1);
@@ -222,7 +222,7 @@ TEST_CASE("prefixes: those of a prompt's steps, however many steps there are") {
   Log log;
   ProfileOptions what;
   what.n_prompt = 20, what.repetitions = 2;
-  EngineOptions options = engine_options();
+  EngineOptions options = prefix_options();
   options.n_batch = options.n_ubatch = 8;
   const StepProfile p = profile_steps(model.impl(), options, what, std::make_unique<Device>(log));
   CHECK(p.n_steps == 2 * 3);
@@ -234,7 +234,7 @@ TEST_CASE("prefixes: those of a prompt's steps, however many steps there are") {
 
 TEST_CASE("prefixes: a step after one is the step that it was before") {
   for (const char* device : {"cpu", "ref"})
-    for (const int64_t n_experts : {0, 6}) check_prefixes(load(device, DType::Q8_0, n_experts), engine_options(), 2);
+    for (const int64_t n_experts : {0, 6}) check_prefixes(load(device, DType::Q8_0, n_experts), prefix_options(), 2);
 }
 
 TEST_CASE("cuda prefixes: a step after one is the step that it was before, recorded or not") {
@@ -249,14 +249,14 @@ TEST_CASE("cuda prefixes: a step after one is the step that it was before, recor
     for (const char* mode : {"auto", "graph", "eager"})
       for (const int64_t n_seqs : {1, 2, 8}) {
         INFO("mode " << mode << ", " << n_seqs << " sequences");
-        check_prefixes(load("cuda", weights, 0, mode), engine_options(), n_seqs);
+        check_prefixes(load("cuda", weights, 0, mode), prefix_options(), n_seqs);
       }
     const Model model = load("cuda", weights);
     ProfileOptions what;
     what.n_gen = 4, what.repetitions = 1;
     for (const int64_t n_seqs : {1, 8}) {
       what.n_seqs = n_seqs;
-      const StepProfile p = profile_steps(model, engine_options(), what);
+      const StepProfile p = profile_steps(model, prefix_options(), what);
       double stages = 0;
       for (const StageProfile& s : p.stages) stages += s.seconds;
       CHECK(p.n_prefixes == p.n_prefix_ops + 1);
