@@ -100,6 +100,21 @@ __device__ __forceinline__ uint32_t weights_e4m3(uint32_t quad, float scale, flo
 
 constexpr int kRowsPerThread = 4;  ///< of one tile of 16: their loads are under way together
 
+/// Of kRowsPerThread rows of a group: quads j and j + 4, and the scales.
+template <class F>
+struct RowsOfGroup {
+  uint32_t q[kRowsPerThread][2];
+  GroupScales s[kRowsPerThread];
+  __device__ __forceinline__ RowsOfGroup(const uint8_t* packed, const PackedPlace& p, int j) {
+    const uint8_t* chunk = packed + p.chunk;
+    const Chunk<F> c{p.groups};
+#pragma unroll
+    for (int r = 0; r < kRowsPerThread; ++r) load_two_quads<F>(chunk, c, p.row + r, p.group, j, q[r]);
+#pragma unroll
+    for (int r = 0; r < kRowsPerThread; ++r) s[r] = load_scales<F>(chunk, c, p.row + r, p.group);
+  }
+};
+
 /// Four lanes take a group, lane j of them quads j and j + 4; then neighbours swap, so that a lane has 16 bytes that
 /// lie together and a warp writes 512. Grid: blocks over (quads of rows, 64 groups of a row). Block: 256 threads. No
 /// shared memory. Bytes: the packed ones in, 64 out per group, which bounds it.
@@ -111,21 +126,14 @@ __global__ void __launch_bounds__(kThreads)
   const int group = static_cast<int>(blockIdx.x % blocks_per_row * (kThreads / 4) + threadIdx.x / 4);
   const int64_t row = static_cast<int64_t>(blockIdx.x / blocks_per_row) * kRowsPerThread;
   const bool inside = group < n_groups;
-  const PackedPlace p = place<F>(cols, row_begin + row, inside ? group : 0);
-  const uint8_t* chunk = packed + p.chunk;
-  const Chunk<F> c{p.groups};
-  uint32_t q[kRowsPerThread][2];
-  GroupScales s[kRowsPerThread];
-#pragma unroll
-  for (int r = 0; r < kRowsPerThread; ++r) load_two_quads<F>(chunk, c, p.row + r, p.group, j, q[r]);
-#pragma unroll
-  for (int r = 0; r < kRowsPerThread; ++r) s[r] = load_scales<F>(chunk, c, p.row + r, p.group);
+  const RowsOfGroup<F> rows(packed, place<F>(cols, row_begin + row, inside ? group : 0), j);
   const bool odd = j % 2 != 0;
   uint8_t* to = out + (row * cols + static_cast<int64_t>(group) * kGroup) * 2 + (odd ? 32 : 0) + j / 2 * 16;
 #pragma unroll
   for (int r = 0; r < kRowsPerThread; ++r) {
-    const uint2 first = weights_16<F, kBf16>(q[r][0], s[r].scale[0], s[r].offset[0]);
-    const uint2 second = weights_16<F, kBf16>(q[r][1], s[r].scale[1], s[r].offset[1]);
+    const GroupScales& s = rows.s[r];
+    const uint2 first = weights_16<F, kBf16>(rows.q[r][0], s.scale[0], s.offset[0]);
+    const uint2 second = weights_16<F, kBf16>(rows.q[r][1], s.scale[1], s.offset[1]);
     // The even lane gives its second half for the odd one's first.
     const uint2 mine = odd ? second : first, give = odd ? first : second;
     const uint32_t x = __shfl_xor_sync(0xffffffffu, give.x, 1), y = __shfl_xor_sync(0xffffffffu, give.y, 1);
@@ -170,21 +178,14 @@ __global__ void __launch_bounds__(kThreads)
   for (int first = 0; first < n_groups; first += kThreads / 4) {  // the same turns for all lanes of a warp
     const int group = first + static_cast<int>(threadIdx.x) / 4;
     const bool inside = group < n_groups;
-    const PackedPlace p = place<F>(cols, row_begin + row, inside ? group : 0);
-    const uint8_t* chunk = packed + p.chunk;
-    const Chunk<F> c{p.groups};
-    uint32_t q[kRowsPerThread][2];
-    GroupScales s[kRowsPerThread];
-#pragma unroll
-    for (int r = 0; r < kRowsPerThread; ++r) load_two_quads<F>(chunk, c, p.row + r, p.group, j, q[r]);
-#pragma unroll
-    for (int r = 0; r < kRowsPerThread; ++r) s[r] = load_scales<F>(chunk, c, p.row + r, p.group);
+    const RowsOfGroup<F> rows(packed, place<F>(cols, row_begin + row, inside ? group : 0), j);
     uint8_t* to = out + row * cols + static_cast<int64_t>(group) * kGroup + (odd ? 16 : 0) + j / 2 * 8;
 #pragma unroll
     for (int r = 0; r < kRowsPerThread; ++r) {
       const float i = inverse[r];
-      const uint32_t a = weights_e4m3<F>(q[r][0], s[r].scale[0] * i, s[r].offset[0] * i);
-      const uint32_t b = weights_e4m3<F>(q[r][1], s[r].scale[1] * i, s[r].offset[1] * i);
+      const GroupScales& s = rows.s[r];
+      const uint32_t a = weights_e4m3<F>(rows.q[r][0], s.scale[0] * i, s.offset[0] * i);
+      const uint32_t b = weights_e4m3<F>(rows.q[r][1], s.scale[1] * i, s.offset[1] * i);
       const uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? a : b, 1);
       if (inside && row + r < n_rows)
         *reinterpret_cast<uint2*>(to + r * cols) = odd ? make_uint2(got, b) : make_uint2(a, got);

@@ -3,18 +3,17 @@
 #include <iostream>
 #include <numeric>
 
-#include "kernels/ref/ref_backend.h"
-#include "kernels/sample.h"
 #include "runtime/engine_impl.h"
 #include "runtime/prefix_times.h"
 #include "runtime/profile.h"
 #include "tests/catch.h"
 #include "tests/folder.h"
+#include "tests/runtime/ref_double.h"
 #include "tests/tiny_model.h"
 
 using namespace infer;
 
-namespace prefix_times_test {
+namespace prefix_times_test {  // not a nameless one: files are built in groups, whose names it hides
 
 using Look = TimedBackend::Look;
 
@@ -27,35 +26,19 @@ struct Log {
 
 /// A device with memory and draws of its own, for which time goes by with its ops alone: each takes a second, and
 /// `saved` less when another one follows it in the same step, as kernels that overlap do. By itself it takes two.
-class Device final : public Backend {
+class Device final : public test::RefDouble {
  public:
-  explicit Device(Log& log) : log_(log), ref_(make_ref_backend({})) {}
-  const char* name() const override { return "double"; }
-  std::string describe() const override { return "double"; }
-  void check_activations(const Needs& needs) const override { ref_->check_activations(needs); }
-  void prepare(const Needs& needs) override { ref_->prepare(needs); }
-  Buffer allocate(size_t bytes) override { return ref_->allocate(bytes); }
-  void upload(void* dst, const void* src, size_t bytes) override { ref_->upload(dst, src, bytes); }
-  void download(void* dst, const void* src, size_t bytes) override { ref_->download(dst, src, bytes); }
+  explicit Device(Log& log) : log_(log) {}
   std::optional<size_t> memory_left() const override { return size_t{1} << 30; }
-  size_t packed_bytes(const Tensor& host, WeightRole role) const override { return ref_->packed_bytes(host, role); }
-  Tensor pack(const Tensor& host, WeightRole role, void* dst) const override { return ref_->pack(host, role, dst); }
-  void embed(const EmbedArgs& a) override { op("embed"), ref_->embed(a); }
-  void norm(const NormArgs& a) override { ref_->norm(a); }
-  void matmul(const MatmulArgs& a) override { ref_->matmul(a); }
-  void activate(const ActivateArgs& a) override { ref_->activate(a); }
-  void add(const AddArgs& a) override { ref_->add(a); }
-  void rope_store(const RopeStoreArgs& a) override { ref_->rope_store(a); }
-  void attention(const AttentionArgs& a) override { op("attention"), ref_->attention(a); }
+  void embed(const EmbedArgs& a) override { op("embed"), RefDouble::embed(a); }
+  void attention(const AttentionArgs& a) override { op("attention"), RefDouble::attention(a); }
   void gather(const Tensor& x, const Tensor& rows, const Tensor& out) override {
-    op("gather"), ref_->gather(x, rows, out);
+    op("gather"), RefDouble::gather(x, rows, out);
   }
-  void scale_softcap(const Tensor& x, float scale, float cap) override { ref_->scale_softcap(x, scale, cap); }
-  void attn_in(const AttnInArgs& a) override { op("attn_in"), ref_->attn_in(a); }
-  void attn_out(const AttnOutArgs& a) override { op("attn_out"), ref_->attn_out(a); }
-  void ffn(const FfnArgs& a) override { op("ffn"), ref_->ffn(a); }
-  void logits(const LogitsArgs& a) override { op("logits"), ref_->logits(a); }
-  bool samples(const SampleRow& row) const override { return sample_row_supported(row); }
+  void attn_in(const AttnInArgs& a) override { op("attn_in"), RefDouble::attn_in(a); }
+  void attn_out(const AttnOutArgs& a) override { op("attn_out"), RefDouble::attn_out(a); }
+  void ffn(const FfnArgs& a) override { op("ffn"), RefDouble::ffn(a); }
+  void logits(const LogitsArgs& a) override { op("logits"), RefDouble::logits(a); }
   void sample(const SampleArgs& a) override { op("sample"), sample_on_host(a); }
   void run(uint64_t key, const std::function<void()>& fn) override { begin(key == 0), fn(); }
   void run_prefix(uint64_t, int64_t n_ops, const std::function<void()>& fn) override {
@@ -80,7 +63,6 @@ class Device final : public Backend {
     log_.ops.push_back(name);
   }
   Log& log_;
-  std::unique_ptr<Backend> ref_;
   double now_ = 0;
   bool alone_ = false;
 };
@@ -98,7 +80,7 @@ Model load(const std::string& device, DType weights = DType::F32, int64_t n_expe
   return Model::load(path, options);
 }
 
-EngineOptions prefix_options() {
+EngineOptions engine_options() {
   EngineOptions o;
   o.n_ctx = 256, o.n_threads = 2;
   return o;
@@ -158,10 +140,6 @@ void check_prefixes(const Model& model, const EngineOptions& options, int64_t n_
   }
 }
 
-}  // namespace prefix_times_test
-
-using namespace prefix_times_test;
-
 TEST_CASE("prefixes: the differences add up to the step, noise and all") {
   PrefixTimes times(ops_of({5, 1, 1, 1}), 99);
   REQUIRE(times.lengths() == std::vector<int64_t>{0, 1, 2, 3, 4});
@@ -192,7 +170,7 @@ TEST_CASE("prefixes: each runs its ops and no more, and their times are those of
   Log log;
   ProfileOptions what;
   what.n_gen = 3, what.depth = 4, what.repetitions = 1, what.n_seqs = 2;
-  const StepProfile p = profile_steps(model.impl(), prefix_options(), what, std::make_unique<Device>(log));
+  const StepProfile p = profile_steps(model.impl(), engine_options(), what, std::make_unique<Device>(log));
   const int64_t n_layers = model.info().n_layers, n_ops = 3 + 4 * n_layers;  // embed, logits, sample
   CHECK(p.n_prefix_ops == n_ops);
   CHECK(p.n_prefixes == n_ops + 1);
@@ -222,7 +200,7 @@ TEST_CASE("prefixes: those of a prompt's steps, however many steps there are") {
   Log log;
   ProfileOptions what;
   what.n_prompt = 20, what.repetitions = 2;
-  EngineOptions options = prefix_options();
+  EngineOptions options = engine_options();
   options.n_batch = options.n_ubatch = 8;
   const StepProfile p = profile_steps(model.impl(), options, what, std::make_unique<Device>(log));
   CHECK(p.n_steps == 2 * 3);
@@ -234,7 +212,7 @@ TEST_CASE("prefixes: those of a prompt's steps, however many steps there are") {
 
 TEST_CASE("prefixes: a step after one is the step that it was before") {
   for (const char* device : {"cpu", "ref"})
-    for (const int64_t n_experts : {0, 6}) check_prefixes(load(device, DType::Q8_0, n_experts), prefix_options(), 2);
+    for (const int64_t n_experts : {0, 6}) check_prefixes(load(device, DType::Q8_0, n_experts), engine_options(), 2);
 }
 
 TEST_CASE("cuda prefixes: a step after one is the step that it was before, recorded or not") {
@@ -249,14 +227,14 @@ TEST_CASE("cuda prefixes: a step after one is the step that it was before, recor
     for (const char* mode : {"auto", "graph", "eager"})
       for (const int64_t n_seqs : {1, 2, 8}) {
         INFO("mode " << mode << ", " << n_seqs << " sequences");
-        check_prefixes(load("cuda", weights, 0, mode), prefix_options(), n_seqs);
+        check_prefixes(load("cuda", weights, 0, mode), engine_options(), n_seqs);
       }
     const Model model = load("cuda", weights);
     ProfileOptions what;
     what.n_gen = 4, what.repetitions = 1;
     for (const int64_t n_seqs : {1, 8}) {
       what.n_seqs = n_seqs;
-      const StepProfile p = profile_steps(model, prefix_options(), what);
+      const StepProfile p = profile_steps(model, engine_options(), what);
       double stages = 0;
       for (const StageProfile& s : p.stages) stages += s.seconds;
       CHECK(p.n_prefixes == p.n_prefix_ops + 1);
@@ -265,3 +243,5 @@ TEST_CASE("cuda prefixes: a step after one is the step that it was before, recor
     }
   }
 }
+
+}  // namespace prefix_times_test

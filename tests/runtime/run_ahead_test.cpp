@@ -8,10 +8,9 @@
 #include <functional>
 #include <limits>
 
-#include "kernels/ref/ref_backend.h"
-#include "kernels/sample.h"
 #include "runtime/engine_impl.h"
 #include "tests/catch.h"
+#include "tests/runtime/ref_double.h"
 
 using namespace infer;
 
@@ -26,46 +25,28 @@ struct Log {
   std::function<void(int64_t n_sampled, float* logits, int64_t vocab)> spoil;  ///< may change a row before its draw
 };
 
-class Double final : public Backend {
+class Double final : public test::RefDouble {
  public:
-  Double(Log& log) : log_(log), ref_(make_ref_backend({})) {}
-  const char* name() const override { return "double"; }
-  std::string describe() const override { return "double"; }
-  void check_activations(const Needs& needs) const override { ref_->check_activations(needs); }
-  void prepare(const Needs& needs) override { ref_->prepare(needs); }
-  Buffer allocate(size_t bytes) override { return ref_->allocate(bytes); }
-  void upload(void* dst, const void* src, size_t bytes) override { ref_->upload(dst, src, bytes); }
+  explicit Double(Log& log) : log_(log) {}
   void download(void* dst, const void* src, size_t bytes) override {
     ++n_syncs_;
-    ref_->download(dst, src, bytes);
+    RefDouble::download(dst, src, bytes);
   }
   void wait() override {
     ++log_.n_waits;
     ++n_syncs_;
     publish(n_marks_);
   }
-  size_t packed_bytes(const Tensor& host, WeightRole role) const override { return ref_->packed_bytes(host, role); }
-  Tensor pack(const Tensor& host, WeightRole role, void* dst) const override { return ref_->pack(host, role, dst); }
-  void embed(const EmbedArgs& a) override { ref_->embed(a); }
-  void norm(const NormArgs& a) override { ref_->norm(a); }
-  void matmul(const MatmulArgs& a) override { ref_->matmul(a); }
-  void activate(const ActivateArgs& a) override { ref_->activate(a); }
-  void add(const AddArgs& a) override { ref_->add(a); }
-  void rope_store(const RopeStoreArgs& a) override { ref_->rope_store(a); }
-  void attention(const AttentionArgs& a) override { ref_->attention(a); }
-  void gather(const Tensor& x, const Tensor& rows, const Tensor& out) override { ref_->gather(x, rows, out); }
-  void scale_softcap(const Tensor& x, float scale, float cap) override { ref_->scale_softcap(x, scale, cap); }
   void run(uint64_t key, const std::function<void()>& fn) override {
     if (key != 0) log_.calls.push_back("run");
-    ref_->run(key, fn);
+    RefDouble::run(key, fn);
   }
   BackendStats stats() const override {
-    BackendStats stats = ref_->stats();
+    BackendStats stats = RefDouble::stats();
     stats.syncs = n_syncs_;
     return stats;
   }
 
-  bool samples(const SampleRow& row) const override { return sample_row_supported(row); }
   void sample(const SampleArgs& args) override {
     SampleArgs a = args;
     const auto n = static_cast<size_t>(a.logits.dims[0]);
@@ -98,7 +79,6 @@ class Double final : public Backend {
   }
 
   Log& log_;
-  std::unique_ptr<Backend> ref_;
   std::deque<Pending> pending_;
   int64_t n_marks_ = 0, n_syncs_ = 0;
 };
