@@ -58,16 +58,23 @@ class Phase {
     fill();
     warm_up();
     int64_t n_passes = 0;
+    std::vector<Pass> by_ops, usual;
+    Pass ops_before, usual_before;
     for (int64_t r = 1; r <= what_.repetitions; ++r) {  // in turn, so that what else the machine does meets all
       timed_->look_at(Look::ops);
       one_by_one();
-      out.wall_seconds += as_usual();
+      by_ops.push_back(pass_since(Look::ops, ops_before));
+      const double wall = as_usual();
+      usual.push_back(pass_since(Look::steps, usual_before));
+      usual.back().wall = wall;
       for (; n_passes < n_passes_ * r / what_.repetitions; ++n_passes) time_prefixes();
     }
-    take_ops(out);
+    take_ops(out, median(by_ops));
     if (!cut_steps_.empty()) take_prefixes(out);
-    const StepTally& whole = timed_->steps(Look::steps);
-    out.whole_seconds = whole.seconds, out.n_whole_launches = whole.n_launches;
+    const Pass& whole = median(usual);
+    const auto n = static_cast<double>(what_.repetitions);
+    out.whole_seconds = n * whole.seconds, out.wall_seconds = n * whole.wall;
+    out.n_whole_launches = timed_->steps(Look::steps).n_launches;
     out.launch_seconds = timed_->launch_seconds();
     out.cache_bytes = timed_->cache_bytes();
     out.device = timed_->describe(), out.n_threads = timed_->n_threads();
@@ -75,6 +82,30 @@ class Phase {
   }
 
  private:
+  /// The times of one repetition.
+  struct Pass {
+    double seconds = 0, wall = 0;  ///< of its steps; the latter as usual only
+    std::vector<double> ops;       ///< of each of TimedBackend::ops()
+  };
+  /// What has been added up since `before`, which becomes what there is now.
+  Pass pass_since(Look look, Pass& before) const {
+    Pass now;
+    now.seconds = timed_->steps(look).seconds;
+    for (const OpTally& t : timed_->ops()) now.ops.push_back(t.seconds);
+    Pass pass = now;
+    pass.seconds -= before.seconds;
+    for (size_t i = 0; i < before.ops.size(); ++i) pass.ops[i] -= before.ops[i];
+    before = std::move(now);
+    return pass;
+  }
+  /// Of an even number the quicker one of the two in the middle: one that met other work would bend a mean.
+  static const Pass& median(std::vector<Pass>& passes) {
+    const auto middle = passes.begin() + static_cast<std::ptrdiff_t>((passes.size() - 1) / 2);
+    std::nth_element(passes.begin(), middle, passes.end(),
+                     [](const Pass& a, const Pass& b) { return a.seconds < b.seconds; });
+    return *middle;
+  }
+
   static Engine::Impl::Prepared prepare(const Model::Impl& model, const EngineOptions& options,
                                         std::unique_ptr<Backend> inner, TimedBackend*& timed) {
     auto backend = std::make_unique<TimedBackend>(std::move(inner));
@@ -237,13 +268,16 @@ class Phase {
     timed_->collect();
   }
 
-  void take_ops(StepProfile& out) const {
+  void take_ops(StepProfile& out, const Pass& pass) const {
+    const auto n = static_cast<double>(what_.repetitions);
     out.n_steps = timed_->steps(Look::ops).n_steps;
     out.n_tokens = what_.repetitions * what_.n_seqs * (what_.n_prompt + what_.n_gen);
-    out.step_seconds = timed_->steps(Look::ops).seconds;
-    for (const OpTally& t : timed_->ops())
-      out.stages.push_back({t.name, t.n_calls, t.n_launches, t.seconds, t.cost.weight_bytes, t.cost.activation_bytes,
-                            t.cost.flops, t.call_bytes, kernels_of(timed_->kernels(t.name))});
+    out.step_seconds = n * pass.seconds;
+    for (size_t i = 0; i < timed_->ops().size(); ++i) {
+      const OpTally& t = timed_->ops()[i];
+      out.stages.push_back({t.name, t.n_calls, t.n_launches, n * pass.ops[i], t.cost.weight_bytes,
+                            t.cost.activation_bytes, t.cost.flops, t.call_bytes, kernels_of(timed_->kernels(t.name))});
+    }
     out.step_kernels = kernels_of(timed_->step_kernels());
   }
 

@@ -566,6 +566,7 @@ struct ProfileOptions {
 /// are parts of one kernel: there prefixes of a step (its first n ops) run as the step does, recorded or not, each behind
 /// a whole step, and what a prefix takes longer than the one before is the time of the op that it has more. Of generation
 /// that is the step in the middle, all prefixes of it. The same steps as usual are timed in turn with these.
+/// Seconds are those of the repetition whose time is the median, times the number of repetitions.
 struct StepProfile {
   std::string device;
   int n_threads = 0;
