@@ -28,6 +28,7 @@
 #include "kernels/cuda/crossovers.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launchers.h"
+#include "kernels/cuda/matmul_int8.h"
 #include "kernels/cuda/matmul_lt.h"
 #include "kernels/cuda/matmul_mma.h"
 #include "kernels/cuda/matmul_wgmma.h"
@@ -39,6 +40,13 @@
 namespace infer::cuda {
 
 std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options);
+
+/// The kernels of Way::few, by what activations they want.
+enum class FewWay {
+  mma,    ///< matmul_mma: f32 or bf16
+  wgmma,  ///< matmul_wgmma: an operand, see operand.h
+  int8,   ///< matmul_int8: f32, of which it takes the norm along, or bf16
+};
 
 enum class Mode { automatic, persistent, graph, eager };
 
@@ -145,10 +153,10 @@ class CudaBackend : public Backend {
   /// Whether products of m rows with all of these are Way::few.
   bool few(int64_t m, std::initializer_list<const Tensor*> weights);
   // cuda_few.cpp
-  /// Whether products of m rows with all of these go by matmul_wgmma.
-  bool arranged(int64_t m, std::initializer_list<const Tensor*> weights) const;
-  Tensor norm_few(const Tensor& x, const Tensor& weight, float eps, bool arranged);
-  void product_few(const MmaArgs&, bool arranged);
+  /// By which kernel products of m rows with all of these go. gated: see int8_takes().
+  FewWay few_way(int64_t m, std::initializer_list<const Tensor*> weights, bool gated = false) const;
+  MmaArgs norm_few(FewWay, const Tensor& x, const Tensor& weight, float eps, MmaArgs to);
+  void product_few(FewWay, const MmaArgs&);
   void attn_in_few(const AttnInArgs&);
   void ffn_few(const FfnArgs&, const Tensor& out, bool accumulate);
   // cuda_tokens.cpp

@@ -1,60 +1,86 @@
 // What stages of few rows with quantised weights are made of (Way::few): a norm that leaves bf16, then products that
-// read packed weights once and close in registers what can be closed there: by matmul_wgmma, which wants its
-// activations arranged (operand.h), where GPU, rows and weights allow it, else by matmul_mma.
+// read packed weights once and close in registers what can be closed there. Where GPU, rows and weights allow it they
+// go by matmul_int8, which takes the norm along, or by matmul_wgmma, which wants its activations arranged (operand.h);
+// else by matmul_mma.
+#include <vector>
+
 #include "kernels/cuda/cuda_backend.h"
 
 namespace infer::cuda {
 
-bool CudaBackend::arranged(int64_t m, std::initializer_list<const Tensor*> weights) const {
-  bool all = has_wgmma_ && m >= kWgmmaLeast;
-  for (const Tensor* w : weights)
-    all = all && wgmma_takes(m, *w) && operand_tokens(m) * w->cols() <= narrow_a_.n_elements();
-  return all;
+FewWay CudaBackend::few_way(int64_t m, std::initializer_list<const Tensor*> weights, bool gated) const {
+  if (!has_wgmma_ || m < kWgmmaLeast) return FewWay::mma;
+  bool int8 = few_by_format(act_), wgmma = true;
+  for (const Tensor* w : weights) {
+    int8 = int8 && int8_takes(m, *w, gated, wgmma_limits_);
+    wgmma = wgmma && wgmma_takes(m, *w) && operand_tokens(m) * w->cols() <= narrow_a_.n_elements();
+  }
+  return int8 ? FewWay::int8 : wgmma ? FewWay::wgmma : FewWay::mma;
 }
 
-/// The norm of x in bf16, in narrow_a_.
-Tensor CudaBackend::norm_few(const Tensor& x, const Tensor& weight, float eps, bool arranged) {
-  const Tensor normed = memory_as(narrow_a_, DType::BF16, x.rows(), x.cols());
-  if (!arranged) return norm({x, weight, eps, normed}), normed;
+/// `to`, a product of the norm of x. Where the product does not take it along it is made here, in narrow_a_.
+MmaArgs CudaBackend::norm_few(FewWay way, const Tensor& x, const Tensor& weight, float eps, MmaArgs to) {
+  if (way == FewWay::int8) {
+    to.x = x, to.norm = &weight, to.eps = eps;
+    return to;
+  }
+  to.x = memory_as(narrow_a_, DType::BF16, x.rows(), x.cols());
+  if (way == FewWay::mma) return norm({x, weight, eps, to.x}), to;
   ++counters_.launches;
-  norm_operand(x, weight, eps, normed.data, stream_.get());
-  return normed;
+  norm_operand(x, weight, eps, to.x.data, stream_.get());
+  return to;
 }
 
-void CudaBackend::product_few(const MmaArgs& args, bool arranged) {
+void CudaBackend::product_few(FewWay way, const MmaArgs& args) {
   ++counters_.launches;
-  if (arranged)
+  if (way == FewWay::int8)
+    matmul_int8(args, wgmma_limits_, stream_.get());
+  else if (way == FewWay::wgmma)
     matmul_wgmma(args, wgmma_limits_, stream_.get());
   else
     matmul_mma(args, mma_scratch_, stream_.get());
 }
 
 /// q, k and v side by side in narrow_b_, or where they belong if that is too small; one launch for each run of a
-/// format.
+/// format, or for two that have a kernel together.
 void CudaBackend::attn_in_few(const AttnInArgs& a) {
   const int64_t m = a.x.rows(), rows = a.wq.rows() + a.wk.rows() + a.wv.rows();
   const RopeStoreArgs& r = a.rope_store;
-  const bool arranged = this->arranged(m, {&a.wq, &a.wk, &a.wv});
-  const Tensor normed = norm_few(a.x, a.norm, a.eps, arranged);
+  const FewWay way = few_way(m, {&a.wq, &a.wk, &a.wv});
+  const MmaArgs normed = norm_few(way, a.x, a.norm, a.eps, {});
   const Tensor* weights[] = {&a.wq, &a.wk, &a.wv};
+  const auto args_for = [&](float* out, int64_t stride) {
+    MmaArgs args = normed;
+    args.out = out, args.out_stride = stride;
+    return args;
+  };
   if (m * rows * 2 > narrow_b_.n_elements()) {
     const Tensor* outs[] = {&r.q, &r.k, &r.v};
     const Tensor* biases[] = {&a.bq, &a.bk, &a.bv};
-    for (int i = 0; i < 3; ++i)
-      product_few({normed, {weights[i]}, {biases[i]}, MmaOutput::store, {}, outs[i]->data, weights[i]->rows()},
-                  arranged);
+    for (int i = 0; i < 3; ++i) {
+      MmaArgs args = args_for(outs[i]->as<float>(), weights[i]->rows());
+      args.w[0] = weights[i], args.bias[0] = biases[i];
+      product_few(way, args);
+    }
     return rope_store(r);
   }
   const Tensor merged = memory_as(narrow_b_, DType::F32, m, rows);
+  std::vector<MmaArgs> runs;
   int64_t column = 0;
   for (int i = 0; i < 3;) {
-    MmaArgs args{normed, {}, {}, MmaOutput::store, {}, merged.as<float>() + column, rows};
+    MmaArgs args = args_for(merged.as<float>() + column, rows);
     const int first = i;
     for (; i < 3 && weights[i]->dtype == weights[first]->dtype; ++i) {
       args.w[i - first] = weights[i];
       column += weights[i]->rows();
     }
-    product_few(args, arranged);
+    runs.push_back(args);
+  }
+  if (way == FewWay::int8 && runs.size() == 2 && int8_joins(runs[0], runs[1], wgmma_limits_)) {
+    ++counters_.launches;
+    matmul_int8_pair(runs[0], runs[1], wgmma_limits_, stream_.get());
+  } else {
+    for (const MmaArgs& args : runs) product_few(way, args);
   }
   ++counters_.launches;
   rope_store_merged(r, merged, a.bq, a.bk, a.bv, stream_.get());
@@ -63,23 +89,29 @@ void CudaBackend::attn_in_few(const AttnInArgs& a) {
 /// Up to the activation, whose result in bf16 lies in narrow_b_, and from there on.
 void CudaBackend::ffn_few(const FfnArgs& a, const Tensor& out, bool accumulate) {
   const int64_t m = a.add.x.rows(), ffn_dim = a.w_gate.rows();
-  const bool arranged = this->arranged(m, {&a.w_gate, &a.w_up}), down_arranged = this->arranged(m, {&a.w_down});
-  const bool fused = a.w_gate.dtype == a.w_up.dtype && arranged == down_arranged &&
-                     (!arranged || wgmma_gates(m, a.w_gate, wgmma_limits_));
-  const Tensor normed = norm_few(a.add.x, a.norm, a.eps, arranged);
+  const FewWay together = few_way(m, {&a.w_gate, &a.w_up}, true), down = few_way(m, {&a.w_down});
+  const bool operands = together == FewWay::wgmma, down_operand = down == FewWay::wgmma;
+  const bool fused = a.w_gate.dtype == a.w_up.dtype && operands == down_operand &&
+                     (!operands || wgmma_gates(m, a.w_gate, wgmma_limits_));
   const Tensor gated = memory_as(narrow_b_, DType::BF16, m, ffn_dim);
   if (fused) {
-    product_few(
-        {normed, {&a.w_gate, &a.w_up}, {&a.b_gate, &a.b_up}, MmaOutput::gated, a.activation, gated.data, ffn_dim},
-        arranged);
+    MmaArgs args = norm_few(together, a.add.x, a.norm, a.eps, {});
+    args.w[0] = &a.w_gate, args.w[1] = &a.w_up, args.bias[0] = &a.b_gate, args.bias[1] = &a.b_up;
+    args.output = MmaOutput::gated, args.activation = a.activation, args.out = gated.data, args.out_stride = ffn_dim;
+    product_few(together, args);
   } else {
-    product_few({normed, {&a.w_gate}, {&a.b_gate}, MmaOutput::store, {}, a.gate.data, ffn_dim}, arranged);
-    product_few({normed, {&a.w_up}, {&a.b_up}, MmaOutput::store, {}, a.up.data, ffn_dim}, arranged);
-    activate({a.gate, a.up, a.activation, down_arranged ? a.gate : gated});
-    if (down_arranged) ++counters_.launches, arrange_operand(a.gate, gated.data, stream_.get());
+    const FewWay apart = few_way(m, {&a.w_gate, &a.w_up});
+    MmaArgs args = norm_few(apart, a.add.x, a.norm, a.eps, {});
+    args.out_stride = ffn_dim;
+    args.w[0] = &a.w_gate, args.bias[0] = &a.b_gate, args.out = a.gate.data;
+    product_few(apart, args);
+    args.w[0] = &a.w_up, args.bias[0] = &a.b_up, args.out = a.up.data;
+    product_few(apart, args);
+    activate({a.gate, a.up, a.activation, down_operand ? a.gate : gated});
+    if (down_operand) ++counters_.launches, arrange_operand(a.gate, gated.data, stream_.get());
   }
   const MmaOutput output = accumulate ? MmaOutput::add : MmaOutput::store;
-  product_few({gated, {&a.w_down}, {&a.b_down}, output, {}, out.data, out.cols()}, down_arranged);
+  product_few(down, {gated, {&a.w_down}, {&a.b_down}, output, {}, out.data, out.cols()});
 }
 
 }  // namespace infer::cuda

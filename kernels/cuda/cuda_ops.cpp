@@ -108,18 +108,18 @@ void CudaBackend::product(const Wide& wide, const Tensor& x, const Tensor& w, co
   ++counters_.launches;
   if (way == Way::fixed) return product_fixed({x, w, bias, out}, accumulate);
   if (way == Way::few) {
-    const bool arranged = this->arranged(m, {&w});
+    const FewWay few = few_way(m, {&w});
     const MmaOutput output = accumulate ? MmaOutput::add : MmaOutput::store;
     Tensor operand = x;
     --counters_.launches;
-    if (arranged) {
+    if (few == FewWay::wgmma) {
       operand = memory_as(narrow_a_, DType::BF16, m, w.cols());
       if (attention_copy_.of != x.data || attention_copy_.tokens != operand_tokens(m)) {
         ++counters_.launches;
         arrange_operand(x, operand.data, stream_.get());
       }
     }
-    return product_few({operand, {&w}, {&bias}, output, {}, out.data, out.cols()}, arranged);
+    return product_few(few, {operand, {&w}, {&bias}, output, {}, out.data, out.cols()});
   }
   if (way == Way::matvec) {
     for (int64_t row = 0; row < m; row += kMatvecRows) {
@@ -212,7 +212,8 @@ void CudaBackend::place_attention_copy(int64_t m, int64_t width, const void* res
   const int tokens = operand_tokens(m);
   bool quantised = false, all_bf16 = true;
   for (const DType format : needs_.matrix_formats) {
-    quantised = quantised || packed_layout(format) == kTiles;
+    const bool as_codes = m <= kInt8Tokens && format != DType::W8F;  // matmul_int8 takes f32
+    quantised = quantised || (packed_layout(format) == kTiles && !as_codes);
     all_bf16 = all_bf16 && format == DType::BF16;
   }
   if (!few_by_format(act_) || m < kWgmmaLeast) return;

@@ -133,9 +133,9 @@ void CudaBackend::logits(const LogitsArgs& a) {
   if (m == 0) return;
   if (few(m, {&a.head})) {
     gather(a.x, a.rows, a.normed);
-    const bool arranged = this->arranged(m, {&a.head});
-    const Tensor normed = norm_few(a.normed, a.norm, a.eps, arranged);
-    product_few({normed, {&a.head}, {&a.bias}, MmaOutput::store, {}, a.out.data, a.out.cols()}, arranged);
+    const FewWay way = few_way(m, {&a.head});
+    product_few(way, norm_few(way, a.normed, a.norm, a.eps,
+                              {{}, {&a.head}, {&a.bias}, MmaOutput::store, {}, a.out.data, a.out.cols()}));
     return scale_softcap(a.out, a.scale, a.softcap);
   }
   if (!wide.takes(m, a.head) || type == DType::F32) return apart();

@@ -36,15 +36,18 @@ inline constexpr int kStepGroups = kWarpGroups<F, M> < 8 ? kWarpGroups<F, M> : 8
 template <class F>
 inline constexpr bool kUpperHalves = Packed<F>::low_bits == 4 && Packed<F>::high_bits == 0 && Packed<F>::bias != kTable;
 
-template <class F>
-__device__ __forceinline__ void load_dot_quads(const uint8_t* chunk, Chunk<F> c, int row, int g, uint32_t (&q)[8]) {
+/// Of group four + j. kWhole: all four of them are there.
+template <class F, bool kWhole>
+__device__ __forceinline__ void load_dot_quads(const uint8_t* chunk, Chunk<F> c, int row, int four, int j,
+                                               uint32_t (&q)[8]) {
   if constexpr (kUpperHalves<F>) {
-    const uint4 v = *reinterpret_cast<const uint4*>(chunk + c.low(row, g));
+    const int at = kWhole ? c.low_of_four(row, four, j) : c.low(row, four + j);
+    const uint4 v = *reinterpret_cast<const uint4*>(chunk + at);
     const uint32_t w[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) q[i] = w[i] & 0x0f0f0f0fu, q[i + 4] = w[i] & 0xf0f0f0f0u;
   } else {
-    load_quads<F>(chunk, c, row, g, q);
+    load_quads<F>(chunk, c, row, four + j, q);
   }
 }
 
@@ -182,7 +185,7 @@ __device__ __forceinline__ void mma_step(const uint8_t* chunk, Chunk<F> c, const
     for (int h = 0; h < 2; ++h) {
       const int group = g + 4 * set + j;
       if (kWhole || group < c.groups) {
-        load_dot_quads<F>(chunk, c, r + 8 * h, group, q[set][h]);
+        load_dot_quads<F, kWhole>(chunk, c, r + 8 * h, g + 4 * set, j, q[set][h]);
       } else {
         for (uint32_t& quad : q[set][h]) quad = 0;
       }

@@ -31,6 +31,8 @@ struct MmaArgs {
   int64_t out_stride = 0;  ///< in numbers
   /// The order of sums is that of the weights and the GPU, whatever m is. By matmul_mma: m may be large, x is f32.
   bool fixed = false;
+  const Tensor* norm = nullptr;  ///< f32 [k]: x's norm is multiplied instead of x. By matmul_int8 only.
+  float eps = 0;
 };
 
 /// Sums of products whose columns are dealt out to several CTAs.

@@ -53,9 +53,8 @@ bool wgmma_gates(int64_t m, const Tensor& gate, const WgmmaLimits& limits) {
   return plan_wgmma(shape_of(m, gate.cols(), gate.dtype, n_tiles, 2), limits).n_slots > 0;
 }
 
-void matmul_wgmma(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stream) {
+WgmmaLaunch wgmma_launch(const char* what, const MmaArgs& a) {
   const int64_t m = a.x.rows(), k = a.x.cols();
-  if (m == 0 || k == 0) return;
   const bool gated = a.output == MmaOutput::gated;
   const DType format = a.w[0]->dtype;
   WgmmaLaunch p;
@@ -63,7 +62,7 @@ void matmul_wgmma(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stre
   for (int i = 0; i < 3 && a.w[i]; ++i) {
     const Tensor& w = *a.w[i];
     if (!wgmma_takes(m, w) || w.dtype != format || w.cols() != k)
-      throw Error(ErrorKind::run, "matmul_wgmma", "no CUDA kernel for this product", format_name(w.dtype));
+      throw Error(ErrorKind::run, what, "no CUDA kernel for this product", format_name(w.dtype));
     MmaMatrix& to = p.w[i];
     to.data = w.as<uint8_t>();
     to.bias = a.bias[i] ? a.bias[i]->as<float>() : nullptr;
@@ -78,14 +77,19 @@ void matmul_wgmma(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stre
   p.x = a.x.as<uint8_t>();
   p.output = a.output, p.gelu = a.activation == Activation::gelu_tanh;
   p.out = a.out, p.out_stride = a.out_stride;
-
-  p.tile_bytes = 0;
   visit_gpu_format(format, [&]<class F>() {
     if constexpr (F::block > 1) p.tile_bytes = tile_bytes<F>(k);
   });
+  return p;
+}
+
+void matmul_wgmma(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stream) {
+  const int64_t m = a.x.rows(), k = a.x.cols();
+  if (m == 0 || k == 0) return;
+  const DType format = a.w[0]->dtype;
+  WgmmaLaunch p = wgmma_launch("matmul_wgmma", a);
   WgmmaShape shape = shape_of(m, k, format, p.n_units, p.tiles_per_unit);
   if (a.fixed) shape.fixed_parts = fixed_parts(shape_of(1, k, format, p.n_units, p.tiles_per_unit), limits);
-  p.n_blocks = shape.n_blocks;
   p.plan = plan_wgmma(shape, limits);
   if (p.plan.n_slots == 0)
     throw Error(ErrorKind::run, "matmul_wgmma", "too little shared memory", std::to_string(limits.shared_bytes));

@@ -15,9 +15,13 @@ namespace infer::cuda {
 struct WgmmaLaunch {
   MmaMatrix w[3];
   int64_t tile_bytes = 0;
-  int32_t tiles_per_unit = 1, n_units = 0, n_blocks = 0, n_groups = 0;
+  int32_t tiles_per_unit = 1, n_units = 0, n_groups = 0;
   int32_t n_rows = 0;          ///< tokens that there are
-  const uint8_t* x = nullptr;  ///< operand
+  const uint8_t* x = nullptr;  ///< operand; matmul_int8: f32 or bf16 [n_rows, 32 * n_groups]
+  // matmul_int8 only.
+  int32_t x_bf16 = 0;
+  const float* norm = nullptr;
+  float eps = 0;
   MmaOutput output = MmaOutput::store;
   int32_t gelu = 0;
   void* out = nullptr;  ///< f32 [n_rows, out_stride]; gated: an operand
@@ -37,6 +41,9 @@ bool wgmma_takes(int64_t m, const Tensor& w);
 bool wgmma_gates(int64_t m, const Tensor& gate, const WgmmaLimits&);
 /// args.x: an operand for operand_tokens(m) tokens, its shape [m, k]. gated: args.out is an operand too.
 void matmul_wgmma(const MmaArgs& args, const WgmmaLimits&, cudaStream_t);
+
+/// A launch of `args` but for its plan. Throws where a weight has no kernel; `what` is who says so.
+WgmmaLaunch wgmma_launch(const char* what, const MmaArgs& args);
 
 /// bf16 operand of x, f32 [m, k]; k is a multiple of kOperandColumns.
 void arrange_operand(const Tensor& x, void* operand, cudaStream_t);

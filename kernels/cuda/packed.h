@@ -4,20 +4,23 @@
 //
 // Quantised formats are cut into tiles of 16 rows, a tile into chunks of up to Packed<F>::chunk_groups groups of 32
 // columns (the last chunk of a row may be shorter). A chunk is contiguous, so one bulk copy of 10 to 18 KB brings it
-// to shared memory, and chunks follow one another in the order in which a row is read. A chunk of G groups holds
+// to shared memory, and chunks follow one another in the order in which a row is read. It consists of pieces of 8
+// groups where there are blocks of 8, or of 4 groups (a last one may be shorter), so that few columns of a tile are one
+// copy, too. A piece of G groups holds
 //
 //   low codes    [G / 4][16 rows][4 groups] of 16 bytes (4 bits a code), 8 bytes (2 bits), or twice that of 16 bytes
 //                (8 bits: weights 0-15 of every group, then weights 16-31)
 //   high codes   [G / 4][16][4] of 4 bytes (1 bit) or 8 bytes (2 bits), or nothing
-//   scales       see Scales; first what each group has, [G / 4][16][4], then what each block of 8 groups has, [G /
-//   8][16]
+//   scales       see Scales; first what each group has, [G / 4][16][4], then what a block of 8 groups has, [16]
 //
-// (a last G % 4 groups: [16][G % 4]) so that 32 lanes which take eight rows times four groups, as the left operand of
-// an mma has them, read consecutive bytes. A "quad" is four consecutive codes as the bytes of one word, which is what
-// dp4a eats; quad q holds weights 4q .. 4q+3. Of 4-bit codes word w holds quad w in its low and quad w+4 in its high
-// halves; where codes are looked up in a table, quad w in its low 16 bits and quad w+4 in its high 16, a code to a
-// nibble, which is what prmt eats. Of 2-bit codes word q%2 holds quad q at bit 2*(q/2), of 1-bit codes the word holds
-// quad q at bit q. No bits are added but for two bytes of padding in Q3_K's blocks.
+// (less than four groups: [16][G]) so that 32 lanes which take eight rows times four groups, as the left operand of
+// an mma has them, read consecutive bytes. Four entries of 16 bytes of a row are turned by half its number, so that
+// those of one group in eight rows, which an ldmatrix takes, are in different banks, too. A "quad" is four consecutive
+// codes as the bytes of one word, which is what dp4a eats; quad q holds weights 4q .. 4q+3. Of 4-bit codes word w holds
+// quad w in its low and quad w+4 in its high halves; where codes are looked up in a table, quad w in its low 16 bits
+// and quad w+4 in its high 16, a code to a nibble, which is what prmt eats. Of 2-bit codes word q%2 holds quad q at bit
+// 2*(q/2), of 1-bit codes the word holds quad q at bit q. No bits are added but for two bytes of padding in Q3_K's
+// blocks.
 //
 // Plain formats stay row-major (kRowMajor), each row padded with zeros to 16 bytes: cuBLASLt reads them as they are.
 #pragma once
@@ -117,23 +120,51 @@ struct Chunk {
   static constexpr int kHigh = P::high_bits * 4;
   static constexpr int kGroupScale = group_scale_bytes(P::scales), kBlockScale = block_scale_bytes(P::scales);
   static constexpr int kCodeBytes = (P::low_bits + P::high_bits) * 4;  ///< of a group
+  static constexpr int kPiece = kBlockScale > 0 ? 8 : 4;               ///< groups
+  static constexpr int kPieceBytes = kTileRows * (kPiece * (kCodeBytes + kGroupScale) + kPiece / 8 * kBlockScale);
 
   int groups;
-  /// Which entry of a plane belongs to a group.
-  INFER_HD int entry(int row, int g) const {
-    const int first = g / 4 * 4, width = groups % 4 == 0 || groups - first > 4 ? 4 : groups - first;
-    return first * kTileRows + row * width + g - first;
+  INFER_HD int low(int row, int g) const {
+    const Entry e(*this, g);
+    // Of whole fours, entries of 16 bytes are turned by half the row's number.
+    const int at = kLow == 16 && e.width == 4 ? e.first * kTileRows + row * 4 + (e.g + row / 2) % 4 : e.at(row);
+    return e.piece + at * kLow;
   }
-  INFER_HD int low(int row, int g) const { return entry(row, g) * kLow; }
-  INFER_HD int low_second(int row, int g) const { return kTileRows * groups * kLow + low(row, g); }  ///< of 8 bits
-  INFER_HD int high(int row, int g) const { return kTileRows * groups * P::low_bits * 4 + entry(row, g) * kHigh; }
+  /// Of group four + j; `four` is the first one of a whole four. For lanes that are such a j all the time.
+  INFER_HD int low_of_four(int row, int four, int j) const {
+    const int at = four % kPiece * kTileRows + row * 4 + (kLow == 16 ? (j + row / 2) % 4 : j);
+    return four / kPiece * kPieceBytes + at * kLow;
+  }
+  INFER_HD int low_second(int row, int g) const {  ///< of 8 bits
+    return low(row, g) + kTileRows * Entry(*this, g).n * kLow;
+  }
+  INFER_HD int high(int row, int g) const {
+    const Entry e(*this, g);
+    return e.piece + kTileRows * e.n * P::low_bits * 4 + e.at(row) * kHigh;
+  }
   INFER_HD int group_scale(int row, int g) const {
-    return kTileRows * groups * kCodeBytes + entry(row, g) * kGroupScale;
+    const Entry e(*this, g);
+    return e.piece + kTileRows * e.n * kCodeBytes + e.at(row) * kGroupScale;
   }
   INFER_HD int block_scale(int row, int g) const {
-    return kTileRows * groups * (kCodeBytes + kGroupScale) + (g / 8 * kTileRows + row) * kBlockScale;
+    const Entry e(*this, g);
+    return e.piece + kTileRows * e.n * (kCodeBytes + kGroupScale) + row * kBlockScale;
   }
   INFER_HD int bytes() const { return kTileRows * (groups * (kCodeBytes + kGroupScale) + groups / 8 * kBlockScale); }
+
+ private:
+  /// Where a group's piece begins, how many groups that has, which of them it is, and its four, which may be less.
+  struct Entry {
+    int piece, n, g, first, width;
+    INFER_HD Entry(const Chunk& c, int group) {
+      const int begin = group / kPiece * kPiece;
+      piece = group / kPiece * kPieceBytes;
+      n = c.groups % kPiece == 0 || c.groups - begin > kPiece ? kPiece : c.groups - begin;
+      g = group - begin, first = g / 4 * 4;
+      width = kPiece == 8 || n == 4 ? 4 : n;  // blocks have eight groups, all of them
+    }
+    INFER_HD int at(int row) const { return first * kTileRows + row * width + g - first; }
+  };
 };
 
 /// Where a (tile row, group of the row) lies in a matrix.

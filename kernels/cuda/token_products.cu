@@ -1,4 +1,5 @@
 // See token_products.h and token_rows.cuh.
+#include "kernels/cuda/format_pairs.h"
 #include "kernels/cuda/token_products.h"
 
 #include "kernels/cuda/device.h"
@@ -82,22 +83,11 @@ __global__ void __launch_bounds__(kThreads, 3) token_product_kernel(const __grid
   *out = p.add ? fmaf(p.scale, sum, before) : sum;
 }
 
-/// Calls function.operator()<F, G>() for a format alone, or for two that files have side by side: what llama.cpp's
-/// recipes make of q, k and v. False for others. All have int8 activations, which lie alike.
+/// Calls function.operator()<F, G>() for a format alone, or for two that have kernels together. False for others.
 template <class Function>
 bool visit_formats(DType first, DType second, Function&& function) {
   if (first == second) return visit_format(first, [&]<class F>() { function.template operator()<F, F>(); });
-  bool known = false;
-  const auto consider = [&]<class F, class G>() {
-    static_assert(F::block > 1 && G::block > 1);
-    if (F::id == first && G::id == second) function.template operator()<F, G>(), known = true;
-  };
-  consider.template operator()<Q4_K, Q6_K>();
-  consider.template operator()<Q5_K, Q6_K>();
-  consider.template operator()<Q4_K, Q8_0>();
-  consider.template operator()<Q3_K, Q5_K>();
-  consider.template operator()<Q3_K, Q4_K>();
-  return known;
+  return visit_format_pair(first, second, function);
 }
 
 }  // namespace

@@ -42,6 +42,11 @@ struct WgmmaShape {
   int slot_columns = 0;
   int tokens = 8;
   int fixed_parts = 0;  ///< not 0: so many parts, and no sets, whatever that costs
+  // Where activations do not come through the ring but are made once, at the start, and stay (matmul_int8):
+  int kept_bytes = 0;              ///< of a slot's columns
+  int made_from = 0;               ///< bytes that those are made from
+  int made = 0;                    ///< numbers of them
+  int issue = 350, latency = 900;  ///< cycles that a warp needs for a slot of 256 columns, and of the longest chain
 };
 struct WgmmaLimits {
   int n_sms = 0, shared_bytes = 0;
@@ -63,6 +68,7 @@ struct WgmmaPlan {
   int n_slots = 0, slot_bytes = 0, x_offset = 0;  ///< x_offset: of the activations within a slot
   int join_offset = 0;   ///< of what the other CTAs of a cluster leave; other sets leave theirs at 0
   int gated_offset = 0;  ///< of the sums of up
+  int kept_offset = 0;   ///< of activations that stay
   bool one_pass = true;
   int shared_bytes = 0;
 };
@@ -73,25 +79,27 @@ constexpr int wgmma_sums_bytes(int tokens) { return kTileRows * tokens * 4; }  /
 
 /// What a division costs, in cycles of an SM; -1: not possible.
 inline int64_t wgmma_cost(const WgmmaShape& s, int n_row_blocks, int n_parts, int n_sets) {
-  constexpr int64_t kBytesPerCycle = 20, kFmaPerCycle = 2048;  // an H200's memory for one SM; tensor cores
-  constexpr int64_t kIssue = 350, kLatency = 900;              // of a warp for a slot of 256 columns
-  constexpr int64_t kJoinSets = 800, kJoinParts = 2500;        // barriers and trips
+  constexpr int64_t kBytesPerCycle = 20, kFmaPerCycle = 2048;   // an H200's memory for one SM; tensor cores
+  constexpr int64_t kL2BytesPerCycle = 24, kMadePerCycle = 14;  // the L2's share of one SM; of activations
+  constexpr int64_t kMakeActivations = 1500;                    // a trip, a barrier
+  constexpr int64_t kJoinSets = 800, kJoinParts = 2500;         // barriers and trips
   const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t tiles = up(s.n_units, n_row_blocks) * s.tiles_per_unit, columns = up(s.n_blocks, n_parts);
   const int at_once = wgmma_tiles_at_once(n_sets);
   const int64_t passes = up(tiles, at_once), sums = wgmma_sums_bytes(s.tokens);
   if (passes > 1 && (n_parts > 1 || n_sets > 1)) return -1;  // what is joined is joined once
   if (at_once % n_parts != 0 || (s.tiles_per_unit == 2 && (at_once < 8 || at_once / 2 % n_parts != 0))) return -1;
-  const int64_t x_bytes = int64_t{s.slot_columns} * s.tokens * 2;
+  const int64_t x_bytes = s.kept_bytes > 0 ? 0 : int64_t{s.slot_columns} * s.tokens * 2;
   const int64_t memory = (tiles * columns * s.tile_bytes + passes * columns * x_bytes / 2) / kBytesPerCycle;
   const int64_t busy = passes > 1 ? at_once / 4 : up(tiles, 4);  // groups of warps for a block
-  const int64_t issue = passes * columns * busy * kIssue * s.slot_columns / 256;
-  const int64_t latency = passes * up(columns, n_sets) * kLatency * s.slot_columns / 256;
+  const int64_t issue = passes * columns * busy * s.issue * s.slot_columns / 256;
+  const int64_t latency = passes * up(columns, n_sets) * s.latency * s.slot_columns / 256;
   const int64_t multiply = passes * columns * busy * 64 * s.tokens * s.slot_columns / kFmaPerCycle;
   int64_t most = memory > issue ? memory : issue;
   if (latency > most) most = latency;
   if (multiply > most) most = multiply;
   if (n_sets > 1) most += kJoinSets + tiles * sums * (n_sets - 1) / 64;
+  if (s.kept_bytes > 0) most += kMakeActivations + columns * (s.made_from / kL2BytesPerCycle + s.made / kMadePerCycle);
   if (n_parts > 1) most += kJoinParts + tiles * sums / 16;
   return most;
 }
@@ -99,20 +107,26 @@ inline int64_t wgmma_cost(const WgmmaShape& s, int n_row_blocks, int n_parts, in
 /// Where what lies in shared memory; n_slots 0: there is no room.
 inline void lay_out(const WgmmaShape& s, const WgmmaLimits& limits, WgmmaPlan& plan) {
   const int tiles = wgmma_tiles_at_once(plan.n_sets), sums = wgmma_sums_bytes(s.tokens);
-  plan.x_offset = (tiles * s.tile_bytes + 127) / 128 * 128;
-  plan.slot_bytes = plan.x_offset + s.slot_columns * s.tokens * 2;
+  // Groups of four warps multiply where one of them has a tile, and read all four; int8 warps are alone.
+  const int units = plan.units.first(1), most = s.kept_bytes > 0 ? units : (units + 3) / 4 * 4;
+  const int held = s.tiles_per_unit == 1 && most < tiles ? most : tiles;
+  plan.x_offset = (held * s.tile_bytes + 127) / 128 * 128;
+  plan.slot_bytes = plan.x_offset + (s.kept_bytes > 0 ? 0 : s.slot_columns * s.tokens * 2);
+  const int kept = (plan.blocks.first(1) * s.kept_bytes + 127) / 128 * 128;
+  const int shared_bytes = limits.shared_bytes - kWgmmaStatic - kept;
   // In the ring, where it is not needed any more: what sets leave, what parts leave, what up leaves.
   const int gated = s.tiles_per_unit == 2 ? tiles / 2 * sums : 0;
   plan.join_offset = (plan.n_sets - 1) * tiles * sums;
   plan.gated_offset = plan.join_offset + (plan.n_parts - 1) * (tiles / plan.n_parts) * sums;
   plan.one_pass = plan.units.first(1) * s.tiles_per_unit <= tiles;
-  plan.n_slots = (limits.shared_bytes - kWgmmaStatic - (plan.one_pass ? 0 : gated)) / plan.slot_bytes;
+  plan.n_slots = (shared_bytes - (plan.one_pass ? 0 : gated)) / plan.slot_bytes;
   if (plan.n_slots > kWgmmaMaxSlots) plan.n_slots = kWgmmaMaxSlots;
   plan.n_slots -= plan.n_slots % plan.n_sets;  // a slot is one set's: who skips a phase takes an old one for a new
   const int ring = plan.n_slots * plan.slot_bytes, left = plan.gated_offset + gated;
   if (!plan.one_pass) plan.gated_offset = ring;
   plan.shared_bytes = plan.one_pass ? (ring > left ? ring : left) : ring + gated;
-  if (plan.n_slots < 2 || plan.shared_bytes > limits.shared_bytes - kWgmmaStatic) plan.n_slots = 0;
+  if (plan.n_slots < 2 || plan.shared_bytes > shared_bytes) plan.n_slots = 0;
+  plan.kept_offset = (plan.shared_bytes + 127) / 128 * 128, plan.shared_bytes = plan.kept_offset + kept;
 }
 
 /// The cheapest division; n_slots 0: none fits.

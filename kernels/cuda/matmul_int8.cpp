@@ -1,0 +1,110 @@
+// The host's side of matmul_int8.h.
+#include "kernels/cuda/matmul_int8.h"
+
+#include <algorithm>
+
+#include "infer/error.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/format_pairs.h"
+#include "quant/formats.h"
+
+namespace infer::cuda {
+namespace {
+
+/// Of a product of m tokens that are made from `number_bytes` bytes a number.
+WgmmaShape shape_of(int64_t m, int64_t k, DType format, int n_units, int tiles_per_unit, int number_bytes) {
+  WgmmaShape s;
+  s.n_units = n_units, s.tiles_per_unit = tiles_per_unit, s.tokens = kInt8Tokens;
+  visit_gpu_format(format, [&]<class F>() {
+    if constexpr (F::block > 1) {
+      s.tile_bytes = wgmma_tile_bytes<F>(kInt8Tokens);
+      s.slot_columns = wgmma_slot_groups<F>(kInt8Tokens) * kGroup;
+    }
+  });
+  s.n_blocks = static_cast<int>(k / s.slot_columns);
+  s.kept_bytes = s.slot_columns / kGroup * kInt8GroupBytes;
+  s.made = s.slot_columns * static_cast<int>(m), s.made_from = s.made * number_bytes;
+  s.issue = 250, s.latency = 700;
+  return s;
+}
+WgmmaShape shape_of(const MmaArgs& a, const WgmmaLaunch& p) {
+  return shape_of(a.x.rows(), a.x.cols(), a.w[0]->dtype, p.n_units, p.tiles_per_unit, p.x_bf16 ? 2 : 4);
+}
+
+WgmmaLaunch int8_launch(const MmaArgs& a) {
+  WgmmaLaunch p = wgmma_launch("matmul_int8", a);
+  p.x_bf16 = a.x.dtype == DType::BF16;
+  if (a.norm) p.norm = a.norm->as<float>(), p.eps = a.eps;
+  return p;
+}
+
+int64_t cost_of(const WgmmaShape& s, const WgmmaPlan& plan) {
+  return wgmma_cost(s, plan.n_row_blocks, plan.n_parts, plan.n_sets);
+}
+
+/// Plans of two products that run side by side, each on its share of the clusters, which are of one size. n_slots 0: no
+/// room.
+void plan_pair(const WgmmaShape& a, const WgmmaShape& b, const WgmmaLimits& limits, WgmmaPlan& of_a, WgmmaPlan& of_b) {
+  const double bytes_a = static_cast<double>(a.n_units) * a.n_blocks * a.tile_bytes,
+               bytes_b = static_cast<double>(b.n_units) * b.n_blocks * b.tile_bytes;
+  int64_t least = -1;
+  of_a = of_b = {};
+  for (int i = 0; i < 4; ++i) {
+    const int n = limits.n_clusters[i], share = static_cast<int>(n * bytes_a / (bytes_a + bytes_b));
+    for (int first = std::max(1, share - 1); first <= share + 2 && first < n; ++first) {
+      WgmmaLimits some = limits;
+      std::fill(some.n_clusters, some.n_clusters + 4, 0);
+      some.n_clusters[i] = first;
+      const WgmmaPlan plan_a = plan_wgmma(a, some);
+      some.n_clusters[i] = n - first;
+      const WgmmaPlan plan_b = plan_wgmma(b, some);
+      if (plan_a.n_slots == 0 || plan_b.n_slots == 0) continue;
+      const int64_t cost = std::max(cost_of(a, plan_a), cost_of(b, plan_b));
+      if (least < 0 || cost < least) least = cost, of_a = plan_a, of_b = plan_b;
+    }
+  }
+}
+
+Int8Launch pair_launch(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits& limits) {
+  Int8Launch p{{int8_launch(first), int8_launch(second)}, 0};
+  plan_pair(shape_of(first, p.of[0]), shape_of(second, p.of[1]), limits, p.of[0].plan, p.of[1].plan);
+  p.first_ctas = p.of[0].plan.n_row_blocks * p.of[0].plan.n_parts;
+  return p;
+}
+
+[[noreturn]] void refuse(const WgmmaLimits& limits) {
+  throw Error(ErrorKind::run, "matmul_int8", "too little shared memory", std::to_string(limits.shared_bytes));
+}
+
+}  // namespace
+
+bool int8_takes(int64_t m, const Tensor& w, bool gated, const WgmmaLimits& limits) {
+  if (m > kInt8Tokens || !wgmma_takes(m, w) || w.dtype == DType::W8F) return false;
+  const auto n_tiles = static_cast<int>((w.rows() + kTileRows - 1) / kTileRows);
+  return plan_wgmma(shape_of(m, w.cols(), w.dtype, n_tiles, gated ? 2 : 1, 4), limits).n_slots > 0;
+}
+
+void matmul_int8(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stream) {
+  if (a.x.rows() == 0 || a.x.cols() == 0) return;
+  Int8Launch p{{int8_launch(a), {}}, 0};
+  WgmmaPlan& plan = p.of[0].plan;
+  plan = plan_wgmma(shape_of(a, p.of[0]), limits);
+  if (plan.n_slots == 0) refuse(limits);
+  p.first_ctas = plan.n_row_blocks * plan.n_parts;
+  launch_int8(a.w[0]->dtype, a.w[0]->dtype, p, stream);
+}
+
+bool int8_joins(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits& limits) {
+  if (!visit_format_pair(first.w[0]->dtype, second.w[0]->dtype, [&]<class, class>() {})) return false;
+  const Int8Launch p = pair_launch(first, second, limits);
+  return p.of[0].plan.n_slots > 0;
+}
+
+void matmul_int8_pair(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits& limits, cudaStream_t stream) {
+  if (first.x.rows() == 0 || first.x.cols() == 0) return;
+  const Int8Launch p = pair_launch(first, second, limits);
+  if (p.of[0].plan.n_slots == 0) refuse(limits);
+  launch_int8(first.w[0]->dtype, second.w[0]->dtype, p, stream);
+}
+
+}  // namespace infer::cuda

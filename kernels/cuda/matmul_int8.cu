@@ -1,0 +1,25 @@
+// int8_kernel for every packed format of integers, and for two that files have side by side.
+#include "kernels/cuda/matmul_int8.cuh"
+
+#include "kernels/cuda/format_pairs.h"
+
+namespace infer::cuda {
+
+void launch_int8(DType first, DType second, const Int8Launch& p, cudaStream_t stream) {
+  const auto launch = [&]<class F, class G>() {
+    const WgmmaPlan &a = p.of[0].plan, &b = p.of[1].plan;
+    const bool both = first != second;
+    launch_passes("matmul_int8", int8_kernel<F, G>, p, p.first_ctas + (both ? b.n_row_blocks * b.n_parts : 0),
+                  a.n_parts, both && b.shared_bytes > a.shared_bytes ? b.shared_bytes : a.shared_bytes, stream);
+  };
+  if (first != second) {
+    visit_format_pair(first, second, launch);
+    return;
+  }
+  visit_gpu_format(first, [&]<class F>() {
+    if constexpr (F::block > 1)
+      if constexpr (Packed<F>::bias != kFloat) launch.template operator()<F, F>();
+  });
+}
+
+}  // namespace infer::cuda

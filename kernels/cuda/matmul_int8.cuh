@@ -1,0 +1,477 @@
+// The kernel of matmul_int8.h. Activations of a CTA's columns are made once, by the warps that multiply, while the
+// ring fills; then each of them takes a tile's 16 rows times the columns of a slot (tile_passes.cuh).
+//
+// An m16n8k32 is 16 rows times a group of 32 columns of 8 tokens: its result, scaled in f32, is added up. ldmatrix
+// brings a lane the words j of rows r and r + 8 (lane 4r + j), hence quads j and j + 4 of the group, just as the left
+// operand has them. Scales are decoded once, a lane two groups of its rows, and come by shuffles. Minimums, and what
+// stored codes are off by, meet the groups' sums of activations in an m16n8k8 of tf32.
+//
+// Integers become floats without an instruction: sums begin with the bits of 1.5 * 2^23, and scales of activations have
+// two bits less than they could, so that what is too much is taken off exactly in the multiplication with them.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/cuda/decode_mma.cuh"
+#include "kernels/cuda/int8_codes.cuh"
+#include "kernels/cuda/matmul_int8.h"
+#include "kernels/cuda/tile_passes.cuh"
+#include "kernels/cuda/unpack.cuh"
+
+namespace infer::cuda {
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+inline constexpr float kIntegerBits = 12582912.0f;  ///< 1.5 * 2^23
+
+/// Where activations lie, as offsets in shared memory, such that a lane 4t + j reads what it needs of two neighbouring
+/// groups at once: codes [pair of groups][token][j][group of the pair][quads j, j + 4]; scales [pair][token / 2][group
+/// of the pair][token % 2]; the scales times the sums of codes of a half [half of 16][pair][token][group of the pair].
+struct Int8Activations {
+  int codes, scales, sums, n_groups;
+  __device__ __forceinline__ Int8Activations(int at, int groups)
+      : codes(at), scales(at + groups * 256), sums(scales + groups * 32), n_groups(groups) {}
+  __device__ __forceinline__ int code(int group, int token, int quad) const {
+    return codes + group / 2 * 512 + token * 64 + quad % 4 * 16 + group % 2 * 8 + quad / 4 * 4;
+  }
+  __device__ __forceinline__ int scale(int group, int token) const {
+    return scales + group / 2 * 64 + token / 2 * 16 + group % 2 * 8 + token % 2 * 4;
+  }
+  __device__ __forceinline__ int sum(int group, int half, int token) const {
+    return sums + (half * n_groups + group / 2 * 2) * 32 + token * 8 + group % 2 * 4;
+  }
+};
+
+/// What the norm leaves for the end: sums of squares of a CTA's columns, by the warps that made them, and of all CTAs
+/// of the cluster.
+struct Int8Squares {
+  float warps[kWgmmaTiles][kInt8Tokens];  ///< of a warp's tokens
+  float parts[kWgmmaMaxParts][kInt8Tokens];
+};
+
+/// Eight numbers that lie side by side.
+struct Eight {
+  float x[8];
+  __device__ __forceinline__ void load_bf16(const void* from) {
+    const uint4 v = *static_cast<const uint4*>(from);
+    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[2 * i] = Bf16Type::low(w[i]), x[2 * i + 1] = Bf16Type::high(w[i]);
+  }
+  __device__ __forceinline__ void load_f32(const void* from) {
+    const float4 a = static_cast<const float4*>(from)[0], b = static_cast<const float4*>(from)[1];
+    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+  }
+};
+
+/// Four neighbouring lanes have a group of a token, eight numbers each: puts its codes, scale and sums down, where it
+/// is there.
+__device__ __forceinline__ void put_group(const Int8Activations& x, int group, int token, const Eight& v, bool there) {
+  const int part = threadIdx.x % 4;
+  float largest = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) largest = max_nan(largest, fabsf(v.x[i]));
+#pragma unroll
+  for (int step = 2; step > 0; step /= 2) largest = max_nan(largest, __shfl_xor_sync(~0u, largest, step));
+  const bool usable = largest > 1e-30f && largest < 1e30f;
+  const float inverse = usable ? __fdividef(127.0f, largest) : 0.0f;
+  float scale = usable ? __uint_as_float(__float_as_uint(largest * (1.0f / 127)) & ~3u) : 0.0f;
+  if (!(largest < 1e30f)) scale = __uint_as_float(0x7fc00000u);
+  const uint32_t low = four_codes({v.x[0], v.x[1], v.x[2], v.x[3]}, inverse),
+                 high = four_codes({v.x[4], v.x[5], v.x[6], v.x[7]}, inverse);
+  int total = __dp4a(static_cast<int>(low), 0x01010101, __dp4a(static_cast<int>(high), 0x01010101, 0));
+  total += __shfl_xor_sync(~0u, total, 1);
+  if (!there) return;
+  const auto word = [](int at) { return reinterpret_cast<uint32_t*>(wgmma_memory + at); };
+  *word(x.code(group, token, 2 * part)) = low, *word(x.code(group, token, 2 * part + 1)) = high;
+  if (part == 0) *word(x.scale(group, token)) = __float_as_uint(scale);
+  if (part % 2 == 0) *word(x.sum(group, part / 2, token)) = __float_as_uint(scale * static_cast<float>(total));
+}
+
+/// Sums of a lane's numbers over the warp: of number lane / 4 in lanes 4 * number ... 4 * number + 3.
+__device__ __forceinline__ float warp_sums(const float (&x)[8]) {
+  const int lane = threadIdx.x % 32;
+  float four[4], two[2];
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    four[i] = (lane & 16 ? x[i + 4] : x[i]) + __shfl_xor_sync(~0u, lane & 16 ? x[i] : x[i + 4], 16);
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    two[i] = (lane & 8 ? four[i + 2] : four[i]) + __shfl_xor_sync(~0u, lane & 8 ? four[i] : four[i + 2], 8);
+  float one = (lane & 4 ? two[1] : two[0]) + __shfl_xor_sync(~0u, lane & 4 ? two[0] : two[1], 4);
+  one += __shfl_xor_sync(~0u, one, 2);
+  return one + __shfl_xor_sync(~0u, one, 1);
+}
+
+/// Tokens of few columns are shared out to 2 or 4 warps, so that there is something for all sixteen: the logarithm of
+/// it.
+__device__ __forceinline__ int log2_shares(int n_groups) { return n_groups > 64 ? 0 : n_groups > 32 ? 1 : 2; }
+
+/// Activations of columns [first, first + 32 * x.n_groups) by all warps that multiply. A warp takes 256 columns of some
+/// tokens at a time, eight numbers a lane and four lanes a group, all loads side by side. What there is not keeps what
+/// was there: its results go nowhere. Waits for the kernel before.
+template <bool kBf16, bool kNorm>
+__device__ __forceinline__ void make_activations(const WgmmaLaunch& p, const Int8Activations& x, int first,
+                                                 Int8Squares& squares) {
+  constexpr int kAtOnce = 8;  // tokens
+  const int warp = uniform(threadIdx.x / 32), lane = threadIdx.x % 32;
+  const int n_blocks = (x.n_groups + 7) / 8;
+  const int log2 = log2_shares(x.n_groups), share = warp & ((1 << log2) - 1);
+  float sums[8] = {};
+  bool waits = true;
+#pragma unroll 1
+  for (int block = warp >> log2; block < n_blocks; block += kWgmmaTiles >> log2) {
+    const int group = block * 8 + lane / 4, column = group * kGroup + lane % 4 * 8;
+    const bool there = group < x.n_groups;
+    Eight weight, v[kAtOnce];
+    if (kNorm && there) weight.load_f32(p.norm + first + column);
+    if (waits) wait_for_previous_kernel(), waits = false;
+    const auto token = [&](int i) { return (i << log2) + share; };
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (token(i) >= p.n_rows || !there) continue;
+      const int64_t at = static_cast<int64_t>(token(i)) * p.n_groups * kGroup + first + column;
+      if constexpr (kBf16)
+        v[i].load_bf16(p.x + at * 2);
+      else
+        v[i].load_f32(p.x + at * 4);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (token(i) >= p.n_rows) break;
+      if constexpr (kNorm) {
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          if (there) sums[i] = fmaf(v[i].x[e], v[i].x[e], sums[i]);
+          v[i].x[e] *= weight.x[e];
+        }
+      }
+      put_group(x, group, token(i), v[i], there);
+    }
+  }
+  if (waits) wait_for_previous_kernel();
+  if constexpr (kNorm) {
+    const float sum = warp_sums(sums);
+    if (lane % 4 == 0) squares.warps[warp][lane / 4] = sum;
+  }
+}
+
+/// d = a * b + c with a [16, 32] codes of weights, b [32, 8] codes of activations; all signed.
+__device__ __forceinline__ void mma_int8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                         const int (&c)[4]) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+}
+/// The same of half a group.
+__device__ __forceinline__ void mma_int8_half(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, const int (&c)[4]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a0), "r"(a1), "r"(b), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+}
+/// c += a * b with a [16, 8], b [8, 8] of tf32.
+__device__ __forceinline__ void mma_tf32(float (&c)[4], float a0, float a1, float a2, float a3, float b0, float b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(a2)), "r"(__float_as_uint(a3)),
+        "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+}
+
+/// Where a lane finds what it needs of a slot's tile, and of a pair of groups' activations: kept, or the compiler works
+/// it out anew for every slot.
+struct Int8Lane {
+  int row, j;  ///< lane 4 * row + j
+  int words;   ///< of an entry of 16 bytes: its address for an ldmatrix of four groups
+  int codes, scales, sums;
+  __device__ __forceinline__ explicit Int8Lane(int own_groups) {
+    const auto keep = [](int v) { return static_cast<int>(kept_in_register(static_cast<uint32_t>(v))); };
+    const int lane = threadIdx.x % 32, i = lane % 8, g = lane / 8;
+    row = keep(lane / 4), j = keep(lane % 4);
+    words = keep((i * 4 + (g + i / 2) % 4) * 16);
+    codes = keep(lane * 16), scales = keep(lane % 4 * 16);
+    sums = keep(own_groups * (lane % 4) / 2 * 64 + lane / 4 * 8 + own_groups * (lane % 4) % 2 * 4);
+  }
+};
+
+/// Codes of four groups of a tile as left operands: of each group quad j of rows r and r + 8, then quad j + 4.
+template <class F>
+struct StepCodes {
+  uint32_t a[4][4];
+
+  __device__ __forceinline__ void load(const uint8_t* chunk, Chunk<F> c, int step, const Int8Lane& lane) {
+    using P = Packed<F>;
+    const int j = lane.j;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      uint32_t low[2][4] = {};
+      if constexpr (P::low_bits == 2) {
+        load_pairs_of_bits(chunk + c.low(lane.row + 8 * h, 4 * step), j, low);
+      } else {
+        load_words(chunk + c.low(0, 4 * step) + h * 512 + lane.words, low[0]);
+        if constexpr (P::low_bits == 8) load_words(chunk + c.low_second(0, 4 * step) + h * 512 + lane.words, low[1]);
+      }
+      uint32_t high[2][4] = {};
+      if constexpr (P::high_bits == 2) load_pairs_of_bits(chunk + c.high(lane.row + 8 * h, 4 * step), j, high);
+      if constexpr (P::high_bits == 1) {
+        const uint4 v = *reinterpret_cast<const uint4*>(chunk + c.high(lane.row + 8 * h, 4 * step));
+        const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int g = 0; g < 4; ++g) high[0][g] = w[g] >> j & 0x01010101u, high[1][g] = w[g] >> (j + 4) & 0x01010101u;
+      }
+#pragma unroll
+      for (int g = 0; g < 4; ++g) {
+        uint32_t q = low[0][g], second = low[1][g];
+        if constexpr (P::low_bits == 4 && P::bias == kTable)
+          second = table_quad<F>(q >> 16), q = table_quad<F>(q);
+        else if constexpr (P::low_bits == 4)
+          second = q >> 4 & 0x0f0f0f0fu, q &= 0x0f0f0f0fu;
+        if constexpr (P::high_bits > 0) q |= high[0][g] << P::low_bits, second |= high[1][g] << P::low_bits;
+        a[g][h] = q, a[g][2 + h] = second;
+      }
+    }
+  }
+
+ private:
+  /// Word j of eight rows' groups, of which lane 8 g + i gives the address of group g of row i.
+  static __device__ __forceinline__ void load_words(const uint8_t* row, uint32_t (&w)[4]) {
+    load_matrices<false>(row, w);
+  }
+  /// Quads j and j + 4 of a plane of two bits, of four groups that lie one after the other.
+  static __device__ __forceinline__ void load_pairs_of_bits(const uint8_t* row, int j, uint32_t (&q)[2][4]) {
+    const uint4 v[2] = {reinterpret_cast<const uint4*>(row)[0], reinterpret_cast<const uint4*>(row)[1]};
+    const int shift = j / 2 * 2;
+#pragma unroll
+    for (int g = 0; g < 4; ++g) {
+      const uint4 u = v[g / 2];
+      const uint32_t word = (j % 2 ? (g % 2 ? u.w : u.y) : (g % 2 ? u.z : u.x)) >> shift;
+      q[0][g] = word & 0x03030303u, q[1][g] = word >> 4 & 0x03030303u;
+    }
+  }
+};
+
+/// Scales of rows r and r + 8 in a slot: lane j of a row decodes groups kOwn * j and on.
+template <class F>
+struct SlotScales {
+  static constexpr int kSlot = wgmma_slot_groups<F>(kInt8Tokens), kOwn = kSlot / 4, kOf = kHalves<F>;
+  float scale[2][kOwn][kOf], offset[2][kOwn][kOf];
+
+  __device__ __forceinline__ void load(const uint8_t* chunk, Chunk<F> c, int number, const Int8Lane& lane) {
+    const int j = lane.j;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int row = lane.row + 8 * r;
+      if constexpr (kOwn == 2) {
+        const PairScales<kOf> s = load_pair<F, kOf>(chunk, c, row, 2 * j, 0);
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+#pragma unroll
+          for (int h = 0; h < kOf; ++h) scale[r][i][h] = s.scale[i][h], offset[r][i][h] = s.offset[i][h];
+      } else {
+        const GroupScales s =
+            decode_scales<F>(load_bytes<Chunk<F>::kGroupScale>(chunk + c.group_scale(row, j)).x,
+                             load_bytes<Chunk<F>::kBlockScale>(chunk + c.block_scale(row, 0)), number % 2, j);
+#pragma unroll
+        for (int h = 0; h < kOf; ++h) scale[r][0][h] = s.scale[h], offset[r][0][h] = s.offset[h];
+      }
+      if constexpr (Packed<F>::bias > 0)
+#pragma unroll
+        for (int i = 0; i < kOwn; ++i)
+#pragma unroll
+          for (int h = 0; h < kOf; ++h) {
+            const float before = F::has_offset ? offset[r][i][h] : 0.0f;
+            offset[r][i][h] = fmaf(-static_cast<float>(Packed<F>::bias), scale[r][i][h], before);
+          }
+    }
+  }
+  __device__ __forceinline__ float of(int row, int group, int half) const {
+    return __shfl_sync(~0u, scale[row][group % kOwn][half], group / kOwn, 4);
+  }
+};
+
+/// c += the columns of slot `number` of the row, of this warp's tile, times activations from group `first` on. bits:
+/// kIntegerBits.
+template <class F>
+__device__ __forceinline__ void multiply_codes(const uint8_t* chunk, int number, const Int8Activations& x, int first,
+                                               const Int8Lane& lane, const int (&bits)[4], float (&c)[4]) {
+  using Scales = SlotScales<F>;
+  constexpr int kSlot = Scales::kSlot, kOwn = Scales::kOwn, kOf = Scales::kOf;
+  const Chunk<F> small{kSlot};
+  Scales scales;
+  scales.load(chunk, small, number, lane);
+  if constexpr (kNeedsSums<F>) {
+    const uint8_t* sums[2];  // of the two halves
+#pragma unroll
+    for (int h = 0; h < 2; ++h) sums[h] = wgmma_memory + x.sum(first, h, 0) + lane.sums;
+    const auto& o = scales.offset;
+    if constexpr (kOwn == 2) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float2 sum = *reinterpret_cast<const float2*>(sums[h]);
+        mma_tf32(c, o[0][0][h % kOf], o[1][0][h % kOf], o[0][1][h % kOf], o[1][1][h % kOf], sum.x, sum.y);
+      }
+    } else {
+      mma_tf32(c, o[0][0][0], o[1][0][0], o[0][0][kOf - 1], o[1][0][kOf - 1], *reinterpret_cast<const float*>(sums[0]),
+               *reinterpret_cast<const float*>(sums[1]));
+    }
+  }
+  const uint8_t* of_codes = wgmma_memory + x.code(first, 0, 0) + lane.codes;
+  const uint8_t* of_scales = wgmma_memory + x.scale(first, 0) + lane.scales;
+#pragma unroll
+  for (int step = 0; step < kSlot / 4; ++step) {
+    StepCodes<F> w;
+    w.load(chunk, small, step, lane);
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair) {
+      const int of_pair = 2 * step + pair;
+      const uint4 v = *reinterpret_cast<const uint4*>(of_codes + of_pair * 512);
+      const float4 s = *reinterpret_cast<const float4*>(of_scales + of_pair * 64);
+      const uint32_t codes[2][2] = {{v.x, v.y}, {v.z, v.w}};
+      const float of[2][2] = {{s.x, s.y}, {s.z, s.w}};
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int g = 2 * pair + i;
+        int d[kOf][4];
+        if constexpr (kOf == 1) {
+          mma_int8(d[0], w.a[g], codes[i][0], codes[i][1], bits);
+        } else {
+#pragma unroll
+          for (int h = 0; h < 2; ++h) mma_int8_half(d[h], w.a[g][2 * h], w.a[g][2 * h + 1], codes[i][h], bits);
+        }
+#pragma unroll
+        for (int h = 0; h < kOf; ++h) {
+          const float scale[2] = {scales.of(0, 4 * step + g, h), scales.of(1, 4 * step + g, h)};
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            c[e] = fmaf(scale[e / 2], fmaf(__int_as_float(d[h][e]), of[i][e % 2], -kIntegerBits * of[i][e % 2]), c[e]);
+        }
+      }
+    }
+  }
+}
+
+/// Leaves the norm's factor to the results.
+struct Int8Finish {
+  static constexpr int kTokens = kInt8Tokens;
+  const WgmmaLaunch& p;
+  Int8Squares& squares;
+  int part, log2;  ///< of the shares of a token
+
+  __device__ __forceinline__ float own(int token) const {
+    float sum = 0;
+    for (int warp = token & ((1 << log2) - 1); warp < kWgmmaTiles; warp += 1 << log2)
+      sum += squares.warps[warp][token >> log2];
+    return sum;
+  }
+  __device__ __forceinline__ void join() const {
+    if (!p.norm || threadIdx.x >= 32) return;
+    for (int i = threadIdx.x; i < p.plan.n_parts * kTokens; i += 32) {
+      const int token = i % kTokens;
+      asm volatile("{\n.reg .b32 to;\nmapa.shared::cluster.u32 to, %0, %1;\nst.shared::cluster.f32 [to], %2;\n}" ::"r"(
+                       shared_address(&squares.parts[part][token])),
+                   "r"(i / kTokens), "f"(own(token))
+                   : "memory");
+    }
+  }
+  __device__ __forceinline__ void scale(float (&c)[4]) const {
+    if (!p.norm) return;
+    float factor[2];
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+      const int token = threadIdx.x % 4 * 2 + t;
+      float sum = 0;
+      if (p.plan.n_parts == 1)
+        sum = own(token);
+      else
+        for (int i = 0; i < p.plan.n_parts; ++i) sum += squares.parts[i][token];
+      factor[t] = 1.0f / sqrtf(sum / static_cast<float>(p.n_groups * kGroup) + p.eps);
+    }
+#pragma unroll
+    for (int e = 0; e < 4; ++e) c[e] *= factor[e % 2];
+  }
+  __device__ __forceinline__ int64_t place(int token, int row) const { return token * p.out_stride + row; }
+};
+
+/// The groups of warps that multiply.
+template <class F>
+__device__ __forceinline__ void multiply_all_codes(const WgmmaLaunch& p, const WgmmaRange& range, Int8Squares& squares,
+                                                   uint64_t* full, uint64_t* empty) {
+  constexpr int kBytes = wgmma_tile_bytes<F>(kInt8Tokens), kSlot = wgmma_slot_groups<F>(kInt8Tokens);
+  const int warp = uniform(threadIdx.x / 32), n_sets = p.plan.n_sets;
+  const int set = warp >> WgmmaRange::log2_of(range.at_once), tile = warp & (range.at_once - 1);
+  const Int8Activations x(p.plan.kept_offset, (range.end_block - range.first_block) * kSlot);
+  const int first_column = range.first_block * kSlot * kGroup;
+  if (p.x_bf16)
+    make_activations<true, false>(p, x, first_column, squares);
+  else if (p.norm)
+    make_activations<false, true>(p, x, first_column, squares);
+  else
+    make_activations<false, false>(p, x, first_column, squares);
+  multiplying_sync();
+  const Int8Lane lane(kSlot / 4);
+  int bits[4];
+#pragma unroll
+  for (int& b : bits) b = static_cast<int>(kept_in_register(__float_as_uint(kIntegerBits)));
+  int slot = set;
+  uint32_t parity = 0;
+  for (int first = range.begin; first < range.end; first += range.units_at_once) {
+    const WgmmaPass pass{first, min(range.units_at_once, range.end - first), range.at_once};
+    const bool busy = pass.has(p, tile);
+    float c[4] = {};
+    for (int block = range.first_block + set; block < range.end_block; block += n_sets) {
+      barrier_wait(&full[slot], parity);
+      if (busy)
+        multiply_codes<F>(wgmma_memory + slot * p.plan.slot_bytes + tile * kBytes, block, x,
+                          (block - range.first_block) * kSlot, lane, bits, c);
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) barrier_arrive(&empty[slot]);
+      slot += n_sets;
+      if (slot >= p.plan.n_slots) slot -= p.plan.n_slots, parity ^= 1;
+    }
+    finish_pass<kInt8Tokens>(p, range, pass, set, tile, c, Int8Finish{p, squares, range.part, log2_shares(x.n_groups)});
+  }
+}
+
+/// A CTA's part in a product.
+template <class F>
+__device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squares& squares, uint64_t* full,
+                                         uint64_t* empty) {
+  const WgmmaRange range(p, cta, kWgmmaTiles);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < p.plan.n_slots; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], range.at_once);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+  start_next_kernel();
+  if (uniform(threadIdx.x / 128) == kWgmmaGroups) {
+    // Registers that this group gives up the others take: 5 x 96 = 32 + 4 x 112.
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+    fetch_all<F, kInt8Tokens, false>(p, range, full, empty);
+    if (p.plan.n_parts > 1) {
+      float none[4];
+      __syncwarp();
+      join_parts<kInt8Tokens>(p, range, 0, false, none, [] {});
+    }
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
+    multiply_all_codes<F>(p, range, squares, full, empty);
+  }
+}
+
+#endif
+
+/// Grid: row blocks x parts of the first product, then of the second, if there is one; parts in a cluster, one CTA an
+/// SM. Block: 4 groups of warps that multiply and one that fetches. Shared: the ring, sums of the cluster, sums of up;
+/// the activations of the CTA's columns. Bytes: the packed weights once, x once for every row block, from the L2.
+template <class F, class G>
+__global__ void __launch_bounds__(kWgmmaThreads, 1) int8_kernel(const __grid_constant__ Int8Launch p) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  __shared__ uint64_t full[kWgmmaMaxSlots], empty[kWgmmaMaxSlots];
+  __shared__ Int8Squares squares;
+  const int cta = static_cast<int>(blockIdx.x);
+  if constexpr (!std::is_same_v<F, G>)
+    if (cta >= p.first_ctas) return int8_cta<G>(p.of[1], cta - p.first_ctas, squares, full, empty);
+  int8_cta<F>(p.of[0], cta, squares, full, empty);
+#endif
+}
+
+}  // namespace infer::cuda
