@@ -54,8 +54,9 @@ enum class DType : uint32_t {
   F8_E4M3 = kPrivate,  // from here on: of safetensors
   F8_E5M2,
   U8,
-  W4G,  // made while loading, see w4g.h
-  W8F,  // made while loading for a GPU, see w8f.h
+  W4G,     // made while loading, see w4g.h
+  W4G128,  // the same
+  W8F,     // made while loading for a GPU, see w8f.h
 };
 
 }  // namespace infer

@@ -32,6 +32,7 @@
 #include "quant/tq1_0.h"
 #include "quant/tq2_0.h"
 #include "quant/w4g.h"
+#include "quant/w4g128.h"
 #include "quant/w8f.h"
 
 namespace infer {
@@ -42,8 +43,8 @@ struct FormatList {
 };
 
 /// Formats that every kernel computes with.
-using Formats =
-    FormatList<F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4, W4G>;
+using Formats = FormatList<F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS,
+                           MXFP4, W4G, W4G128>;
 
 /// Formats that files have and no kernel computes with: their rows can be decoded here, a model of them is refused.
 using RowFormats = FormatList<TQ1_0, TQ2_0, IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S>;

@@ -60,7 +60,7 @@ void adopt_quantised(const std::string& folder, Checkpoint& checkpoint, HfQuant 
   unpack_quantised(
       checkpoint, quant,
       {.n_threads = options.n_threads > 0 ? options.n_threads : cpu::default_threads(),
-       .keep = {.exact = options.device == "ref", .small_floats = options.quant.empty() && may_use_gpu(options.device)},
+       .keep = {.exact = options.device == "ref", .for_gpu = options.quant.empty() && may_use_gpu(options.device)},
        .progress = options.progress});
 }
 

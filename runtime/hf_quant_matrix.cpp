@@ -115,7 +115,7 @@ KeptMatrix keep_plain(const Matrix& m, std::string because, bool exact, OwnedByt
   return std::move(out);
 }
 
-// ---- blocks of 32 ------------------------------------------------------------
+// ---- blocks ------------------------------------------------------------
 
 void put_nibbles(const uint8_t* codes, uint8_t* qs) {
   uint64_t low[2], high[2];  // codes fit half a byte, so that none reaches the next when all are shifted
@@ -124,12 +124,22 @@ void put_nibbles(const uint8_t* codes, uint8_t* qs) {
   for (int i = 0; i < 2; ++i) low[i] |= high[i] << 4;
   std::memcpy(qs, low, sizeof low);
 }
-void put_codes(const uint8_t* codes, uint16_t, Q4_0::Block& out) { put_nibbles(codes, out.qs); }
-void put_codes(const uint8_t* codes, uint16_t zero, W4G::Block& out) {
-  out.zero = zero;
+/// Group `group` of a block.
+void put_group(const uint8_t* codes, uint16_t d, uint16_t, int, Q4_0::Block& out) {
+  out.d = d;
   put_nibbles(codes, out.qs);
 }
-void put_codes(const uint8_t* codes, uint16_t, Q8_0::Block& out) {
+void put_group(const uint8_t* codes, uint16_t d, uint16_t zero, int, W4G::Block& out) {
+  out.d = d, out.zero = zero;
+  put_nibbles(codes, out.qs);
+}
+void put_group(const uint8_t* codes, uint16_t d, uint16_t zero, int group, W4G128::Block& out) {
+  const int of = group * kGroup / W4G128::scale_columns;
+  out.d[of] = d, out.zero[of] = zero;
+  put_nibbles(codes, out.qs + kGroup / 2 * group);
+}
+void put_group(const uint8_t* codes, uint16_t d, uint16_t, int, Q8_0::Block& out) {
+  out.d = d;
   for (int i = 0; i < kGroup; ++i) out.code[i] = static_cast<int8_t>(codes[i] - 128);
 }
 
@@ -159,11 +169,11 @@ KeptMatrix keep_blocks(const IntMatrix& m, const HalfScales& scales, OwnedBytes&
     for (int64_t r = 0; r < tile.n_rows; ++r) {
       const int64_t row = tile.row + r;
       // Written in place: a copy would be read at other widths than it was just written, and wait for that.
-      auto* block = first + (row * m.cols + tile.col) / kGroup;
-      for (int64_t c = 0; c < tile.n_cols; c += kGroup, ++block) {
-        const auto group = static_cast<size_t>(row * m.groups + m.group_of[static_cast<size_t>(tile.col + c)]);
-        block->d = scales.d[group];
-        put_codes(&codes[r][c], half[m.zero[group]], *block);
+      for (int64_t c = 0; c < tile.n_cols; c += kGroup) {
+        const int64_t at = row * m.cols + tile.col + c;
+        const auto of = static_cast<size_t>(row * m.groups + m.group_of[static_cast<size_t>(tile.col + c)]);
+        put_group(&codes[r][c], scales.d[of], half[m.zero[of]], static_cast<int>(at % F::block) / kGroup,
+                  first[at / F::block]);
       }
     }
   });
@@ -172,13 +182,18 @@ KeptMatrix keep_blocks(const IntMatrix& m, const HalfScales& scales, OwnedBytes&
 
 constexpr const char* kScales = "F16 cannot hold their scales";
 
+/// Whether each `n` neighbouring weights of a row, from its first on, share a scale.
+bool share_scales(const IntMatrix& m, size_t n) {
+  for (size_t c = 0; c < m.group_of.size(); ++c)
+    if (m.group_of[c] != m.group_of[c / n * n]) return false;
+  return true;
+}
+
 /// Why the matrix cannot be kept in blocks; empty when it can.
 std::string obstacle(const IntMatrix& m, const HalfScales& scales, bool exact) {
   if (m.bits == 8 && !m.symmetric) return "they have 8 bits and zero points";
   if (m.cols % kGroup != 0) return "their rows are no multiple of 32";
-  for (size_t c = 0; c < m.group_of.size(); ++c)
-    if (m.group_of[c] != m.group_of[c / kGroup * kGroup])
-      return "32 neighbouring weights do not share a scale (desc_act, or an odd group_size)";
+  if (!share_scales(m, kGroup)) return "32 neighbouring weights do not share a scale (desc_act, or an odd group_size)";
   return scales.in_range && (!exact || scales.exact) ? "" : kScales;
 }
 
@@ -230,7 +245,10 @@ KeptMatrix keep(const IntMatrix& matrix, const KeepOptions& options, OwnedBytes&
   const HalfScales scales = half_scales(matrix);
   std::string because = obstacle(matrix, scales, options.exact);
   if (!because.empty()) return keep_plain(matrix, std::move(because), options.exact, owned);
+  const bool wide = (!matrix.symmetric || options.for_gpu) && matrix.cols % W4G128::block == 0 &&
+                    share_scales(matrix, W4G128::scale_columns);
   KeptMatrix out = matrix.bits == 8   ? keep_blocks<Q8_0>(matrix, scales, owned)
+                   : wide             ? keep_blocks<W4G128>(matrix, scales, owned)
                    : matrix.symmetric ? keep_blocks<Q4_0>(matrix, scales, owned)
                                       : keep_blocks<W4G>(matrix, scales, owned);
   out.rounded = !scales.exact;
@@ -239,7 +257,7 @@ KeptMatrix keep(const IntMatrix& matrix, const KeepOptions& options, OwnedBytes&
 }
 
 KeptMatrix keep(const FloatMatrix& matrix, const KeepOptions& options, OwnedBytes& owned) {
-  if (!options.small_floats) return keep_plain(matrix, kNoKernel, options.exact, owned);
+  if (!options.for_gpu) return keep_plain(matrix, kNoKernel, options.exact, owned);
   std::string because = obstacle(matrix);
   if (because.empty()) {
     auto [out, to] = made(matrix.name, matrix.rows, matrix.cols, DType::W8F, owned);

@@ -1,7 +1,6 @@
-// A quantised matrix of a Hugging Face folder, and the format that kernels know in which it is kept: Q4_0, Q8_0 or W4G
-// where 32 consecutive weights of a row share a scale, W8F where 128 floats of a row do, which is exact, else plain
-// numbers. Knows no method and no file;
-// hf_quant_tensors.cpp reads those.
+// A quantised matrix of a Hugging Face folder, and the format that kernels know in which it is kept: W4G128 where 128
+// consecutive weights of a row share a scale, Q4_0, Q8_0 or W4G where 32 do, W8F where 128 floats of a row do, which is
+// exact, else plain numbers. Knows no method and no file; hf_quant_tensors.cpp reads those.
 #pragma once
 
 #include <cstddef>
@@ -54,7 +53,9 @@ struct KeepOptions {
   /// Plain numbers take the smallest of BF16, F16 and F32 that holds every weight exactly. Where this is false, scales
   /// are rounded to F16 and weights to F16, or to BF16 where F16 does not reach far enough.
   bool exact = false;
-  bool small_floats = false;  ///< W8F may be used
+  /// The matrix may go to a GPU: W8F may be used, and W4G128 also where Q4_0 would do, for which GGUF files and CPUs
+  /// have more use than for a quarter of a bit.
+  bool for_gpu = false;
 };
 /// The numbers are written to memory of `owned`.
 KeptMatrix keep(const IntMatrix& matrix, const KeepOptions& options, OwnedBytes& owned);

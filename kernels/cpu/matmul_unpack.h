@@ -85,7 +85,7 @@ class ChunkScales {
   using Float = typename S::Float;
 
   INFER_HD explicit ChunkScales(const uint8_t* p) : p_(p) {
-    if constexpr (F::block != kGroup) {
+    if constexpr (F::block != kGroup && kKind != ScaleKind::half_zero_128) {
       d_ = S::load_f16(p);
       p_ += 2 * kTile;
       if constexpr (has_mins(kKind)) {
@@ -99,12 +99,12 @@ class ChunkScales {
   }
 
   INFER_HD void get(int g, GroupScales<S, kHalves>& out) const {
-    if constexpr (kKind == ScaleKind::half || kKind == ScaleKind::half_min || kKind == ScaleKind::half_zero) {
-      const uint8_t* at = p_ + g * scale_bytes(kKind, 1);
+    constexpr bool kZeros = kKind == ScaleKind::half_zero || kKind == ScaleKind::half_zero_128;
+    if constexpr (kKind == ScaleKind::half || kKind == ScaleKind::half_min || kZeros) {
+      const uint8_t* at = p_ + (kKind == ScaleKind::half_zero_128 ? g / 4 * 4 * kTile : g * scale_bytes(kKind, 1));
       out.scale[0] = S::load_f16(at);
       if constexpr (kKind == ScaleKind::half_min) out.offset[0] = S::load_f16(at + 2 * kTile);
-      if constexpr (kKind == ScaleKind::half_zero)
-        out.offset[0] = S::sub(S::zero(), S::mul(out.scale[0], S::load_f16(at + 2 * kTile)));
+      if constexpr (kZeros) out.offset[0] = S::sub(S::zero(), S::mul(out.scale[0], S::load_f16(at + 2 * kTile)));
     } else if constexpr (kKind == ScaleKind::exponent) {
       out.scale[0] = S::load_exponent(p_ + g * kTile);
     } else if constexpr (kKind == ScaleKind::six_bit_min) {

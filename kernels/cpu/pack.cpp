@@ -17,7 +17,8 @@ constexpr uint32_t kEachByte = 0x01010101;
 /// Whether a group's low four bits are 16 bytes, byte i holding weight i and weight i + 16, as the blocks of 32 have
 /// it.
 template <class F>
-constexpr bool kSplitNibbles = Packed<F>::low_bits == 4 && (F::block == kGroup || Packed<F>::bias == kTable);
+constexpr bool kSplitNibbles = Packed<F>::low_bits == 4 && (F::block == kGroup || Packed<F>::bias == kTable ||
+                                                            Packed<F>::scales == ScaleKind::half_zero_128);
 
 /// The stored values of a group of a row, before they are cut into planes.
 template <class F>
@@ -114,6 +115,14 @@ void put_super_scales(const typename F::Block& block, int row, uint8_t* dst) {
   }
 }
 
+/// The same of a format with a scale and a zero point to 128 columns.
+void put_scales_128(const W4G128::Block& block, int row, uint8_t* dst) {
+  for (int i = 0; i < 2; ++i, dst += 4 * kTile) {
+    put_half(block.d[i], row, dst);
+    put_half(block.zero[i], row, dst + 2 * kTile);
+  }
+}
+
 /// The scale of one row of group `g` of a chunk of a format with blocks of 32.
 template <class F>
 void put_scale(const typename F::Block& block, int64_t g, int row, uint8_t* dst) {
@@ -143,6 +152,8 @@ void pack_chunk(const uint8_t* src, int64_t row_stride, int64_t n_rows, int64_t 
                     sizeof(block[row]));
         if constexpr (F::block == kGroup) {
           put_scale<F>(block[row], g, row, dst);
+        } else if constexpr (Packed<F>::scales == ScaleKind::half_zero_128) {
+          put_scales_128(block[row], row, dst);
         } else {
           put_super_scales<F>(block[row], row, dst);
         }

@@ -26,15 +26,16 @@ inline constexpr int kChunkGroups = 8;  ///< groups of 32 columns to a chunk
 inline constexpr int kCodeVector = 64;  ///< bytes: 16 rows of 4 codes
 
 enum class ScaleKind {
-  half,         ///< f16 d[n][16]
-  half_min,     ///< f16 {d[16], m[16]}[n]
-  half_zero,    ///< f16 {d[16], zero[16]}[n]: the offset is -(d * zero)
-  exponent,     ///< u8 e[n][16], MXFP4's
-  six_bit_8,    ///< f16 d[16]; 8 values of 6 bits: scale - 32 of a group
-  six_bit_16,   ///< f16 d[16]; 16 values of 6 bits: scale - 32 of a half group
-  six_bit_min,  ///< f16 d[16], dmin[16]; 16 values of 6 bits: 8 scales, 8 mins
-  nibble_min,   ///< f16 d[16], dmin[16]; u8 [16][16]: scale (low half) and min of a half group
-  signed_byte,  ///< f16 d[16]; i8 [16][16]: scale of a half group
+  half,           ///< f16 d[n][16]
+  half_min,       ///< f16 {d[16], m[16]}[n]
+  half_zero,      ///< f16 {d[16], zero[16]}[n]: the offset is -(d * zero)
+  half_zero_128,  ///< f16 {d[16], zero[16]}[2], of four groups each; the offset is -(d * zero)
+  exponent,       ///< u8 e[n][16], MXFP4's
+  six_bit_8,      ///< f16 d[16]; 8 values of 6 bits: scale - 32 of a group
+  six_bit_16,     ///< f16 d[16]; 16 values of 6 bits: scale - 32 of a half group
+  six_bit_min,    ///< f16 d[16], dmin[16]; 16 values of 6 bits: 8 scales, 8 mins
+  nibble_min,     ///< f16 d[16], dmin[16]; u8 [16][16]: scale (low half) and min of a half group
+  signed_byte,    ///< f16 d[16]; i8 [16][16]: scale of a half group
 };
 // N values of 6 bits (N = 8, 16) of 16 rows: u8 [N/2][16] low four bits, value i below value i + N/2; then u8 [N/4][16]
 // high two bits, values i, i + N/4, i + N/2, i + 3N/4 from low to high.
@@ -62,6 +63,8 @@ template <>
 struct Packed<Q4_1> : PackedAs<4, 0, 0, ScaleKind::half_min> {};
 template <>
 struct Packed<W4G> : PackedAs<4, 0, 0, ScaleKind::half_zero> {};
+template <>
+struct Packed<W4G128> : PackedAs<4, 0, 0, ScaleKind::half_zero_128> {};
 template <>
 struct Packed<Q5_0> : PackedAs<4, 1, 16, ScaleKind::half> {};
 template <>
@@ -100,8 +103,8 @@ INFER_HD constexpr int halves_of(ScaleKind kind) {
 }
 
 INFER_HD constexpr bool has_mins(ScaleKind kind) {
-  return kind == ScaleKind::half_min || kind == ScaleKind::half_zero || kind == ScaleKind::six_bit_min ||
-         kind == ScaleKind::nibble_min;
+  return kind == ScaleKind::half_min || kind == ScaleKind::half_zero || kind == ScaleKind::half_zero_128 ||
+         kind == ScaleKind::six_bit_min || kind == ScaleKind::nibble_min;
 }
 
 /// Bytes of the scales of a chunk of n groups.
@@ -112,6 +115,8 @@ INFER_HD constexpr int64_t scale_bytes(ScaleKind kind, int64_t n) {
     case ScaleKind::half_min:
     case ScaleKind::half_zero:
       return n * 64;
+    case ScaleKind::half_zero_128:
+      return 2 * 64;
     case ScaleKind::exponent:
       return n * 16;
     case ScaleKind::six_bit_8:

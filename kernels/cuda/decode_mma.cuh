@@ -140,6 +140,12 @@ __device__ __forceinline__ PairScales<kOf> load_pair(const uint8_t* chunk, Chunk
       s.offset[0][h] = P::scales == Scales::half_min ? a.y : -(a.x * a.y);
       s.offset[1][h] = P::scales == Scales::half_min ? b.y : -(b.x * b.y);
     }
+  } else if constexpr (P::scales == Scales::half_zero_128) {
+    const float2 both =
+        __half22float2(*reinterpret_cast<const __half2*>(chunk + c.block_scale(row, g) + g % 8 / 4 * 4));
+    set(0, both.x), set(1, both.x);
+#pragma unroll
+    for (int h = 0; h < kOf; ++h) s.offset[0][h] = s.offset[1][h] = -(both.x * both.y);
   } else if constexpr (P::scales == Scales::signed_byte && kOf == 1) {
     const uint32_t v = *reinterpret_cast<const uint32_t*>(of_group);
     const float2 scale = byte_pair(__byte_perm(v, 0, 0x4240 + half * 0x0101), 0x00ff00ff, 0x00800080, 1024 + 128);

@@ -33,8 +33,9 @@ __device__ __forceinline__ void multiply_slot(const WgmmaBits& bits, const uint8
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const uint32_t own = load_bytes<Chunk<F>::kGroupScale>(chunk + small.group_scale(row + 8 * r, g)).x;
-      s.set_base(r, own);
-      s.set(r, decode_scales<F>(own, block[r], kSlot == 8 ? step : number % 2, j));
+      const int upper = kSlot == 8 ? step : number % 2;
+      s.set_base(r, own, block[r], upper);
+      s.set(r, decode_scales<F>(own, block[r], upper, j));
     }
     const auto part = [&]<int kPart>() {
       constexpr int kFirst = 4 * kPart, h = kHalves<F> == 2 ? kPart : 0;

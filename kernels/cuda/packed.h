@@ -35,16 +35,17 @@ inline constexpr int kTileRows = 16;
 inline constexpr uint32_t kFileBlocks = 0, kTiles = 1, kRowMajor = 2;  ///< Tensor::layout
 
 enum class Scales {
-  half,         ///< group: f16 d
-  half_min,     ///< group: f16 d, f16 m
-  half_zero,    ///< group: f16 d, f16 zero; the offset is -(d * zero)
-  exponent,     ///< group: u8
-  six_bit_8,    ///< block: f16 d, u16 high bits, u32 low bits (IQ4_XS's own eight bytes)
-  six_bit_16,   ///< block: f16 d, u16 0, 12 bytes as Q3_K has them
-  six_bit_min,  ///< block: f16 d, f16 dmin, 8 bytes scale | (min & 3) << 6, 4 bytes min >> 2 of two groups each
-  nibble_min,   ///< group: 2 bytes scale | min << 4 of its halves; block: f16 d, f16 dmin
-  signed_byte,  ///< group: 2 signed bytes, scales of its halves; block: f16 d
-  float_128,    ///< block: 2 f32 d, of four groups each
+  half,           ///< group: f16 d
+  half_min,       ///< group: f16 d, f16 m
+  half_zero,      ///< group: f16 d, f16 zero; the offset is -(d * zero)
+  exponent,       ///< group: u8
+  six_bit_8,      ///< block: f16 d, u16 high bits, u32 low bits (IQ4_XS's own eight bytes)
+  six_bit_16,     ///< block: f16 d, u16 0, 12 bytes as Q3_K has them
+  six_bit_min,    ///< block: f16 d, f16 dmin, 8 bytes scale | (min & 3) << 6, 4 bytes min >> 2 of two groups each
+  nibble_min,     ///< group: 2 bytes scale | min << 4 of its halves; block: f16 d, f16 dmin
+  signed_byte,    ///< group: 2 signed bytes, scales of its halves; block: f16 d
+  float_128,      ///< block: 2 f32 d, of four groups each
+  half_zero_128,  ///< block: 2 times f16 d, f16 zero, of four groups each; the offset is -(d * zero)
 };
 
 template <int low, int high, int bias_, Scales scales_, int chunk_groups_>
@@ -65,6 +66,8 @@ template <>
 struct Packed<Q4_1> : PackedAs<4, 0, 0, Scales::half_min, 32> {};
 template <>
 struct Packed<W4G> : PackedAs<4, 0, 0, Scales::half_zero, 32> {};
+template <>
+struct Packed<W4G128> : PackedAs<4, 0, 0, Scales::half_zero_128, 64> {};
 template <>
 struct Packed<Q5_0> : PackedAs<4, 1, 16, Scales::half, 32> {};
 template <>
@@ -105,11 +108,11 @@ INFER_HD constexpr int group_scale_bytes(Scales kind) {
                                                                                            : 0;
 }
 INFER_HD constexpr int block_scale_bytes(Scales kind) {
-  return kind == Scales::six_bit_16 || kind == Scales::six_bit_min ? 16
-         : kind == Scales::six_bit_8 || kind == Scales::float_128  ? 8
-         : kind == Scales::nibble_min                              ? 4
-         : kind == Scales::signed_byte                             ? 2
-                                                                   : 0;
+  return kind == Scales::six_bit_16 || kind == Scales::six_bit_min                                 ? 16
+         : kind == Scales::six_bit_8 || kind == Scales::float_128 || kind == Scales::half_zero_128 ? 8
+         : kind == Scales::nibble_min                                                              ? 4
+         : kind == Scales::signed_byte                                                             ? 2
+                                                                                                   : 0;
 }
 
 /// Offsets within a chunk of `groups` groups.
@@ -240,6 +243,8 @@ INFER_HD void put_scales(const typename F::Block& b, int group, uint8_t* chunk, 
     if (group == 0) put16(of_block, b.d);
   } else if constexpr (kind == Scales::float_128) {
     if (group % 4 == 0) put32(of_block + group, float_bits(b.d[group / 4]));
+  } else if constexpr (kind == Scales::half_zero_128) {
+    if (group % 4 == 0) put16(of_block + group, b.d[group / 4]), put16(of_block + group + 2, b.zero[group / 4]);
   } else if constexpr (kind == Scales::six_bit_min) {
     if (group != 0) return;
     put16(of_block, b.d), put16(of_block + 2, b.dmin);
@@ -284,6 +289,8 @@ INFER_HD void get_scales(const uint8_t* chunk, Chunk<F> c, int row, int g, float
       b.d = get16(of_group), b.m = get16(of_group + 2);
     } else if constexpr (kind == Scales::half_zero) {
       b.d = get16(of_group), b.zero = get16(of_group + 2);
+    } else if constexpr (kind == Scales::half_zero_128) {
+      for (int i = 0; i < 2; ++i) b.d[i] = get16(of_block + 4 * i), b.zero[i] = get16(of_block + 4 * i + 2);
     } else if constexpr (kind == Scales::exponent) {
       b.e = of_group[0];
     } else if constexpr (kind == Scales::nibble_min) {

@@ -130,6 +130,9 @@ __device__ __forceinline__ GroupScales decode_scales(uint32_t of_group, uint4 of
     s.scale[0] = low_half(of_group), s.offset[0] = high_half(of_group);
   } else if constexpr (P::scales == Scales::half_zero) {
     s.scale[0] = low_half(of_group), s.offset[0] = -(s.scale[0] * high_half(of_group));
+  } else if constexpr (P::scales == Scales::half_zero_128) {
+    const uint32_t both = upper ? of_block.y : of_block.x;
+    s.scale[0] = low_half(both), s.offset[0] = -(s.scale[0] * high_half(both));
   } else if constexpr (P::scales == Scales::exponent) {
     s.scale[0] = MXFP4::half_scale(static_cast<int>(of_group & 255));
   } else if constexpr (P::scales == Scales::six_bit_min) {

@@ -69,11 +69,14 @@ struct WgmmaCodes {
 /// Scales of a lane's group of two rows, in both halves of words.
 template <class F>
 struct WgmmaScales {
-  static constexpr bool kZeros = Packed<F>::scales == Scales::half_zero;  ///< whole ones, as a rule: exact
+  static constexpr bool kZeros128 = Packed<F>::scales == Scales::half_zero_128;
+  static constexpr bool kZeros = Packed<F>::scales == Scales::half_zero || kZeros128;  ///< whole ones, as a rule: exact
   uint32_t scale[2][kHalves<F>], offset[2][kHalves<F>];
   uint32_t base[2];  ///< what is added to 16 + a stored code
-  __device__ __forceinline__ void set_base(int row, uint32_t of_group) {
+  /// The bytes of the group and of its block; `upper` as for decode_scales().
+  __device__ __forceinline__ void set_base(int row, uint32_t of_group, uint4 of_block, int upper) {
     float zero = Packed<F>::bias > 0 ? Packed<F>::bias : 0;
+    if constexpr (kZeros128) of_group = upper ? of_block.y : of_block.x;
     if constexpr (kZeros) zero = f16_to_f32(static_cast<uint16_t>(of_group >> 16));
     base[row] = Bf16Type::pack(-16 - zero, -16 - zero);
   }

@@ -70,10 +70,16 @@ std::vector<uint8_t> random_weights(DType dtype, int64_t rows, int64_t cols, std
       } else {
         auto* raw = reinterpret_cast<uint8_t*>(&block);
         for (size_t b = 0; b < sizeof(block); ++b) raw[b] = static_cast<uint8_t>(fill < 0 ? random() : fill);
-        if constexpr (requires { block.d; }) block.d = f32_to_f16(scale(random) * (random() % 2 ? 1.0f : -1.0f));
+        const auto set_scale = [&](uint16_t& d) { d = f32_to_f16(scale(random) * (random() % 2 ? 1.0f : -1.0f)); };
+        const auto set_zero = [&](uint16_t& zero) { zero = f32_to_f16(static_cast<float>(random() % 17)); };
+        if constexpr (F::id == DType::W4G128) {
+          for (int half = 0; half < 2; ++half) set_scale(block.d[half]), set_zero(block.zero[half]);
+        } else {
+          if constexpr (requires { block.d; }) set_scale(block.d);
+          if constexpr (requires { block.zero; }) set_zero(block.zero);
+        }
         if constexpr (requires { block.dmin; }) block.dmin = f32_to_f16(scale(random));
         if constexpr (requires { block.m; }) block.m = f32_to_f16(-8 * scale(random));
-        if constexpr (requires { block.zero; }) block.zero = f32_to_f16(static_cast<float>(random() % 17));
         if constexpr (requires { block.e; }) block.e = static_cast<uint8_t>(random() % 8 + 120);
       }
       std::memcpy(bytes.data() + i * sizeof(block), &block, sizeof(block));

@@ -31,7 +31,8 @@ SharedPlan plan_of(const DecodeStage& stage, int n_rows, int64_t dim, const Prog
 
 TEST_CASE("a slot of the ring serves one team, whatever the format, the width and the rows") {
   int planned = 0;
-  for (const DType type : {DType::F32, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_K, DType::Q6_K, DType::Q2_K})
+  for (const DType type :
+       {DType::F32, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_K, DType::Q6_K, DType::Q2_K, DType::W4G128})
     for (const int64_t cols : {256, 4096, 14336, 28672, 53248})
       for (const int64_t dim : {0, 2048, 4096, 16384})
         for (int rows = 1; rows <= kMaxDecodeRows; ++rows) {

@@ -111,6 +111,9 @@ struct Weight {
         } else if constexpr (FloatFormat<F>) {
           for (float& d : block.d) d = scale(random) * (random() % 2 ? 0.05f : -0.05f);
           for (uint8_t& code : block.code) code = (code & 0x7f) == 0x7f ? 0x12 : code;  // a NaN
+        } else if constexpr (F::id == DType::W4G128) {
+          for (uint16_t& d : block.d) d = f32_to_f16(scale(random) * (random() % 2 ? 1.0f : -1.0f));
+          for (uint16_t& zero : block.zero) zero = f32_to_f16(static_cast<float>(random() % 17));
         } else {
           if constexpr (requires { block.d; }) block.d = f32_to_f16(scale(random) * (random() % 2 ? 1.0f : -1.0f));
           if constexpr (requires { block.dmin; }) block.dmin = f32_to_f16(4 * scale(random));

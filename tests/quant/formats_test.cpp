@@ -70,8 +70,8 @@ TEST_CASE("every number GGUF gave out has one name and a size, and the table's f
     n_row_decodable += row_decodable(info->id);
   }
   CHECK_FALSE(find_format(static_cast<DType>(42)));
-  CHECK(n_decodable == Formats::size - 1);  // all but W4G, which no GGUF file has
-  CHECK(n_row_decodable == Formats::size - 1 + RowFormats::size);
+  CHECK(n_decodable == Formats::size - 2);  // all but W4G and W4G128, which no GGUF file has
+  CHECK(n_row_decodable == Formats::size - 2 + RowFormats::size);
   CHECK(decodable(DType::IQ4_XS));
   CHECK_FALSE(decodable(DType::I32));
   CHECK_FALSE(decodable(DType::IQ2_XXS));
@@ -308,4 +308,27 @@ TEST_CASE("a weight of W4G is its scale times the distance from the zero point, 
   }
   CHECK(wrong == 0);
   CHECK(find_format("W4G")->block_bytes == 20);
+}
+
+TEST_CASE("a weight of W4G128 is what W4G makes of its codes with the scale and the zero point of its 128 columns") {
+  W4G128::Block block{{f32_to_f16(0.125f), f32_to_f16(-0.0625f)}, {f32_to_f16(3.0f), f32_to_f16(16.0f)}, {}};
+  for (int i = 0; i < 128; ++i) block.qs[i] = static_cast<uint8_t>(i * 37 + i / 16);
+  std::vector<float> row(W4G128::block);
+  REQUIRE(decode_row(DType::W4G128, &block, row.data(), W4G128::block));
+  for (int group = 0; group < 8; ++group) {
+    W4G::Block same{block.d[group / 4], block.zero[group / 4], {}};
+    std::copy_n(block.qs + 16 * group, 16, same.qs);
+    float want[kGroup];
+    W4G::decode(same, 0, want);
+    for (int i = 0; i < kGroup; ++i) {
+      INFO("group " << group << ", weight " << i);
+      CHECK(row[static_cast<size_t>(group * kGroup + i)] == want[i]);
+    }
+  }
+  CHECK(row[0] == 0.125f * -3);
+  CHECK(row[128] == -0.0625f * (block.qs[64] % 16 - 16));
+  CHECK(find_format("W4G128")->block_bytes == 136);
+  CHECK(row_bytes(DType::W4G128, 512) == 2 * 136);
+  CHECK(row_bytes(DType::W4G128, 384) == -1);
+  CHECK(decodable(DType::W4G128));
 }

@@ -21,8 +21,8 @@ nlohmann::json read_index(const std::string& folder) {
   return file ? nlohmann::json::parse(file) : nlohmann::json();
 }
 
-// The recorded types that the tables can decode: all of them but F32, F16, BF16 and W4G, which no file has.
-constexpr int kRecorded = Formats::size + RowFormats::size - 4;
+// The recorded types that the tables can decode: all of them but F32, F16, BF16, W4G and W4G128, which no file has.
+constexpr int kRecorded = Formats::size + RowFormats::size - 5;
 
 bool same_bits(float a, float b) { return float_bits(a) == float_bits(b) || (std::isnan(a) && std::isnan(b)); }
 

@@ -93,11 +93,11 @@ TEST_CASE("a folder says what the converted file says, for every model type") {
 TEST_CASE("matrices of quantised folders are kept in the format that is exact, or else in F16") {
   const std::string root = std::string(SHARED_DATA) + "/golden/models/";
   const std::pair<const char*, DType> folders[] = {
-      {"llama_awq_g128", DType::W4G},       {"qwen2_awq_g32", DType::W4G},
+      {"llama_awq_g128", DType::W4G128},    {"qwen2_awq_g32", DType::W4G},
       {"llama_gptq_g32_sym", DType::Q4_0},  {"llama_gptq_whole_column", DType::Q4_0},
       {"llama_gptq_g32_asym", DType::W4G},  {"llama_gptq_v2_g32_asym", DType::W4G},
       {"llama_gptq_8bit_g32", DType::Q8_0}, {"qwen2_gptq_8bit_g128_asym", DType::F16},
-      {"llama_ct_w4a16_g32", DType::Q4_0},  {"llama_ct_w4a16_g128_asym", DType::W4G},
+      {"llama_ct_w4a16_g32", DType::Q4_0},  {"llama_ct_w4a16_g128_asym", DType::W4G128},
       {"llama_ct_fp8_channel", DType::F16}, {"llama_fp8_block", DType::F16},
       {"qwen2_gptq_g128_sym", DType::Q4_0}, {"llama_fp8_static", DType::F16},
   };
@@ -106,7 +106,9 @@ TEST_CASE("matrices of quantised folders are kept in the format that is exact, o
     if (!fs::exists(root + name + "/hf/config.json")) continue;
     ++n;
     INFO(name);
-    const Checkpoint hf = read_hf_folder(root + name + "/hf", {});
+    LoadOptions options;
+    options.device = "cpu";
+    const Checkpoint hf = read_hf_folder(root + name + "/hf", options);
     CHECK(hf.find_tensor("blk.0.ffn_down.weight")->dtype == dtype);
     CHECK(hf.warnings.empty() == (dtype != DType::F16));
   }

@@ -45,8 +45,8 @@ std::vector<float> decoded(const HostTensor& tensor) {
 }
 
 /// Unpacks and compares; returns the format in which the matrix is kept.
-DType check(QuantFolder folder, const std::string& config, const Matrix& m) {
-  const HostTensor& tensor = folder.unpack(quant_of(config));
+DType check(QuantFolder folder, const std::string& config, const Matrix& m, const KeepOptions& keep = {.exact = true}) {
+  const HostTensor& tensor = folder.unpack(quant_of(config), keep);
   CHECK(folder.checkpoint.tensors.size() == 1);
   CHECK(tensor.dims == std::vector{m.rows, m.cols});
   CHECK(decoded(tensor) == m.weights());
@@ -83,9 +83,10 @@ TEST_CASE("GPTQ: symmetric, with zero points of both versions, columns in any or
         eight_zeros(24, 256, group, 8, false), shuffled(24, 256, group, 4, false, true);
     CHECK(check(gptq_folder(four, false), gptq_json(4, group, true), four) == DType::Q4_0);
     CHECK(check(gptq_folder(eight, false), gptq_json(8, group, true), eight) == DType::Q8_0);
-    CHECK(check(gptq_folder(zeros, false), gptq_json(4, group, false), zeros) == DType::W4G);
+    const DType with_zeros = group == 128 ? DType::W4G128 : DType::W4G;
+    CHECK(check(gptq_folder(zeros, false), gptq_json(4, group, false), zeros) == with_zeros);
     const std::string v2 = R"(, "checkpoint_format": "gptq_v2")";
-    CHECK(check(gptq_folder(zeros, true), gptq_json(4, group, false, v2), zeros) == DType::W4G);
+    CHECK(check(gptq_folder(zeros, true), gptq_json(4, group, false, v2), zeros) == with_zeros);
     CHECK(check(gptq_folder(eight_zeros, true), gptq_json(8, group, false, v2), eight_zeros) == DType::F32);
     CHECK(check(gptq_folder(shuffled, false), gptq_json(4, group, false, R"(, "desc_act": true)"), shuffled) ==
           DType::F32);
@@ -94,6 +95,34 @@ TEST_CASE("GPTQ: symmetric, with zero points of both versions, columns in any or
   CHECK(check(gptq_folder(whole, false), gptq_json(4, -1, true), whole) == DType::Q4_0);
   CHECK(check(gptq_folder(odd, false), gptq_json(4, 24, true), odd) == DType::F32);
   CHECK(check(gptq_folder(narrow, false), gptq_json(4, -1, true), narrow) == DType::F32);
+}
+
+TEST_CASE("128 columns that share a scale and a zero point have one of each, where rows are multiples of 256") {
+  const std::string channel = R"("channel")";
+  const auto awq_json = [](int64_t group) {
+    return R"({"quant_method": "awq", "bits": 4, "group_size": )" + std::to_string(group) + "}";
+  };
+  const auto group_of = [](int64_t group) { return R"("group", "group_size": )" + std::to_string(group); };
+  const KeepOptions gpu{.exact = true, .for_gpu = true};
+  for (const int64_t cols : {128, 256, 384, 512, 640, 768, 896, 1280})
+    for (const int64_t given : {32, 64, 128, 192, 256, 384, -1}) {
+      const int64_t group = given < 0 ? cols : given;
+      INFO(cols << " columns, groups of " << given);
+      const Matrix zeros(136, cols, group, 4, false), middle(136, cols, group, 4, true), eight(8, cols, group, 8, true);
+      const bool wide = cols % 256 == 0 && (group % 128 == 0 || group >= cols);
+      const DType with_zeros = wide ? DType::W4G128 : DType::W4G, symmetric = wide ? DType::W4G128 : DType::Q4_0;
+      CHECK(check(awq_folder(zeros), awq_json(given), zeros) == with_zeros);
+      CHECK(check(gptq_folder(zeros, false), gptq_json(4, given, false), zeros, gpu) == with_zeros);
+      CHECK(check(gptq_folder(middle, false), gptq_json(4, given, true), middle, gpu) == symmetric);
+      CHECK(check(gptq_folder(middle, false), gptq_json(4, given, true), middle) == DType::Q4_0);  // GGUF has that, too
+      const std::string strategy = given < 0 ? channel : group_of(given);
+      CHECK(check(packed_folder(zeros, true), packed_json(4, strategy, false), zeros) == with_zeros);
+      CHECK(check(packed_folder(middle, false), packed_json(4, strategy, true), middle, gpu) == symmetric);
+      CHECK(check(packed_folder(eight, false), packed_json(8, strategy, true), eight, gpu) == DType::Q8_0);
+    }
+  const Matrix shuffled(24, 512, 128, 4, false, true);
+  CHECK(check(gptq_folder(shuffled, false), gptq_json(4, 128, false, R"(, "desc_act": true)"), shuffled, gpu) ==
+        DType::F32);
 }
 
 TEST_CASE("matrices that are no whole number of tiles come back bit for bit") {
@@ -241,13 +270,13 @@ TEST_CASE("8-bit floats stay what they are for a GPU, where 128 columns share a 
     QuantFolder exact = folder_of(4, cols, 0.5f), small = folder_of(4, cols, 0.5f);
     const HfQuant quant = quant_of(block_json(4, cols));
     const std::vector<float> wanted = decoded(exact.unpack(quant));
-    const HostTensor& tensor = small.unpack(quant, {.small_floats = true});
+    const HostTensor& tensor = small.unpack(quant, {.for_gpu = true});
     CHECK(tensor.dtype == DType::W8F);
     CHECK(decoded(tensor) == wanted);
     CHECK(small.checkpoint.warnings.empty());
   }
   const auto reason = [&](QuantFolder folder, const std::string& config) {
-    CHECK(folder.unpack(quant_of(config), {.small_floats = true}).dtype != DType::W8F);
+    CHECK(folder.unpack(quant_of(config), {.for_gpu = true}).dtype != DType::W8F);
     return folder.checkpoint.warnings.at(0);
   };
   CHECK_THAT(reason(folder_of(4, 64, 0.5f), block_json(4, 64)), Catch::Contains("do not share a scale"));
