@@ -53,8 +53,8 @@ struct KeepOptions {
   /// Plain numbers take the smallest of BF16, F16 and F32 that holds every weight exactly. Where this is false, scales
   /// are rounded to F16 and weights to F16, or to BF16 where F16 does not reach far enough.
   bool exact = false;
-  /// The matrix may go to a GPU: W8F may be used, and W4G128 also where Q4_0 would do, for which GGUF files and CPUs
-  /// have more use than for a quarter of a bit.
+  /// The matrix may go to a GPU: W8F may be used, and W4G128 instead of Q4_0, which has a quarter of a bit more. GGUF
+  /// files and CPUs keep Q4_0.
   bool for_gpu = false;
 };
 /// The numbers are written to memory of `owned`.
