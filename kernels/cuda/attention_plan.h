@@ -46,6 +46,16 @@ INFER_HD SplitPlan plan_splits(int kv_len, int64_t window, int max_splits) {
   return plan;
 }
 
+/// Of the new tokens [first, token] of a sequence, the last of which is at the newest of `kv_len` positions, those that
+/// lie in the positions [begin, end): a range of tokens, empty where its end is not above its begin.
+struct NewTokens {
+  int begin, end;
+};
+INFER_HD constexpr NewTokens new_tokens_in(int first, int token, int kv_len, int begin, int end) {
+  const int from = token - (kv_len - 1 - begin);
+  return {from > first ? from : first, token + 1 - (kv_len - end)};
+}
+
 // Where the bits of a token may not depend on the others of its step, every token's positions are cut at multiples of
 // kPartKeys, and its parts are joined in their order.
 inline constexpr int kPartKeys = 512;

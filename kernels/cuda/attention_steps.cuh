@@ -56,14 +56,73 @@ __device__ void combine(const AttentionStep& a, int token, int kv_head, int n_sp
   }
 }
 
-/// The sequence of a token and the position after the token's own. Sequence and token have the same number unless some
-/// sequence has no new token and another has two.
-__device__ __forceinline__ int2 find_sequence(const AttentionStep& a, int token) {
+/// The sequence of a token, the first of its new tokens, and its positions up to the token's own. Sequence and token
+/// have the same number unless some sequence has no new token and another has two.
+struct TokenPlace {
+  int sequence, first, kv_len;
+};
+__device__ __forceinline__ TokenPlace find_sequence(const AttentionStep& a, int token) {
   int s = token;
   if (a.q_start[s] > token || a.q_start[s + 1] <= token) {
     for (s = 0; s + 1 < a.n_seqs && a.q_start[s + 1] <= token;) ++s;
   }
-  return make_int2(s, a.kv_len[s] - (a.q_start[s + 1] - token) + 1);
+  return {s, a.q_start[s], a.kv_len[s] - (a.q_start[s + 1] - token) + 1};
+}
+
+/// The sum of squares of a token's queries or keys, by all warps.
+template <int kWide, int kWarps>
+__device__ __forceinline__ float row_squares(const AttentionStep& a, bool of_q, int token, int head_dim, int thread) {
+  __shared__ float parts[kWarps];
+  const float mine = warp_sum(squares_of_row<kWide, 4>(a, of_q, token, head_dim, thread, kWarps * 32));
+  __syncthreads();
+  if (thread % 32 == 0) parts[thread / 32] = mine;
+  __syncthreads();
+  float sum = 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) sum += parts[w];
+  return sum;
+}
+
+/// The queries of a unit into `q`, scaled, and where q, k and v are still as a product left them, the keys and values
+/// of new tokens in the unit's range into the cache, by way of `room`, shared f32 [2][head_dim]. All warps, a head
+/// each; all threads see what was stored. Units of several groups of a KV head store the same numbers. A sequence has
+/// several new tokens in no step but one in which another has none: then whose range they are in stores all up to its
+/// own.
+template <int kHeadDim, class Cache, int kWarps>
+__device__ __forceinline__ void prepare_unit(const AttentionStep& a, int token, int kv_head, int first_head, int n_rows,
+                                             NewTokens fresh, float* q, float* room) {
+  constexpr int kWide = kHeadDim > 0 ? 4 : 1, kKey = 0, kValue = 1, kQueries = 2;  // the order of the heads
+  unsigned number;  // asked for here, lest registers keep all the way what follows from it
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(number));
+  const int thread = static_cast<int>(number % (kWarps * 32)), lane = thread % 32, warp = thread / 32;
+  const int head_dim = kHeadDim > 0 ? kHeadDim : a.head_dim;
+  const DType k_type = kHeadDim > 0 ? Cache::Keys::id : a.k_type, v_type = kHeadDim > 0 ? Cache::Values::id : a.v_type;
+  if (!a.k_from) fresh = {token, token};
+  for (int t = fresh.begin < fresh.end ? fresh.begin : token; t <= token; ++t) {
+    const bool stores = t >= fresh.begin && t < fresh.end;
+    const int n = t == token ? kQueries + n_rows : kQueries, mine = (stores ? kKey : kQueries) + warp;
+    const auto what = [&](int i) { return i == kKey ? HeadOf::k : i == kValue ? HeadOf::v : HeadOf::q; };
+    const auto head_of = [&](int i) { return i < kQueries ? kv_head : first_head + i - kQueries; };
+    // What a step's kernels do not write may be read before the one before is done.
+    const int64_t slot = stores ? a.slots[t] : -1;
+    Turns<(kHeadDim > 0 ? ceil_div(kHeadDim, 64) : kMostTurns)> turns;
+    turns.load(a, t, lane);
+    if (mine < n) ask_for_head(a, what(mine), head_of(mine), head_dim, lane);
+    wait_for_previous_kernel();
+    const float q_squares = a.q_spans && t == token ? row_squares<kWide, kWarps>(a, true, t, head_dim, thread) : 0.0f,
+                k_squares = a.k_spans && stores ? row_squares<kWide, kWarps>(a, false, t, head_dim, thread) : 0.0f;
+    for (int i = mine; i < n; i += kWarps) {
+      float* x = i < kQueries ? room + i * head_dim : q + (i - kQueries) * head_dim;
+      prepare_head<kWide>(a, what(i), t, head_of(i), head_dim, turns, i < kQueries ? k_squares : q_squares, x, lane);
+      if (i < kQueries) {
+        store_head<kWide>(i == kKey ? k_type : v_type, i == kKey ? a.k_cache : a.v_cache, a, kv_head, head_dim, slot, x,
+                          lane);
+      } else {
+        for (int dim = lane; dim < head_dim; dim += 32) x[dim] *= a.scale;
+      }
+    }
+    __syncthreads();
+  }
 }
 
 /// Grid: at most one block of 16 warps per SM, or four of 4, strides over units. Shared: attend_shared_bytes, q, out.
@@ -78,7 +137,6 @@ __global__ void __launch_bounds__(kWarps * 32, kWarps == 16 ? 1 : 4)
   __shared__ bool last;
   const int head_dim = kHeadDim > 0 ? kHeadDim : a.head_dim;
   start_next_kernel();
-  wait_for_previous_kernel();
   float* q = scratch + kStepScratchBytes<kHeadDim, kWarps> / 4;
   float* out = q + kUnitRows * head_dim;
   for (int64_t unit = blockIdx.x; unit < a.n_units; unit += gridDim.x) {
@@ -86,26 +144,16 @@ __global__ void __launch_bounds__(kWarps * 32, kWarps == 16 ? 1 : 4)
     const int64_t rest = unit / a.max_splits, pair = rest / a.n_groups();
     const int first_row = static_cast<int>(rest % a.n_groups()) * kUnitRows;
     const int kv_head = static_cast<int>(pair % a.n_kv_heads), token = static_cast<int>(pair / a.n_kv_heads);
-    const int2 sequence = find_sequence(a, token);
-    const SplitPlan plan = plan_splits(sequence.y, a.window, a.max_splits);
+    const TokenPlace place = find_sequence(a, token);
+    const SplitPlan plan = plan_splits(place.kv_len, a.window, a.max_splits);
     if (split >= plan.n_splits) continue;
     const int n_rows = min(kUnitRows, a.group - first_row), head = kv_head * a.group + first_row;
-    const int64_t at = (static_cast<int64_t>(token) * a.n_heads + head) * head_dim;
-    for (int i = threadIdx.x; i < n_rows * head_dim; i += kThreads) q[i] = a.q[at + i] * a.scale;
-    __syncthreads();
-    const AttentionUnit work{q,
-                             n_rows,
-                             a.k_cache,
-                             a.v_cache,
-                             a.n_kv_heads,
-                             kv_head,
-                             a.page_table + sequence.x * a.max_pages,
-                             plan.begin(split),
-                             plan.end_of(split),
-                             a.softcap,
-                             out,
-                             row_max,
-                             row_sum};
+    const int begin = plan.begin(split), end = plan.end_of(split);
+    prepare_unit<kHeadDim, Cache, kWarps>(a, token, kv_head, head, n_rows,
+                                          new_tokens_in(place.first, token, place.kv_len, begin, end), q, out);
+    const AttentionUnit work{
+        q,     n_rows, a.k_cache, a.v_cache, a.n_kv_heads, kv_head, a.page_table + place.sequence * a.max_pages,
+        begin, end,    a.softcap, out,       row_max,      row_sum};
     if constexpr (kHeadDim > 0) {
       attend_range<kHeadDim, Cache, kWarps, 0>(work, scratch);
     } else {

@@ -9,13 +9,12 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_plan.h"
-#include "quant/dtype.h"
+#include "kernels/cuda/rope_head.cuh"
 
 namespace infer::cuda {
 
-struct AttentionStep {
-  const float* q;  ///< [n_tokens, n_heads, head_dim]
-  const uint8_t *k_cache, *v_cache;
+/// Where k_from is null, q is as it shall be but for the scale, and k and v are in the cache.
+struct AttentionStep : HeadRows {
   const int32_t *page_table, *q_start, *kv_len;
   const float* sinks;
   void* out;
@@ -24,10 +23,10 @@ struct AttentionStep {
   float* partial;
   int32_t* arrived;
   int64_t max_pages, window;
-  int n_seqs, n_heads, n_kv_heads, head_dim, group, max_splits;
+  int n_seqs, group, max_splits;
   int64_t n_units;
   float scale, softcap;
-  DType k_type, v_type, out_type;
+  DType out_type;
 
   __host__ __device__ int n_groups() const { return ceil_div(group, kUnitRows); }
 };

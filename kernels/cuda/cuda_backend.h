@@ -121,6 +121,9 @@ class CudaBackend : public Backend {
   Stream stream_;
   Recorder* recorder_ = nullptr;  ///< not null while run() records
 
+  /// Does what attn_in has left, if anything: before any op but the attention that takes it along.
+  void store_heads();
+
  private:
   struct Recorded {
     std::unique_ptr<Program> program;  ///< a step of one token per sequence; else captured, or call by call
@@ -152,6 +155,9 @@ class CudaBackend : public Backend {
   void place_attention_copy(int64_t m, int64_t width, const void* result);
   /// Whether products of m rows with all of these are Way::few.
   bool few(int64_t m, std::initializer_list<const Tensor*> weights);
+  // cuda_stages.cpp
+  /// The end of attn_in: at once, or where attention may take it along, left to it.
+  void finish_heads(const MergedHeads&);
   // cuda_few.cpp
   /// By which kernel products of m rows with all of these go. gated: see int8_takes().
   FewWay few_way(int64_t m, std::initializer_list<const Tensor*> weights, bool gated = false) const;
@@ -179,6 +185,8 @@ class CudaBackend : public Backend {
   Graph captured(const std::function<void()>& fn);
   GraphExec capture(const std::function<void()>& fn);
   void launch_stages(const Program& program, int32_t n_stages);
+  /// Runs fn, in which attn_in may leave work to attention. Of a step that ends between the two nobody uses the rest.
+  void run_ops(const std::function<void()>& fn, bool whole);
 
   Mode mode_ = Mode::automatic;
   FusedStages fusion_;
@@ -199,6 +207,8 @@ class CudaBackend : public Backend {
     const void* of = nullptr;
     int tokens = 0;
   } attention_copy_;
+  std::optional<MergedHeads> heads_;  ///< what attn_in has left to attention
+  bool heads_may_wait_ = false;       ///< the ops under way are those of a step, and will be followed by others
   MmaScratch mma_scratch_;
   WgmmaLimits wgmma_limits_;
   Buffer program_memory_;  ///< stages and exchange buffers of all programs

@@ -82,8 +82,7 @@ void CudaBackend::attn_in_few(const AttnInArgs& a) {
   } else {
     for (const MmaArgs& args : runs) product_few(way, args);
   }
-  ++counters_.launches;
-  rope_store_merged(r, merged, a.bq, a.bk, a.bv, stream_.get());
+  finish_heads({r, merged, a.bq, a.bk, a.bv});
 }
 
 /// Up to the activation, whose result in bf16 lies in narrow_b_, and from there on.

@@ -3,6 +3,7 @@
 // attention goes by parts; then no stage finds a way of its own and each is computed as its primitives, one by one.
 // While run() records, everything goes to the recorder instead.
 #include <algorithm>
+#include <utility>
 
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -226,13 +227,17 @@ void CudaBackend::place_attention_copy(int64_t m, int64_t width, const void* res
 
 void CudaBackend::attention(const AttentionArgs& a) {
   if (recorder_) return recorder_->attention(a);
+  const bool decoding = !needs_.deterministic && a.q.rows() == a.kv_len.rows() && attention_scratch_.partial;
+  // Of this layer, of the same tokens: then k and v of no other layer are waiting either.
+  if (heads_ && (!decoding || heads_->args.q.data != a.q.data || heads_->args.k_cache.data != a.k_cache.data))
+    store_heads();
+  const std::optional<MergedHeads> heads = std::exchange(heads_, std::nullopt);
   ++counters_.launches;
   if (needs_.deterministic)
     return attention_in_parts(a, attention_scratch_.partial, attention_scratch_.partial_floats, stream_.get());
-  const bool decoding = a.q.rows() == a.kv_len.rows() && attention_scratch_.partial;
   if (decoding) {
     place_attention_copy(a.q.rows(), a.q.dims[1] * a.q.dims[2], a.out.data);
-    attention_decode(a, attention_scratch_, device_.n_sms, stream_.get());
+    attention_decode(a, heads ? &*heads : nullptr, attention_scratch_, device_.n_sms, stream_.get());
   } else {
     attention_prefill(a, stream_.get());
   }

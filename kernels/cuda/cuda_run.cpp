@@ -225,6 +225,16 @@ Graph CudaBackend::captured(const std::function<void()>& fn) {
   return graph;
 }
 
+void CudaBackend::run_ops(const std::function<void()>& fn, bool whole) {
+  struct Scope {  // left by an exception too
+    CudaBackend& b;
+    explicit Scope(CudaBackend& backend) : b(backend) { b.heads_.reset(), b.heads_may_wait_ = true; }
+    ~Scope() { b.heads_.reset(), b.heads_may_wait_ = false; }
+  } const scope(*this);
+  fn();
+  if (whole) store_heads();
+}
+
 void CudaBackend::run(uint64_t key, const std::function<void()>& fn) {
   use_device();
   ++counters_.runs;
@@ -237,9 +247,9 @@ void CudaBackend::run(uint64_t key, const std::function<void()>& fn) {
   }
   const bool worth = r.n_tokens <= (r.seen ? kMaxGraphRows : kSoonGraphRows);
   r.seen = true;
-  if (!r.program && !r.graph[0] && worth && mode_ != Mode::eager) r.graph[0] = capture(fn);
+  if (!r.program && !r.graph[0] && worth && mode_ != Mode::eager) r.graph[0] = capture([&] { run_ops(fn, true); });
   if (r.program) return run_program(r, static_cast<int32_t>(r.program->stages.size()));
-  if (!r.graph[0]) return fn();
+  if (!r.graph[0]) return run_ops(fn, true);
   replay(r.graph[0]);
 }
 
@@ -247,12 +257,12 @@ void CudaBackend::run_prefix(uint64_t key, int64_t n_ops, const std::function<vo
   use_device();
   ++counters_.runs;
   const auto found = recorded_.find(key);
-  if (found == recorded_.end()) return fn();
+  if (found == recorded_.end()) return run_ops(fn, false);
   Recorded& r = found->second;
   if (r.program) return run_program(r, r.program->stages_of(n_ops));
-  if (!r.graph[0]) return fn();
+  if (!r.graph[0]) return run_ops(fn, false);
   GraphExec& graph = r.prefixes[n_ops];
-  if (!graph) graph = capture(fn);
+  if (!graph) graph = capture([&] { run_ops(fn, false); });
   replay(graph);
 }
 

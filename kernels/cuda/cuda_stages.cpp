@@ -37,14 +37,28 @@ void CudaBackend::attn_in(const AttnInArgs& a) {
   if (fits && !r.norms_span_heads() && wide.takes_merged(rows, {&a.wq, &a.wk, &a.wv})) {
     const Tensor merged = memory_as(narrow_b_, DType::F32, m, rows);
     wide.product_merged(normed, {&a.wq, &a.wk, &a.wv}, merged);
-    counters_.launches += 2;
-    return rope_store_merged(r, merged, a.bq, a.bk, a.bv, stream_.get());
+    ++counters_.launches;
+    return finish_heads({r, merged, a.bq, a.bk, a.bv});
   }
   wide.product({normed, a.wq, a.bq, flat(r.q)});
   wide.product({normed, a.wk, a.bk, flat(r.k)});
   wide.product({normed, a.wv, a.bv, flat(r.v)});
   counters_.launches += 3;
   rope_store(r);
+}
+
+/// How many tokens of which sequence there are is not known before attention. More tokens than sequences can be are
+/// none of a step in which each has one.
+void CudaBackend::finish_heads(const MergedHeads& heads) {
+  heads_ = heads;
+  if (!heads_may_wait_ || heads.args.q.rows() > needs_.max_seqs) store_heads();
+}
+
+void CudaBackend::store_heads() {
+  if (!heads_) return;
+  const MergedHeads heads = *std::exchange(heads_, std::nullopt);
+  ++counters_.launches;
+  rope_store_merged(heads, stream_.get());
 }
 
 void CudaBackend::attn_out(const AttnOutArgs& a) {

@@ -41,8 +41,7 @@ void CudaBackend::attn_in_by_token(const AttnInArgs& a) {
     token_product(args, stream_.get());
   }
   if (!merged) return rope_store(r);
-  ++counters_.launches;
-  rope_store_merged(r, all, Tensor(), Tensor(), Tensor(), stream_.get());
+  finish_heads({r, all, Tensor(), Tensor(), Tensor()});
 }
 
 void CudaBackend::attn_out_by_token(const AttnOutArgs& a) {

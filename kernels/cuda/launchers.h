@@ -27,10 +27,13 @@ void activate_bf16_e4m3(const ActivateArgs&, cudaStream_t);  ///< gate and up in
 
 // ---- rope_store.cu ---------------------------------------------------------------------------------------------
 void rope_store(const RopeStoreArgs&, cudaStream_t);
-/// The same of a product of [q; k; v] with f32 rows [q, k, v] side by side, to which the biases (or null) are still to
-/// be added. Leaves what args has for k and v alone.
-void rope_store_merged(const RopeStoreArgs&, const Tensor& merged, const Tensor& bq, const Tensor& bk, const Tensor& bv,
-                       cudaStream_t);
+/// q, k and v side by side in the f32 rows of one product, to which the biases (or null) are still to be added, and
+/// what rope_store() is to do with them. What `args` has for k and v is left alone.
+struct MergedHeads {
+  RopeStoreArgs args;
+  Tensor merged, bq, bk, bv;
+};
+void rope_store_merged(const MergedHeads&, cudaStream_t);
 
 // ---- attention_prefill.cu, attention_decode.cu -----------------------------------------------------------------
 /// Scratch for attention_decode: partial results of split sequences.
@@ -47,8 +50,10 @@ void attention_prefill(const AttentionArgs&, cudaStream_t);
 /// The same with every token's positions cut into parts by its sequence alone (attention_plan.h), so that its bits do
 /// not depend on the others of the step. `partial`: scratch for as many tokens at a time as it has room for.
 void attention_in_parts(const AttentionArgs&, float* partial, int64_t partial_floats, cudaStream_t);
-/// One new token per sequence (n_tokens == n_seqs); splits long sequences over the SMs. out: f32, f16 or bf16.
-void attention_decode(const AttentionArgs&, const AttentionScratch&, int n_sms, cudaStream_t);
+/// One new token per sequence (n_tokens == n_seqs); splits long sequences over the SMs. out: f32, f16 or bf16. `heads`,
+/// or null: does what rope_store_merged() would have done before, but leaves args.q alone. Reads tables, positions and
+/// slots before the kernel before it is done: what writes them lets no other kernel start early.
+void attention_decode(const AttentionArgs&, const MergedHeads* heads, const AttentionScratch&, int n_sms, cudaStream_t);
 
 // ---- pack.cu: layouts in packed.h ------------------------------------------------------------------------------
 /// Rows [row_begin, row_begin + n_rows) of a matrix from file blocks in device memory; row_begin is a multiple of 16.

@@ -29,7 +29,8 @@ class WatchedBackend final : public CudaBackend {
     op("rope_store", [&] { CudaBackend::rope_store(a); });
   }
   void attention(const AttentionArgs& a) override {
-    op("attention", [&] { CudaBackend::attention(a); });
+    op(
+        "attention", [&] { CudaBackend::attention(a); }, true);
   }
   void gather(const Tensor& x, const Tensor& rows, const Tensor& out) override {
     op("gather", [&] { CudaBackend::gather(x, rows, out); });
@@ -80,9 +81,12 @@ class WatchedBackend final : public CudaBackend {
 
  private:
   template <class Fn>
-  void op(const char* name, Fn fn) {
+  void op(const char* name, Fn fn, bool takes_heads = false) {
     if (recorder_) return fn();  // noted down, not launched
-    watch_.during(name, stream_.get(), fn);
+    watch_.during(name, stream_.get(), [&] {
+      if (!takes_heads) store_heads();
+      fn();
+    });
   }
 };
 
