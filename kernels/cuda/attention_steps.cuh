@@ -62,11 +62,12 @@ struct TokenPlace {
   int sequence, first, kv_len;
 };
 __device__ __forceinline__ TokenPlace find_sequence(const AttentionStep& a, int token) {
+  const auto start = [&](int s) { return __ldcg(a.q_start + s); };  // before the wait for the kernel before
   int s = token;
-  if (a.q_start[s] > token || a.q_start[s + 1] <= token) {
-    for (s = 0; s + 1 < a.n_seqs && a.q_start[s + 1] <= token;) ++s;
+  if (start(s) > token || start(s + 1) <= token) {
+    for (s = 0; s + 1 < a.n_seqs && start(s + 1) <= token;) ++s;
   }
-  return {s, a.q_start[s], a.kv_len[s] - (a.q_start[s + 1] - token) + 1};
+  return {s, start(s), __ldcg(a.kv_len + s) - (start(s + 1) - token) + 1};
 }
 
 /// The sum of squares of a token's queries or keys, by all warps.
@@ -85,9 +86,9 @@ __device__ __forceinline__ float row_squares(const AttentionStep& a, bool of_q, 
 
 /// The queries of a unit into `q`, scaled, and where q, k and v are still as a product left them, the keys and values
 /// of new tokens in the unit's range into the cache, by way of `room`, shared f32 [2][head_dim]. All warps, a head
-/// each; all threads see what was stored. Units of several groups of a KV head store the same numbers. A sequence has
-/// several new tokens in no step but one in which another has none: then whose range they are in stores all up to its
-/// own.
+/// each; all threads see what was stored. Units of several groups of a KV head store the same numbers. Where a sequence
+/// has several new tokens (and another has none), each token's unit stores those before it too rather than wait for
+/// them.
 template <int kHeadDim, class Cache, int kWarps>
 __device__ __forceinline__ void prepare_unit(const AttentionStep& a, int token, int kv_head, int first_head, int n_rows,
                                              NewTokens fresh, float* q, float* room) {
@@ -103,8 +104,8 @@ __device__ __forceinline__ void prepare_unit(const AttentionStep& a, int token, 
     const int n = t == token ? kQueries + n_rows : kQueries, mine = (stores ? kKey : kQueries) + warp;
     const auto what = [&](int i) { return i == kKey ? HeadOf::k : i == kValue ? HeadOf::v : HeadOf::q; };
     const auto head_of = [&](int i) { return i < kQueries ? kv_head : first_head + i - kQueries; };
-    // What a step's kernels do not write may be read before the one before is done.
-    const int64_t slot = stores ? a.slots[t] : -1;
+    // A step's kernels do not write these, so they may be read before the one before is done.
+    const int64_t slot = stores ? __ldcg(a.slots + t) : -1;
     Turns<(kHeadDim > 0 ? ceil_div(kHeadDim, 64) : kMostTurns)> turns;
     turns.load(a, t, lane);
     if (mine < n) ask_for_head(a, what(mine), head_of(mine), head_dim, lane);

@@ -1,6 +1,6 @@
 // Stages of steps of one or two tokens (experts: a few more) that are no program for the persistent kernel: each token
 // by itself, in kernels that take what lies before and after a product along with it, since at this size launches cost
-// more than products. A layer with experts is seven of them where q, k and v are of one format.
+// more than products. A layer with experts is six of them where q, k and v are of one format.
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/token_experts.h"
 #include "kernels/cuda/token_products.h"

@@ -50,13 +50,14 @@ struct Turns {
   float2 pair[kMost];
   int n_pairs = 0;  ///< of the head; 0: it does not turn
 
+  /// From the L2, since it may be before the wait for the kernel before.
   __device__ __forceinline__ void load(const HeadRows& p, int64_t token, int lane) {
-    const int64_t position = p.cos_sin ? p.positions[token] : -1;
+    const int64_t position = p.cos_sin ? __ldcg(p.positions + token) : -1;
     n_pairs = position >= 0 && position < p.n_positions ? p.n_pairs : 0;
     const float2* table = reinterpret_cast<const float2*>(p.cos_sin) + position * p.n_pairs;
 #pragma unroll
     for (int k = 0; k < kMost; ++k)
-      if (lane + 32 * k < n_pairs) pair[k] = table[lane + 32 * k];
+      if (lane + 32 * k < n_pairs) pair[k] = __ldcg(table + lane + 32 * k);
   }
   __device__ __forceinline__ void rotate(float* x, bool adjacent, int lane) const {
 #pragma unroll

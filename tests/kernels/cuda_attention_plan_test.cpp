@@ -69,3 +69,24 @@ TEST_CASE("splits are wanted until every block has work") {
   CHECK(splits_wanted(132, 1000) == 1);
   CHECK(splits_wanted(132, 0) == 132);
 }
+
+TEST_CASE("a sequence's new tokens lie in the range that holds their positions") {
+  for (int n_new = 1; n_new <= 40; ++n_new)
+    for (const int kv_len : {n_new, n_new + 1, 33, 512, 1400}) {
+      if (kv_len < n_new) continue;
+      const int token = 100 + n_new - 1;  // the newest; the first is token 100
+      for (const int64_t window : {0, 20, 600}) {
+        const SplitPlan plan = plan_splits(kv_len, window, 5);
+        for (int i = 0; i < plan.n_splits; ++i) {
+          const NewTokens found = new_tokens_in(100, token, kv_len, plan.begin(i), plan.end_of(i));
+          for (int t = 100; t <= token; ++t) {
+            const int position = kv_len - 1 - (token - t);
+            const bool inside = position >= plan.begin(i) && position < plan.end_of(i);
+            INFO("new " << n_new << ", kv_len " << kv_len << ", window " << window << ", split " << i << ", token "
+                        << t);
+            CHECK((t >= found.begin && t < found.end) == inside);
+          }
+        }
+      }
+    }
+}
