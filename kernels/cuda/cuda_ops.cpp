@@ -228,7 +228,7 @@ void CudaBackend::place_attention_copy(int64_t m, int64_t width, const void* res
 void CudaBackend::attention(const AttentionArgs& a) {
   if (recorder_) return recorder_->attention(a);
   const bool decoding = !needs_.deterministic && a.q.rows() == a.kv_len.rows() && attention_scratch_.partial;
-  // Of this layer, of the same tokens: then k and v of no other layer are waiting either.
+  // What attn_in has left is this attention's own, in a way that takes it along, or is done as before.
   if (heads_ && (!decoding || heads_->args.q.data != a.q.data || heads_->args.k_cache.data != a.k_cache.data))
     store_heads();
   const std::optional<MergedHeads> heads = std::exchange(heads_, std::nullopt);
