@@ -6,16 +6,12 @@ source=$1 build=$2 model=$3
 work=$build/consumer
 rm -rf "$work"
 mkdir -p "$work"
-generator=$(command -v ninja >/dev/null 2>&1 && echo "-GNinja" || echo "-GUnix Makefiles")
-launcher="-DINFER_NO_LAUNCHER=1" cuda_launcher="-DINFER_NO_CUDA_LAUNCHER=1"
-[ -z "${CCACHE_DISABLE:-}" ] && ccache=$(command -v ccache) || ccache=""
-if [ -n "$ccache" ]; then
-  launcher="-DCMAKE_CXX_COMPILER_LAUNCHER=ccache" cuda_launcher="-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache"
-fi
+setting() { sed -n "s/^$1:[A-Z]*=//p" "$build/CMakeCache.txt"; }
+generator=$(setting CMAKE_GENERATOR)
 
 echo "== installed tree, find_package"
 cmake --install "$build" --prefix "$work/prefix" >"$work/install.log"
-cmake "$generator" -S "$source/tests/consumer" -B "$work/installed" -DCMAKE_PREFIX_PATH="$work/prefix" >"$work/configure.log"
+cmake -G "$generator" -S "$source/tests/consumer" -B "$work/installed" -DCMAKE_PREFIX_PATH="$work/prefix" >"$work/configure.log"
 cmake --build "$work/installed" >"$work/build.log" || { cat "$work/build.log"; exit 1; }
 "$work/installed/consumer" "$model"
 
@@ -27,16 +23,30 @@ c++ -std=c++20 "$source/tests/consumer/main.cpp" -o "$work/by_hand" $(pkg-config
 "$work/by_hand" "$model"
 
 echo "== sources, add_subdirectory"
-# Unoptimised, in groups of files: what is tested is the build of a parent project, not speed.
-# Kernels are compiled as they were for the tested build, so that ccache knows them; without it they are left out, for
-# they would take longer than all else.
-setting() { sed -n "s/^$1:[A-Z]*=//p" "$build/CMakeCache.txt"; }
-cuda=$(setting INFER_CUDA)
-if [ -z "$ccache" ] && [ "$cuda" != OFF ] && [ "$cuda" != 0 ]; then
-  echo "(without CUDA: there is no ccache)" && cuda=OFF
+# A parent project with the settings of the tested build compiles the library by the same commands, folders aside. Where
+# they are the same, so would be the objects: the archive that is there takes their place, and only the client is compiled.
+build_type=$(setting CMAKE_BUILD_TYPE)
+set -- "-DINFER_SOURCE=$source" "-DCMAKE_BUILD_TYPE=${build_type:-Release}"
+for name in CMAKE_CXX_COMPILER CMAKE_CXX_FLAGS CMAKE_CXX_COMPILER_LAUNCHER CMAKE_CUDA_COMPILER_LAUNCHER \
+  INFER_UNITY INFER_CUDA INFER_CUDA_ARCHS; do
+  set -- "$@" "-D$name=$(setting $name)"
+done
+cmake -G "$generator" -S "$source/tests/consumer" -B "$work/sources" "$@" >"$work/configure.log"
+if [ "$generator" = Ninja ]; then
+  commands() { # folder archive
+    ninja -C "$1" -t commands "$2" | sed "s|$1/||g; s|infer-build/||g"
+  }
+  commands "$build" libinfer.a >"$work/commands.tested"
+  commands "$work/sources" infer-build/libinfer.a >"$work/commands.parent"
+  test -s "$work/commands.tested"
+  diff "$work/commands.tested" "$work/commands.parent" >"$work/commands.diff" || {
+    echo "the library is compiled by other commands:" && head -c 4000 "$work/commands.diff"
+    exit 1
+  }
+  cp "$build/libinfer.a" "$work/sources/infer-build/"
+  ninja -C "$work/sources" -t commands -s CMakeFiles/consumer.dir/main.cpp.o consumer >"$work/build.sh"
+  (cd "$work/sources" && sh -e ../build.sh)
+else  # make cannot be asked for its commands
+  cmake --build "$work/sources" -j2 >"$work/build.log" || { cat "$work/build.log"; exit 1; }
 fi
-cmake "$generator" -S "$source/tests/consumer" -B "$work/sources" -DINFER_SOURCE="$source" -DCMAKE_BUILD_TYPE=Debug \
-  -DINFER_UNITY=ON -DCMAKE_CXX_FLAGS_DEBUG=-O0 -DCMAKE_CUDA_FLAGS_DEBUG=-O3 -DINFER_CUDA="$cuda" \
-  -DINFER_CUDA_ARCHS="$(setting INFER_CUDA_ARCHS)" "$launcher" "$cuda_launcher" >"$work/configure.log"
-cmake --build "$work/sources" -j2 >"$work/build.log" || { cat "$work/build.log"; exit 1; }
 "$work/sources/consumer" "$model"
