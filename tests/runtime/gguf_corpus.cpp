@@ -13,12 +13,12 @@ constexpr uint64_t kHuge[] = {uint64_t{1} << 31, uint64_t{1} << 32, uint64_t{1} 
 std::string with_key(const std::string& key, uint32_t type, const std::string& bytes) {
   GgufWriter file = small_model();
   file.raw(key, type, bytes);
-  return file.image().bytes;
+  return file.bytes();
 }
 
 void add_wrong_files(const CorpusAdder& add) {
   using namespace std::string_literals;
-  const std::string good = small_model().image().bytes;
+  const std::string good = small_model().bytes();
   add.loads("a00_valid", good);
   add.refused("a01_empty", "", "empty");
   for (const size_t n : {1, 2, 3, 4, 5, 7, 8, 12, 16, 20, 23})
@@ -157,16 +157,16 @@ void add_keys(const CorpusAdder& add) {
   const auto twice = [](const std::string& key, uint32_t type, const std::string& bytes) {
     GgufWriter file = small_model();
     file.pairs.push_back({key, type, bytes});
-    return file.image().bytes;
+    return file.bytes();
   };
   add.refused("a09_key_twice", twice("llama.block_count", u32, le<uint32_t>(2)), "llama.block_count");
   add.refused("a09_key_twice_other_value", twice("llama.block_count", u32, le<uint32_t>(1)), "llama.block_count");
   add.refused("a09_key_twice_other_type", twice("general.name", u8, "x"), "general.name");
   GgufWriter many = small_model();
   for (int i = 0; i < 200000; ++i) many.pairs.push_back({"test.k" + std::to_string(i), u8, "x"});
-  add.loads("a09_200000_keys", many.image().bytes);
+  add.loads("a09_200000_keys", many.bytes());
   many.pairs.push_back({"test.k77", u8, "x"});
-  add.refused("a09_200000_keys_and_one_twice", many.image().bytes, "test.k77");
+  add.refused("a09_200000_keys_and_one_twice", many.bytes(), "test.k77");
 
   add.key("a10_key_empty", "", u8, "x", "empty");
   add.key("a10_key_65536_bytes", std::string(65536, 'k'), u8, "x", "too long");
@@ -201,13 +201,13 @@ void add_alignment(const CorpusAdder& add) {
   for (const uint32_t n : {8u, 16u, 64u, 4096u, 65536u}) {
     GgufWriter file = small_model();
     file.set_alignment(n);
-    add.loads("a12_alignment_used_" + std::to_string(n), file.image().bytes);
+    add.loads("a12_alignment_used_" + std::to_string(n), file.bytes());
   }
   add.loads("a12_alignment_u64_32", aligned(u64, le<uint64_t>(32)));
   GgufWriter lying = small_model();  // blocks of 32 * 34 bytes: 64-byte aligned, but not 4096
   lying.set_alignment(4096);
   lying.alignment = 32;
-  add.refused("a12_alignment_says_4096_uses_32", lying.image().bytes);
+  add.refused("a12_alignment_says_4096_uses_32", lying.bytes());
 }
 
 void add_ends(const CorpusAdder& add) {

@@ -38,14 +38,14 @@ struct CorpusAdder {
   void edit(const std::string& name, Edit edit, const std::string& expect = {}) const {
     GgufWriter file = small_model();
     edit(file);
-    refused(name, file.image().bytes, expect);
+    refused(name, file.bytes(), expect);
   }
   /// The model after one edit, to be loaded.
   template <class Edit>
   void edit_loads(const std::string& name, Edit edit) const {
     GgufWriter file = small_model();
     edit(file);
-    loads(name, file.image().bytes);
+    loads(name, file.bytes());
   }
   /// The model with one more key, made of raw bytes.
   void key(const std::string& name, const std::string& key, uint32_t type, const std::string& bytes,

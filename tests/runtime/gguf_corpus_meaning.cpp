@@ -268,7 +268,7 @@ void add_vocabularies(const CorpusAdder& add) {
   const auto scores = [&](const std::string& name, auto edit) {
     GgufWriter file = small_model(true);
     edit(file);
-    add.refused("e55_scores_" + name, file.image().bytes, "tokenizer.ggml.scores");
+    add.refused("e55_scores_" + name, file.bytes(), "tokenizer.ggml.scores");
   };
   scores("too_few", [](GgufWriter& f) { f.numbers<float>("tokenizer.ggml.scores", f32, {0, 0, 0}); });
   scores("as_u8", [](GgufWriter& f) {
@@ -286,7 +286,7 @@ void add_vocabularies(const CorpusAdder& add) {
       if (p.key == tokens) pair = &p;
     const std::string old = gguf_string("<0x41>");
     pair->bytes.replace(pair->bytes.find(old), old.size(), gguf_string(token));
-    add.refused("e56_byte_token_" + label, file.image().bytes);
+    add.refused("e56_byte_token_" + label, file.bytes());
   }
   add.edit(
       "e57_merge_without_space", [&](GgufWriter& f) { f.texts(merges, {"ab"}); }, merges);

@@ -23,6 +23,12 @@ namespace fs = std::filesystem;
 
 namespace {
 
+// Made once: that takes as long as reading them.
+const std::vector<test::MutatedFile>& corpus() {
+  static const std::vector<test::MutatedFile> files = test::mutated_gguf_files();
+  return files;
+}
+
 struct TemporaryFile {
   std::string path;
   TemporaryFile() : path((fs::temp_directory_path() / "infer_mutation_XXXXXX").string()) {
@@ -95,7 +101,7 @@ bool is_one_clean_line(const std::string& text) {
 }  // namespace
 
 TEST_CASE("every malformed file is refused by name, every valid one is read") {
-  const std::vector<test::MutatedFile> files = test::mutated_gguf_files();
+  const std::vector<test::MutatedFile>& files = corpus();
   REQUIRE(files.size() >= 300);
   const TemporaryFile file;
   const long before_kib = peak_kib();
@@ -122,7 +128,7 @@ TEST_CASE("every malformed file is refused by name, every valid one is read") {
 
 TEST_CASE("what the reader takes but means nothing is refused by config, weights or vocabulary") {
   const TemporaryFile file;
-  for (const test::MutatedFile& mutated : test::mutated_gguf_files()) {
+  for (const test::MutatedFile& mutated : corpus()) {
     if (mutated.must_refuse && !mutated.needs_config) continue;
     test::write_bytes(file.path, mutated.bytes);
     INFO(mutated.name);

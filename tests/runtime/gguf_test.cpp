@@ -199,8 +199,8 @@ TEST_CASE("bytes after the last tensor are one warning with their number, paddin
         std::string::npos);
   GgufWriter keys_only = sample();
   keys_only.tensors.clear();
-  CHECK(warnings(keys_only.image().bytes).empty());
-  CHECK(warnings(keys_only.image().bytes + "zip").at(0).find(": 3 bytes") != std::string::npos);
+  CHECK(warnings(keys_only.bytes()).empty());
+  CHECK(warnings(keys_only.bytes() + "zip").at(0).find(": 3 bytes") != std::string::npos);
 }
 
 TEST_CASE("overrides replace and add keys, and malformed ones are the caller's error") {

@@ -49,10 +49,11 @@ void GgufWriter::remove_tensor(const std::string& name) {
   std::erase_if(tensors, [&](const TensorSpec& t) { return t.name == name; });
 }
 
-GgufImage GgufWriter::image() const {
-  GgufImage image;
-  std::string& out = image.bytes;
-  const auto mark = [&](const std::string& name) { image.marks[name] = out.size(); };
+std::string GgufWriter::lay_out(std::map<std::string, size_t>* marks) const {
+  std::string out;
+  const auto mark = [&](const auto&... name) {
+    if (marks) (*marks)[(std::string() + ... + name)] = out.size();
+  };
   out = "GGUF";
   mark("version");
   out += le(version);
@@ -61,30 +62,30 @@ GgufImage GgufWriter::image() const {
   mark("n_keys");
   out += le<uint64_t>(pairs.size());
   for (const Pair& pair : pairs) {
-    mark("key " + pair.key + " length");
+    mark("key ", pair.key, " length");
     out += le<uint64_t>(pair.key.size());
-    mark("key " + pair.key + " name");
+    mark("key ", pair.key, " name");
     out += pair.key;
-    mark("key " + pair.key + " type");
+    mark("key ", pair.key, " type");
     out += le(pair.type);
-    mark("key " + pair.key + " value");
+    mark("key ", pair.key, " value");
     out += pair.bytes;
   }
   uint64_t offset = 0;
   for (const TensorSpec& t : tensors) {
-    mark("tensor " + t.name + " length");
+    mark("tensor ", t.name, " length");
     out += le<uint64_t>(t.name.size());
-    mark("tensor " + t.name + " name");
+    mark("tensor ", t.name, " name");
     out += t.name;
-    mark("tensor " + t.name + " n_dims");
+    mark("tensor ", t.name, " n_dims");
     out += le(static_cast<uint32_t>(t.dims.size()));
     for (size_t i = 0; i < t.dims.size(); ++i) {
-      mark("tensor " + t.name + " dim " + std::to_string(i));
+      mark("tensor ", t.name, " dim ", std::to_string(i));
       out += le(t.dims[t.dims.size() - 1 - i]);
     }
-    mark("tensor " + t.name + " type");
+    mark("tensor ", t.name, " type");
     out += le(t.type);
-    mark("tensor " + t.name + " offset");
+    mark("tensor ", t.name, " offset");
     out += le(offset);
     offset = (offset + t.data.size() + alignment - 1) / alignment * alignment;
   }
@@ -92,15 +93,23 @@ GgufImage GgufWriter::image() const {
   if (!tensors.empty()) pad(out, alignment);
   mark("data");
   for (const TensorSpec& t : tensors) {
-    mark("tensor " + t.name + " data");
+    mark("tensor ", t.name, " data");
     out += t.data;
-    mark("tensor " + t.name + " end");
+    mark("tensor ", t.name, " end");
     pad(out, alignment);
   }
+  return out;
+}
+
+std::string GgufWriter::bytes() const { return lay_out(nullptr); }
+
+GgufImage GgufWriter::image() const {
+  GgufImage image;
+  image.bytes = lay_out(&image.marks);
   return image;
 }
 
-void GgufWriter::write(const std::string& path) const { write_bytes(path, image().bytes); }
+void GgufWriter::write(const std::string& path) const { write_bytes(path, bytes()); }
 
 void write_bytes(const std::string& path, const std::string& bytes) {
   std::FILE* file = std::fopen(path.c_str(), "wb");

@@ -70,6 +70,7 @@ class GgufWriter {
   TensorSpec& find_tensor(const std::string& name);
   void remove_tensor(const std::string& name);
 
+  std::string bytes() const;
   GgufImage image() const;
   void write(const std::string& path) const;
 
@@ -80,6 +81,9 @@ class GgufWriter {
   };
   std::vector<Pair> pairs;
   std::vector<TensorSpec> tensors;
+
+ private:
+  std::string lay_out(std::map<std::string, size_t>* marks) const;
 };
 
 void write_bytes(const std::string& path, const std::string& bytes);
