@@ -7,6 +7,17 @@
 #include "kernels/cuda/cuda_backend.h"
 
 namespace infer::cuda {
+namespace {
+
+constexpr int64_t kInt8MakesWhole = 2;  ///< tokens
+
+/// Whether an operand of so many columns fits into a tensor's memory.
+template <int kScales>
+bool int8_fits(int64_t cols, const Tensor& memory) {
+  return Int8Operand<kScales>::bytes(cols) <= memory.n_elements() * static_cast<int64_t>(sizeof(uint16_t));
+}
+
+}  // namespace
 
 FewWay CudaBackend::few_way(int64_t m, std::initializer_list<const Tensor*> weights, bool gated) const {
   if (!has_wgmma_ || m < kWgmmaLeast) return FewWay::mma;
@@ -18,10 +29,19 @@ FewWay CudaBackend::few_way(int64_t m, std::initializer_list<const Tensor*> weig
   return int8 ? FewWay::int8 : wgmma ? FewWay::wgmma : FewWay::mma;
 }
 
-/// `to`, a product of the norm of x. Where the product does not take it along it is made here, in narrow_a_.
-MmaArgs CudaBackend::norm_few(FewWay way, const Tensor& x, const Tensor& weight, float eps, MmaArgs to) {
+/// `to`, a product of the norm of x. Where the product does not take it along it is made here, in narrow_a_. `whole`:
+/// the product's CTAs want whole rows, as those of many rows do; of many tokens it takes each of them longer to make
+/// them than it does a kernel for all.
+MmaArgs CudaBackend::norm_few(FewWay way, const Tensor& x, const Tensor& weight, float eps, MmaArgs to, bool whole) {
   if (way == FewWay::int8) {
-    to.x = x, to.norm = &weight, to.eps = eps;
+    to.x = x;
+    if (whole && x.rows() > kInt8MakesWhole && int8_fits<1>(x.cols(), narrow_a_)) {
+      ++counters_.launches;
+      norm_int8(x, weight, eps, narrow_a_.data, stream_.get());
+      to.x.data = narrow_a_.data, to.int8_scales = 1;
+    } else {
+      to.norm = &weight, to.eps = eps;
+    }
     return to;
   }
   to.x = memory_as(narrow_a_, DType::BF16, x.rows(), x.cols());
@@ -93,10 +113,12 @@ void CudaBackend::ffn_few(const FfnArgs& a, const Tensor& out, bool accumulate) 
   const bool fused = a.w_gate.dtype == a.w_up.dtype && operands == down_operand &&
                      (!operands || wgmma_gates(m, a.w_gate, wgmma_limits_));
   const Tensor gated = memory_as(narrow_b_, DType::BF16, m, ffn_dim);
+  const bool as_codes = fused && together == FewWay::int8 && down == FewWay::int8 && int8_fits<2>(ffn_dim, narrow_b_);
   if (fused) {
-    MmaArgs args = norm_few(together, a.add.x, a.norm, a.eps, {});
+    MmaArgs args = norm_few(together, a.add.x, a.norm, a.eps, {}, true);
     args.w[0] = &a.w_gate, args.w[1] = &a.w_up, args.bias[0] = &a.b_gate, args.bias[1] = &a.b_up;
     args.output = MmaOutput::gated, args.activation = a.activation, args.out = gated.data, args.out_stride = ffn_dim;
+    args.int8_out = as_codes;
     product_few(together, args);
   } else {
     const FewWay apart = few_way(m, {&a.w_gate, &a.w_up});
@@ -110,7 +132,9 @@ void CudaBackend::ffn_few(const FfnArgs& a, const Tensor& out, bool accumulate) 
     if (down_operand) ++counters_.launches, arrange_operand(a.gate, gated.data, stream_.get());
   }
   const MmaOutput output = accumulate ? MmaOutput::add : MmaOutput::store;
-  product_few(down, {gated, {&a.w_down}, {&a.b_down}, output, {}, out.data, out.cols()});
+  MmaArgs args{gated, {&a.w_down}, {&a.b_down}, output, {}, out.data, out.cols()};
+  args.int8_scales = as_codes ? 2 : 0;
+  product_few(down, args);
 }
 
 }  // namespace infer::cuda

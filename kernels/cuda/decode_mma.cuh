@@ -184,6 +184,11 @@ __device__ __forceinline__ void mma_step(const uint8_t* chunk, Chunk<F> c, const
   constexpr int kOf = kSets == 1 ? 1 : kHalves<F>;
   constexpr float kBias = Packed<F>::bias > 0 ? Packed<F>::bias : 0;
   const int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
+  // Whole pieces: what a lane adds to their beginning is the same in all steps.
+  constexpr bool kPieces = kWhole && 4 * kSets % Chunk<F>::kPiece == 0;
+  const uint8_t* from = kPieces ? chunk + g / Chunk<F>::kPiece * Chunk<F>::kPieceBytes : chunk;
+  const Chunk<F> part = kPieces ? Chunk<F>{4 * kSets} : c;
+  const int in_part = kPieces ? 0 : g;
   uint32_t q[kSets][2][8];
 #pragma unroll
   for (int set = 0; set < kSets; ++set)
@@ -191,17 +196,17 @@ __device__ __forceinline__ void mma_step(const uint8_t* chunk, Chunk<F> c, const
     for (int h = 0; h < 2; ++h) {
       const int group = g + 4 * set + j;
       if (kWhole || group < c.groups) {
-        load_dot_quads<F, kWhole>(chunk, c, r + 8 * h, g + 4 * set, j, q[set][h]);
+        load_dot_quads<F, kWhole>(from, part, r + 8 * h, in_part + 4 * set, j, q[set][h]);
       } else {
         for (uint32_t& quad : q[set][h]) quad = 0;
       }
     }
   // Of the result this lane has columns 2j and 2j + 1: groups, or the lower (upper) halves of groups where j is less.
-  const int pair = g + 2 * (kSets == 2 ? j : j % 2), half = j / 2;
+  const int of_step = 2 * (kSets == 2 ? j : j % 2), pair = g + of_step, half = j / 2;
   PairScales<kOf> w[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h)
-    w[h] = kWhole ? load_pair<F, kOf>(chunk, c, r + 8 * h, pair, half)
+    w[h] = kWhole ? load_pair<F, kOf>(from, part, r + 8 * h, in_part + of_step, half)
                   : load_pair_within<F, kOf>(chunk, c, r + 8 * h, pair, half);
 #pragma unroll
   for (int m = 0; m < M; ++m) {

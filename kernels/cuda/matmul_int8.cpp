@@ -11,29 +11,38 @@
 namespace infer::cuda {
 namespace {
 
-/// Of a product of m tokens that are made from `number_bytes` bytes a number.
-WgmmaShape shape_of(int64_t m, int64_t k, DType format, int n_units, int tiles_per_unit, int number_bytes) {
+/// Of a product of m tokens that are made from `number_bytes` bytes a number; 0: copied, with `scales` to a group.
+WgmmaShape shape_of(int64_t m, int64_t k, DType format, int n_units, int tiles_per_unit, int number_bytes, int scales) {
   WgmmaShape s;
   s.n_units = n_units, s.tiles_per_unit = tiles_per_unit, s.tokens = kInt8Tokens;
   visit_gpu_format(format, [&]<class F>() {
     if constexpr (F::block > 1) {
       s.tile_bytes = wgmma_tile_bytes<F>(kInt8Tokens);
       s.slot_columns = wgmma_slot_groups<F>(kInt8Tokens) * kGroup;
+      // Instructions for 256 columns are 250, 330 and 450; four warps of a scheduler issue some 60 % of the time.
+      s.issue = kHalves<F> == 2 ? 740 : scales == 2 ? 530 : 400;
     }
   });
   s.n_blocks = static_cast<int>(k / s.slot_columns);
-  s.kept_bytes = s.slot_columns / kGroup * kInt8GroupBytes;
-  s.made = s.slot_columns * static_cast<int>(m), s.made_from = s.made * number_bytes;
-  s.issue = 250, s.latency = 700;
+  s.kept_bytes =
+      static_cast<int>(scales == 2 ? Int8Operand<2>::bytes(s.slot_columns) : Int8Operand<1>::bytes(s.slot_columns));
+  s.made = number_bytes > 0 ? s.slot_columns * static_cast<int>(m) : 0;
+  s.made_from = number_bytes > 0 ? s.made * number_bytes : s.kept_bytes;
+  s.latency = 2 * s.issue;
   return s;
 }
 WgmmaShape shape_of(const MmaArgs& a, const WgmmaLaunch& p) {
-  return shape_of(a.x.rows(), a.x.cols(), a.w[0]->dtype, p.n_units, p.tiles_per_unit, p.x_bf16 ? 2 : 4);
+  return shape_of(a.x.rows(), a.x.cols(), a.w[0]->dtype, p.n_units, p.tiles_per_unit,
+                  a.int8_scales > 0 ? 0
+                  : p.x_bf16        ? 2
+                                    : 4,
+                  std::max(a.int8_scales, 1));
 }
 
 WgmmaLaunch int8_launch(const MmaArgs& a) {
   WgmmaLaunch p = wgmma_launch("matmul_int8", a);
   p.x_bf16 = a.x.dtype == DType::BF16;
+  p.x_operand = a.int8_scales > 0, p.out_operand = a.int8_out;
   if (a.norm) p.norm = a.norm->as<float>(), p.eps = a.eps;
   return p;
 }
@@ -66,7 +75,7 @@ void plan_pair(const WgmmaShape& a, const WgmmaShape& b, const WgmmaLimits& limi
 }
 
 Int8Launch pair_launch(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits& limits) {
-  Int8Launch p{{int8_launch(first), int8_launch(second)}, 0};
+  Int8Launch p{{int8_launch(first), int8_launch(second)}, 0, 1};
   plan_pair(shape_of(first, p.of[0]), shape_of(second, p.of[1]), limits, p.of[0].plan, p.of[1].plan);
   p.first_ctas = p.of[0].plan.n_row_blocks * p.of[0].plan.n_parts;
   return p;
@@ -81,12 +90,12 @@ Int8Launch pair_launch(const MmaArgs& first, const MmaArgs& second, const WgmmaL
 bool int8_takes(int64_t m, const Tensor& w, bool gated, const WgmmaLimits& limits) {
   if (m > kInt8Tokens || !wgmma_takes(m, w) || w.dtype == DType::W8F) return false;
   const auto n_tiles = static_cast<int>((w.rows() + kTileRows - 1) / kTileRows);
-  return plan_wgmma(shape_of(m, w.cols(), w.dtype, n_tiles, gated ? 2 : 1, 4), limits).n_slots > 0;
+  return plan_wgmma(shape_of(m, w.cols(), w.dtype, n_tiles, gated ? 2 : 1, 4, 2), limits).n_slots > 0;
 }
 
 void matmul_int8(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stream) {
   if (a.x.rows() == 0 || a.x.cols() == 0) return;
-  Int8Launch p{{int8_launch(a), {}}, 0};
+  Int8Launch p{{int8_launch(a), {}}, 0, std::max(a.int8_scales, 1)};
   WgmmaPlan& plan = p.of[0].plan;
   plan = plan_wgmma(shape_of(a, p.of[0]), limits);
   if (plan.n_slots == 0) refuse(limits);
@@ -96,6 +105,7 @@ void matmul_int8(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t strea
 
 bool int8_joins(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits& limits) {
   if (!visit_format_pair(first.w[0]->dtype, second.w[0]->dtype, [&]<class, class>() {})) return false;
+  if (first.int8_scales == 2 || second.int8_scales == 2) return false;
   const Int8Launch p = pair_launch(first, second, limits);
   return p.of[0].plan.n_slots > 0;
 }

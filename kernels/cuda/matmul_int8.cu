@@ -6,10 +6,10 @@
 namespace infer::cuda {
 
 void launch_int8(DType first, DType second, const Int8Launch& p, cudaStream_t stream) {
-  const auto launch = [&]<class F, class G>() {
+  const auto launch = [&]<class F, class G, int kScales = 1>() {
     const WgmmaPlan &a = p.of[0].plan, &b = p.of[1].plan;
     const bool both = first != second;
-    launch_passes("matmul_int8", int8_kernel<F, G>, p, p.first_ctas + (both ? b.n_row_blocks * b.n_parts : 0),
+    launch_passes("matmul_int8", int8_kernel<F, G, kScales>, p, p.first_ctas + (both ? b.n_row_blocks * b.n_parts : 0),
                   a.n_parts, both && b.shared_bytes > a.shared_bytes ? b.shared_bytes : a.shared_bytes, stream);
   };
   if (first != second) {
@@ -18,7 +18,8 @@ void launch_int8(DType first, DType second, const Int8Launch& p, cudaStream_t st
   }
   visit_gpu_format(first, [&]<class F>() {
     if constexpr (F::block > 1)
-      if constexpr (Packed<F>::bias != kFloat) launch.template operator()<F, F>();
+      if constexpr (Packed<F>::bias != kFloat)
+        p.scales == 2 ? launch.template operator()<F, F, 2>() : launch.template operator()<F, F, 1>();
   });
 }
 

@@ -13,7 +13,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/decode_mma.cuh"
-#include "kernels/cuda/int8_codes.cuh"
+#include "kernels/cuda/int8_groups.cuh"
 #include "kernels/cuda/matmul_int8.h"
 #include "kernels/cuda/tile_passes.cuh"
 #include "kernels/cuda/unpack.cuh"
@@ -24,69 +24,12 @@ namespace infer::cuda {
 
 inline constexpr float kIntegerBits = 12582912.0f;  ///< 1.5 * 2^23
 
-/// Where activations lie, as offsets in shared memory, such that a lane 4t + j reads what it needs of two neighbouring
-/// groups at once: codes [pair of groups][token][j][group of the pair][quads j, j + 4]; scales [pair][token / 2][group
-/// of the pair][token % 2]; the scales times the sums of codes of a half [half of 16][pair][token][group of the pair].
-struct Int8Activations {
-  int codes, scales, sums, n_groups;
-  __device__ __forceinline__ Int8Activations(int at, int groups)
-      : codes(at), scales(at + groups * 256), sums(scales + groups * 32), n_groups(groups) {}
-  __device__ __forceinline__ int code(int group, int token, int quad) const {
-    return codes + group / 2 * 512 + token * 64 + quad % 4 * 16 + group % 2 * 8 + quad / 4 * 4;
-  }
-  __device__ __forceinline__ int scale(int group, int token) const {
-    return scales + group / 2 * 64 + token / 2 * 16 + group % 2 * 8 + token % 2 * 4;
-  }
-  __device__ __forceinline__ int sum(int group, int half, int token) const {
-    return sums + (half * n_groups + group / 2 * 2) * 32 + token * 8 + group % 2 * 4;
-  }
-};
-
 /// What the norm leaves for the end: sums of squares of a CTA's columns, by the warps that made them, and of all CTAs
 /// of the cluster.
 struct Int8Squares {
   float warps[kWgmmaTiles][kInt8Tokens];  ///< of a warp's tokens
   float parts[kWgmmaMaxParts][kInt8Tokens];
 };
-
-/// Eight numbers that lie side by side.
-struct Eight {
-  float x[8];
-  __device__ __forceinline__ void load_bf16(const void* from) {
-    const uint4 v = *static_cast<const uint4*>(from);
-    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) x[2 * i] = Bf16Type::low(w[i]), x[2 * i + 1] = Bf16Type::high(w[i]);
-  }
-  __device__ __forceinline__ void load_f32(const void* from) {
-    const float4 a = static_cast<const float4*>(from)[0], b = static_cast<const float4*>(from)[1];
-    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
-  }
-};
-
-/// Four neighbouring lanes have a group of a token, eight numbers each: puts its codes, scale and sums down, where it
-/// is there.
-__device__ __forceinline__ void put_group(const Int8Activations& x, int group, int token, const Eight& v, bool there) {
-  const int part = threadIdx.x % 4;
-  float largest = 0;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) largest = max_nan(largest, fabsf(v.x[i]));
-#pragma unroll
-  for (int step = 2; step > 0; step /= 2) largest = max_nan(largest, __shfl_xor_sync(~0u, largest, step));
-  const bool usable = largest > 1e-30f && largest < 1e30f;
-  const float inverse = usable ? __fdividef(127.0f, largest) : 0.0f;
-  float scale = usable ? __uint_as_float(__float_as_uint(largest * (1.0f / 127)) & ~3u) : 0.0f;
-  if (!(largest < 1e30f)) scale = __uint_as_float(0x7fc00000u);
-  const uint32_t low = four_codes({v.x[0], v.x[1], v.x[2], v.x[3]}, inverse),
-                 high = four_codes({v.x[4], v.x[5], v.x[6], v.x[7]}, inverse);
-  int total = __dp4a(static_cast<int>(low), 0x01010101, __dp4a(static_cast<int>(high), 0x01010101, 0));
-  total += __shfl_xor_sync(~0u, total, 1);
-  if (!there) return;
-  const auto word = [](int at) { return reinterpret_cast<uint32_t*>(wgmma_memory + at); };
-  *word(x.code(group, token, 2 * part)) = low, *word(x.code(group, token, 2 * part + 1)) = high;
-  if (part == 0) *word(x.scale(group, token)) = __float_as_uint(scale);
-  if (part % 2 == 0) *word(x.sum(group, part / 2, token)) = __float_as_uint(scale * static_cast<float>(total));
-}
 
 /// Sums of a lane's numbers over the warp: of number lane / 4 in lanes 4 * number ... 4 * number + 3.
 __device__ __forceinline__ float warp_sums(const float (&x)[8]) {
@@ -107,22 +50,21 @@ __device__ __forceinline__ float warp_sums(const float (&x)[8]) {
 /// it.
 __device__ __forceinline__ int log2_shares(int n_groups) { return n_groups > 64 ? 0 : n_groups > 32 ? 1 : 2; }
 
-/// Activations of columns [first, first + 32 * x.n_groups) by all warps that multiply. A warp takes 256 columns of some
+/// Activations of n_groups groups from column `first` on by all warps that multiply. A warp takes 256 columns of some
 /// tokens at a time, eight numbers a lane and four lanes a group, all loads side by side. What there is not keeps what
 /// was there: its results go nowhere. Waits for the kernel before.
 template <bool kBf16, bool kNorm>
-__device__ __forceinline__ void make_activations(const WgmmaLaunch& p, const Int8Activations& x, int first,
-                                                 Int8Squares& squares) {
+__device__ __forceinline__ void make_activations(const WgmmaLaunch& p, int n_groups, int first, Int8Squares& squares) {
   constexpr int kAtOnce = 8;  // tokens
   const int warp = uniform(threadIdx.x / 32), lane = threadIdx.x % 32;
-  const int n_blocks = (x.n_groups + 7) / 8;
-  const int log2 = log2_shares(x.n_groups), share = warp & ((1 << log2) - 1);
+  const int n_blocks = (n_groups + 7) / 8;
+  const int log2 = log2_shares(n_groups), share = warp & ((1 << log2) - 1);
   float sums[8] = {};
   bool waits = true;
 #pragma unroll 1
   for (int block = warp >> log2; block < n_blocks; block += kWgmmaTiles >> log2) {
     const int group = block * 8 + lane / 4, column = group * kGroup + lane % 4 * 8;
-    const bool there = group < x.n_groups;
+    const bool there = group < n_groups;
     Eight weight, v[kAtOnce];
     if (kNorm && there) weight.load_f32(p.norm + first + column);
     if (waits) wait_for_previous_kernel(), waits = false;
@@ -146,7 +88,7 @@ __device__ __forceinline__ void make_activations(const WgmmaLaunch& p, const Int
           v[i].x[e] *= weight.x[e];
         }
       }
-      put_group(x, group, token(i), v[i], there);
+      put_group(wgmma_memory + p.plan.kept_offset, group, token(i), v[i], there, 1.0f);
     }
   }
   if (waits) wait_for_previous_kernel();
@@ -182,14 +124,13 @@ __device__ __forceinline__ void mma_tf32(float (&c)[4], float a0, float a1, floa
 struct Int8Lane {
   int row, j;  ///< lane 4 * row + j
   int words;   ///< of an entry of 16 bytes: its address for an ldmatrix of four groups
-  int codes, scales, sums;
-  __device__ __forceinline__ explicit Int8Lane(int own_groups) {
+  int codes, scales;
+  __device__ __forceinline__ Int8Lane() {
     const auto keep = [](int v) { return static_cast<int>(kept_in_register(static_cast<uint32_t>(v))); };
     const int lane = threadIdx.x % 32, i = lane % 8, g = lane / 8;
     row = keep(lane / 4), j = keep(lane % 4);
     words = keep((i * 4 + (g + i / 2) % 4) * 16);
     codes = keep(lane * 16), scales = keep(lane % 4 * 16);
-    sums = keep(own_groups * (lane % 4) / 2 * 64 + lane / 4 * 8 + own_groups * (lane % 4) % 2 * 4);
   }
 };
 
@@ -288,64 +229,120 @@ struct SlotScales {
   }
 };
 
-/// c += the columns of slot `number` of the row, of this warp's tile, times activations from group `first` on. bits:
-/// kIntegerBits.
-template <class F>
-__device__ __forceinline__ void multiply_codes(const uint8_t* chunk, int number, const Int8Activations& x, int first,
-                                               const Int8Lane& lane, const int (&bits)[4], float (&c)[4]) {
+/// c += the columns of slot `number` of the row, of this warp's tile, times activations whose pair of groups `x` is.
+/// bits: kIntegerBits.
+template <class F, int kScales>
+__device__ __forceinline__ void multiply_codes(const uint8_t* chunk, int number, const uint8_t* x, const Int8Lane& lane,
+                                               const int (&bits)[4], float (&c)[4]) {
+  using At = Int8Operand<kScales>;
   using Scales = SlotScales<F>;
   constexpr int kSlot = Scales::kSlot, kOwn = Scales::kOwn, kOf = Scales::kOf;
+  constexpr int kParts = kOf == 2 || kScales == 2 ? 2 : 1;  // of a group, with scales of their own
   const Chunk<F> small{kSlot};
   Scales scales;
   scales.load(chunk, small, number, lane);
   if constexpr (kNeedsSums<F>) {
-    const uint8_t* sums[2];  // of the two halves
-#pragma unroll
-    for (int h = 0; h < 2; ++h) sums[h] = wgmma_memory + x.sum(first, h, 0) + lane.sums;
     const auto& o = scales.offset;
-    if constexpr (kOwn == 2) {
+    if constexpr (kOwn == 2) {  // lane j: groups 2 j and 2 j + 1
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const float2 sum = *reinterpret_cast<const float2*>(sums[h]);
+        const float2 sum =
+            *reinterpret_cast<const float2*>(x + lane.j * At::kPairBytes + At::kSumsAt + 64 * h + 8 * lane.row);
         mma_tf32(c, o[0][0][h % kOf], o[1][0][h % kOf], o[0][1][h % kOf], o[1][1][h % kOf], sum.x, sum.y);
       }
     } else {
-      mma_tf32(c, o[0][0][0], o[1][0][0], o[0][0][kOf - 1], o[1][0][kOf - 1], *reinterpret_cast<const float*>(sums[0]),
-               *reinterpret_cast<const float*>(sums[1]));
+      const uint8_t* sums = x + At::kSumsAt + lane.j / 2 * At::kPairBytes + lane.j % 2 * 4 + 8 * lane.row;
+      mma_tf32(c, o[0][0][0], o[1][0][0], o[0][0][kOf - 1], o[1][0][kOf - 1], *reinterpret_cast<const float*>(sums),
+               *reinterpret_cast<const float*>(sums + 64));
     }
   }
-  const uint8_t* of_codes = wgmma_memory + x.code(first, 0, 0) + lane.codes;
-  const uint8_t* of_scales = wgmma_memory + x.scale(first, 0) + lane.scales;
+  const uint8_t *of_codes = x + lane.codes, *of_scales = x + At::kScalesAt + lane.scales;
 #pragma unroll
   for (int step = 0; step < kSlot / 4; ++step) {
     StepCodes<F> w;
     w.load(chunk, small, step, lane);
 #pragma unroll
     for (int pair = 0; pair < 2; ++pair) {
-      const int of_pair = 2 * step + pair;
-      const uint4 v = *reinterpret_cast<const uint4*>(of_codes + of_pair * 512);
-      const float4 s = *reinterpret_cast<const float4*>(of_scales + of_pair * 64);
+      const int at = (2 * step + pair) * At::kPairBytes;
+      const uint4 v = *reinterpret_cast<const uint4*>(of_codes + at);
       const uint32_t codes[2][2] = {{v.x, v.y}, {v.z, v.w}};
-      const float of[2][2] = {{s.x, s.y}, {s.z, s.w}};
+      float4 s[kScales];
+#pragma unroll
+      for (int h = 0; h < kScales; ++h) s[h] = *reinterpret_cast<const float4*>(of_scales + at + 64 * h);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int g = 2 * pair + i;
-        int d[kOf][4];
-        if constexpr (kOf == 1) {
+        int d[kParts][4];
+        if constexpr (kParts == 1) {
           mma_int8(d[0], w.a[g], codes[i][0], codes[i][1], bits);
         } else {
 #pragma unroll
           for (int h = 0; h < 2; ++h) mma_int8_half(d[h], w.a[g][2 * h], w.a[g][2 * h + 1], codes[i][h], bits);
         }
+        float scale[kOf][2];
 #pragma unroll
-        for (int h = 0; h < kOf; ++h) {
-          const float scale[2] = {scales.of(0, 4 * step + g, h), scales.of(1, 4 * step + g, h)};
+        for (int h = 0; h < kOf; ++h)
+#pragma unroll
+          for (int r = 0; r < 2; ++r) scale[h][r] = scales.of(r, 4 * step + g, h);
+#pragma unroll
+        for (int h = 0; h < kParts; ++h) {
+          const float4& both = s[h % kScales];
+          const float of[2] = {i == 0 ? both.x : both.z, i == 0 ? both.y : both.w};
 #pragma unroll
           for (int e = 0; e < 4; ++e)
-            c[e] = fmaf(scale[e / 2], fmaf(__int_as_float(d[h][e]), of[i][e % 2], -kIntegerBits * of[i][e % 2]), c[e]);
+            c[e] =
+                fmaf(scale[h % kOf][e / 2], fmaf(__int_as_float(d[h][e]), of[e % 2], -kIntegerBits * of[e % 2]), c[e]);
         }
       }
     }
+  }
+}
+
+/// Of gate and up: the activation of one times the other, the 16 rows of a tile as half a group of the next product's
+/// operand with a scale to each half.
+__device__ __forceinline__ void put_gated_codes(const WgmmaLaunch& p, int first_row, const float (&c)[4],
+                                                const float4* up) {
+  using At = Int8Operand<2>;
+  const int lane = threadIdx.x % 32, r = lane / 4;
+  const float4 u = up[lane];
+  const float ups[4] = {u.x, u.y, u.z, u.w};
+  float v[4];
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    const int row = first_row + r + e / 2 * 8;
+    const float a = c[e] + (p.w[0].bias ? p.w[0].bias[row] : 0.0f);
+    const float b = ups[e] + (p.w[1].bias ? p.w[1].bias[row] : 0.0f);
+    v[e] = (p.gelu ? activated_fast<Activation::gelu_tanh>(a) : activated_fast<Activation::silu>(a)) * b;
+  }
+  const int group = first_row / 32, half = first_row / 16 % 2;
+  auto* out = static_cast<uint8_t*>(p.out);
+#pragma unroll
+  for (int t = 0; t < 2; ++t) {
+    const int token = lane % 4 * 2 + t;
+    float largest = max_nan(fabsf(v[t]), fabsf(v[2 + t]));
+#pragma unroll
+    for (int step = 16; step > 2; step /= 2) largest = max_nan(largest, __shfl_xor_sync(~0u, largest, step));
+    const Int8Scale s(largest);
+    uint32_t code[2];  // of rows r and r + 8, then of four rows in the lanes of the first of them
+    int total = 0;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      code[h] = __float_as_uint(fmaf(v[2 * h + t], s.inverse, kIntegerBits)) & 255;
+      total += static_cast<int8_t>(code[h]);
+      code[h] |= __shfl_down_sync(~0u, code[h], 4) << 8;
+      code[h] |= __shfl_down_sync(~0u, code[h], 8) << 16;
+    }
+#pragma unroll
+    for (int step = 16; step > 2; step /= 2) total += __shfl_xor_sync(~0u, total, step);
+    const float scale = Int8Scale::shortened(s.scale);
+    if (token >= p.n_rows) continue;
+    if (r % 4 == 0) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+        *reinterpret_cast<uint32_t*>(out + At::code(group, token, half * 4 + h * 2 + r / 4)) = code[h];
+    }
+    if (r == 1) *reinterpret_cast<float*>(out + At::scale(group, half, token)) = scale;
+    if (r == 2) *reinterpret_cast<float*>(out + At::sum(group, half, token)) = scale * static_cast<float>(total);
   }
 }
 
@@ -388,29 +385,38 @@ struct Int8Finish {
 #pragma unroll
     for (int e = 0; e < 4; ++e) c[e] *= factor[e % 2];
   }
-  __device__ __forceinline__ int64_t place(int token, int row) const { return token * p.out_stride + row; }
+  __device__ __forceinline__ void put_gated(int first_row, const float (&c)[4], const float4* up) const {
+    if (!p.out_operand)
+      return cuda::put_gated<8>(p, first_row, c, up, [&](int token, int row) { return token * p.out_stride + row; });
+    put_gated_codes(p, first_row, c, up);
+  }
 };
 
-/// The groups of warps that multiply.
-template <class F>
+/// The groups of warps that multiply. ready: of activations that are copied.
+template <class F, int kScales>
 __device__ __forceinline__ void multiply_all_codes(const WgmmaLaunch& p, const WgmmaRange& range, Int8Squares& squares,
-                                                   uint64_t* full, uint64_t* empty) {
+                                                   RingOfPasses& ring, uint64_t* ready) {
   constexpr int kBytes = wgmma_tile_bytes<F>(kInt8Tokens), kSlot = wgmma_slot_groups<F>(kInt8Tokens);
   const int warp = uniform(threadIdx.x / 32), n_sets = p.plan.n_sets;
   const int set = warp >> WgmmaRange::log2_of(range.at_once), tile = warp & (range.at_once - 1);
-  const Int8Activations x(p.plan.kept_offset, (range.end_block - range.first_block) * kSlot);
-  const int first_column = range.first_block * kSlot * kGroup;
-  if (p.x_bf16)
-    make_activations<true, false>(p, x, first_column, squares);
-  else if (p.norm)
-    make_activations<false, true>(p, x, first_column, squares);
-  else
-    make_activations<false, false>(p, x, first_column, squares);
-  multiplying_sync();
-  const Int8Lane lane(kSlot / 4);
+  const int n_groups = (range.end_block - range.first_block) * kSlot, first_column = range.first_block * kSlot * kGroup;
+  if (kScales == 2 || p.x_operand) {
+    wait_for_previous_kernel();
+    barrier_wait(ready, 0);
+  } else {
+    if (p.x_bf16)
+      make_activations<true, false>(p, n_groups, first_column, squares);
+    else if (p.norm)
+      make_activations<false, true>(p, n_groups, first_column, squares);
+    else
+      make_activations<false, false>(p, n_groups, first_column, squares);
+    multiplying_sync();
+  }
+  const Int8Lane lane;
   int bits[4];
 #pragma unroll
   for (int& b : bits) b = static_cast<int>(kept_in_register(__float_as_uint(kIntegerBits)));
+  const uint8_t* x = wgmma_memory + p.plan.kept_offset;
   int slot = set;
   uint32_t parity = 0;
   for (int first = range.begin; first < range.end; first += range.units_at_once) {
@@ -418,26 +424,41 @@ __device__ __forceinline__ void multiply_all_codes(const WgmmaLaunch& p, const W
     const bool busy = pass.has(p, tile);
     float c[4] = {};
     for (int block = range.first_block + set; block < range.end_block; block += n_sets) {
-      barrier_wait(&full[slot], parity);
+      barrier_wait(&ring.weights[slot], parity);
       if (busy)
-        multiply_codes<F>(wgmma_memory + slot * p.plan.slot_bytes + tile * kBytes, block, x,
-                          (block - range.first_block) * kSlot, lane, bits, c);
+        multiply_codes<F, kScales>(wgmma_memory + slot * p.plan.slot_bytes + tile * kBytes, block,
+                                   x + (block - range.first_block) * (kSlot / 2 * Int8Operand<kScales>::kPairBytes),
+                                   lane, bits, c);
       __syncwarp();
-      if (threadIdx.x % 32 == 0) barrier_arrive(&empty[slot]);
+      if (threadIdx.x % 32 == 0) barrier_arrive(&ring.empty[slot]);
       slot += n_sets;
       if (slot >= p.plan.n_slots) slot -= p.plan.n_slots, parity ^= 1;
     }
-    finish_pass<kInt8Tokens>(p, range, pass, set, tile, c, Int8Finish{p, squares, range.part, log2_shares(x.n_groups)});
+    finish_pass<kInt8Tokens>(p, range, pass, set, tile, c, Int8Finish{p, squares, range.part, log2_shares(n_groups)});
   }
 }
 
+/// Copies the activations of the CTA's columns, which another kernel has made, by one thread.
+template <class F, int kScales>
+__device__ __forceinline__ void fetch_operand(const WgmmaLaunch& p, const WgmmaRange& range, uint64_t* ready) {
+  constexpr int kBlockBytes = wgmma_slot_groups<F>(kInt8Tokens) / 2 * Int8Operand<kScales>::kPairBytes;
+  wait_for_previous_kernel();
+  if (!fetches()) return;
+  const int bytes = (range.end_block - range.first_block) * kBlockBytes;
+  barrier_expect(shared_address(ready), bytes);
+  bulk_copy(shared_address(wgmma_memory) + p.plan.kept_offset,
+            p.x + static_cast<int64_t>(range.first_block) * kBlockBytes, bytes, shared_address(ready),
+            evict_normal_policy());
+}
+
 /// A CTA's part in a product.
-template <class F>
-__device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squares& squares, uint64_t* full,
-                                         uint64_t* empty) {
+template <class F, int kScales>
+__device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squares& squares, RingOfPasses& ring,
+                                         uint64_t* ready) {
   const WgmmaRange range(p, cta, kWgmmaTiles);
   if (threadIdx.x == 0) {
-    for (int i = 0; i < p.plan.n_slots; ++i) barrier_init(&full[i], 1), barrier_init(&empty[i], range.at_once);
+    ring.init(p.plan.n_slots, range.at_once);
+    barrier_init(ready, 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
@@ -445,7 +466,11 @@ __device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squa
   if (uniform(threadIdx.x / 128) == kWgmmaGroups) {
     // Registers that this group gives up the others take: 5 x 96 = 32 + 4 x 112.
     asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
-    fetch_all<F, kInt8Tokens, false>(p, range, full, empty);
+    if (uniform(threadIdx.x / 32 % 4) == kFetchWarps - 1) {
+      if (kScales == 2 || p.x_operand) fetch_operand<F, kScales>(p, range, ready);
+    } else {
+      fetch_all<F, kInt8Tokens, false>(p, range, ring);
+    }
     if (p.plan.n_parts > 1) {
       float none[4];
       __syncwarp();
@@ -453,7 +478,7 @@ __device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squa
     }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
-    multiply_all_codes<F>(p, range, squares, full, empty);
+    multiply_all_codes<F, kScales>(p, range, squares, ring, ready);
   }
 }
 
@@ -462,15 +487,17 @@ __device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squa
 /// Grid: row blocks x parts of the first product, then of the second, if there is one; parts in a cluster, one CTA an
 /// SM. Block: 4 groups of warps that multiply and one that fetches. Shared: the ring, sums of the cluster, sums of up;
 /// the activations of the CTA's columns. Bytes: the packed weights once, x once for every row block, from the L2.
-template <class F, class G>
+/// kScales: of a group of x; 2 is an operand that another kernel has made.
+template <class F, class G, int kScales>
 __global__ void __launch_bounds__(kWgmmaThreads, 1) int8_kernel(const __grid_constant__ Int8Launch p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  __shared__ uint64_t full[kWgmmaMaxSlots], empty[kWgmmaMaxSlots];
+  __shared__ RingOfPasses ring;
+  __shared__ uint64_t ready;
   __shared__ Int8Squares squares;
   const int cta = static_cast<int>(blockIdx.x);
   if constexpr (!std::is_same_v<F, G>)
-    if (cta >= p.first_ctas) return int8_cta<G>(p.of[1], cta - p.first_ctas, squares, full, empty);
-  int8_cta<F>(p.of[0], cta, squares, full, empty);
+    if (cta >= p.first_ctas) return int8_cta<G, kScales>(p.of[1], cta - p.first_ctas, squares, ring, &ready);
+  int8_cta<F, kScales>(p.of[0], cta, squares, ring, &ready);
 #endif
 }
 

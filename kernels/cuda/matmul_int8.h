@@ -4,30 +4,30 @@
 // matmul_wgmma takes twice the memory's time to unpack them.
 #pragma once
 
+#include "kernels/cuda/int8_operand.h"
 #include "kernels/cuda/matmul_wgmma.h"
 
 namespace infer::cuda {
 
-inline constexpr int kInt8Tokens = 8;
-
 /// One product, or two of different formats that meet the same activations: CTAs of the one, then of the other.
 struct Int8Launch {
   WgmmaLaunch of[2];
-  int32_t first_ctas = 0;
+  int32_t first_ctas = 0, scales = 1;  ///< scales: of a group of x
 };
 
 /// Whether matmul_int8 has a kernel for m tokens and this weight. gated: closed by the activation with another one of
 /// the same shape.
 bool int8_takes(int64_t m, const Tensor& w, bool gated, const WgmmaLimits&);
-/// args.x: f32 or bf16 [m, k]; with args.norm f32. Sums are f32. A gated result is bf16 [m, out_stride].
+/// args.x: f32 or bf16 [m, k], with args.norm f32; or an operand. Sums are f32. A gated result is bf16 [m, out_stride],
+/// or an operand.
 void matmul_int8(const MmaArgs& args, const WgmmaLimits&, cudaStream_t);
 /// Whether two products of the same activations have a kernel together.
 bool int8_joins(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits&);
 /// The same as both, one after the other, in one launch. Neither is gated.
 void matmul_int8_pair(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits&, cudaStream_t);
 
-/// Of a group's activations in shared memory, see Int8Activations.
-inline constexpr int kInt8GroupBytes = 352;
+/// The norm of x, f32 [m, k], as an Int8Operand<1>; k is a multiple of 128.
+void norm_int8(const Tensor& x, const Tensor& weight, float eps, void* operand, cudaStream_t);
 
 /// Defined in matmul_int8.cu. first == second: only p.of[0] counts.
 void launch_int8(DType first, DType second, const Int8Launch& p, cudaStream_t);

@@ -31,8 +31,11 @@ struct MmaArgs {
   int64_t out_stride = 0;  ///< in numbers
   /// The order of sums is that of the weights and the GPU, whatever m is. By matmul_mma: m may be large, x is f32.
   bool fixed = false;
-  const Tensor* norm = nullptr;  ///< f32 [k]: x's norm is multiplied instead of x. By matmul_int8 only.
+  // By matmul_int8 only:
+  const Tensor* norm = nullptr;  ///< f32 [k]: x's norm is multiplied instead of x
   float eps = 0;
+  int int8_scales = 0;    ///< not 0: x is an Int8Operand with so many scales to a group
+  bool int8_out = false;  ///< a gated result is an Int8Operand<2>
 };
 
 /// Sums of products whose columns are dealt out to several CTAs.

@@ -66,15 +66,18 @@ __device__ __forceinline__ void multiply_slot(const WgmmaBits& bits, const uint8
 /// Results are as they are; gated ones become the next product's operand.
 template <int kTokens>
 struct WgmmaFinish {
+  const WgmmaLaunch& p;
   __device__ __forceinline__ void join() const {}
   __device__ __forceinline__ void scale(float (&)[kTokens / 2]) const {}
-  __device__ __forceinline__ int64_t place(int token, int row) const { return operand_place(kTokens, token, row); }
+  __device__ __forceinline__ void put_gated(int first_row, const float (&c)[kTokens / 2], const float4* up) const {
+    cuda::put_gated<kTokens>(p, first_row, c, up,
+                             [](int token, int row) { return operand_place(kTokens, token, row); });
+  }
 };
 
 /// The groups of warps that multiply.
 template <class F, int kTokens>
-__device__ __forceinline__ void multiply_all(const WgmmaLaunch& p, const WgmmaRange& range, uint64_t* full,
-                                             uint64_t* empty) {
+__device__ __forceinline__ void multiply_all(const WgmmaLaunch& p, const WgmmaRange& range, RingOfPasses& ring) {
   constexpr int kBytes = wgmma_tile_bytes<F>(kTokens);
   const int warp = uniform(threadIdx.x / 32), n_sets = p.plan.n_sets;
   const int set = warp >> WgmmaRange::log2_of(range.at_once), tile = warp & (range.at_once - 1);
@@ -82,7 +85,7 @@ __device__ __forceinline__ void multiply_all(const WgmmaLaunch& p, const WgmmaRa
   int slot = set, before = -1;
   uint32_t parity = 0;
   const auto release = [&] {
-    if (before >= 0 && threadIdx.x % 32 == 0) barrier_arrive(&empty[before]);
+    if (before >= 0 && threadIdx.x % 32 == 0) barrier_arrive(&ring.empty[before]);
   };
   for (int first = range.begin; first < range.end; first += range.units_at_once) {
     const WgmmaPass pass{first, min(range.units_at_once, range.end - first), range.at_once};
@@ -91,7 +94,8 @@ __device__ __forceinline__ void multiply_all(const WgmmaLaunch& p, const WgmmaRa
 #pragma unroll
     for (float& x : c) x = 0;
     for (int block = range.first_block + set; block < range.end_block; block += n_sets) {
-      barrier_wait(&full[slot], parity);
+      barrier_wait(&ring.weights[slot], parity);
+      barrier_wait(&ring.x[slot], parity);
       const int at = slot * p.plan.slot_bytes;
       if (busy)
         multiply_slot<F, kTokens>(bits, wgmma_memory + at + tile * kBytes, block,
@@ -105,7 +109,7 @@ __device__ __forceinline__ void multiply_all(const WgmmaLaunch& p, const WgmmaRa
     wgmma_wait<0>();
     release();
     before = -1;
-    finish_pass<kTokens>(p, range, pass, set, tile, c, WgmmaFinish<kTokens>());
+    finish_pass<kTokens>(p, range, pass, set, tile, c, WgmmaFinish<kTokens>{p});
   }
 }
 
@@ -117,10 +121,10 @@ __device__ __forceinline__ void multiply_all(const WgmmaLaunch& p, const WgmmaRa
 template <class F, int kTokens>
 __global__ void __launch_bounds__(kWgmmaThreads, 1) wgmma_kernel(const __grid_constant__ WgmmaLaunch p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  __shared__ uint64_t full[kWgmmaMaxSlots], empty[kWgmmaMaxSlots];
+  __shared__ RingOfPasses ring;
   const WgmmaRange range(p, static_cast<int>(blockIdx.x), kWgmmaTiles);
   if (threadIdx.x == 0) {
-    for (int i = 0; i < p.plan.n_slots; ++i) barrier_init(&full[i], 2), barrier_init(&empty[i], range.at_once);
+    ring.init(p.plan.n_slots, range.at_once);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
@@ -129,7 +133,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1) wgmma_kernel(const __grid_co
   if (group == kWgmmaGroups) {
     // Registers that this group gives up the others take: 5 x 96 = 32 + 4 x 112.
     asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
-    fetch_all<F, kTokens, true>(p, range, full, empty);
+    fetch_all<F, kTokens, true>(p, range, ring);
     if (p.plan.n_parts > 1) {
       float none[kTokens / 2];
       __syncwarp();
@@ -138,7 +142,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1) wgmma_kernel(const __grid_co
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
     wait_for_previous_kernel();
-    multiply_all<F, kTokens>(p, range, full, empty);
+    multiply_all<F, kTokens>(p, range, ring);
   }
 #endif
 }

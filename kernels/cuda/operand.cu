@@ -1,7 +1,8 @@
 // Makers of operands (operand.h): from f32 as it is, and its norm. A thread takes four columns that lie side by side,
 // which are two pairs of neighbours there. Both start while the kernel before them runs, and let the next one start.
 #include "kernels/cuda/common.cuh"
-#include "kernels/cuda/matmul_wgmma.h"
+#include "kernels/cuda/int8_groups.cuh"
+#include "kernels/cuda/matmul_int8.h"
 
 namespace infer::cuda {
 namespace {
@@ -63,7 +64,62 @@ __global__ void __launch_bounds__(kThreads)
   for (int quad = threadIdx.x + kKept * kThreads; quad < n_quads; quad += kThreads) put(quad, row[quad]);
 }
 
+constexpr int kInt8Threads = 512;
+
+/// Grid: a block to a token. The row is read once where it has up to 8192 numbers.
+__global__ void __launch_bounds__(kInt8Threads)
+    norm_int8_kernel(const float* x, const float* weight, float eps, uint8_t* operand, int n) {
+  constexpr int kStep = kInt8Threads * 8, kKeptSteps = 2;
+  __shared__ float warps[kInt8Threads / 32];
+  start_next_kernel();
+  const int token = static_cast<int>(blockIdx.x), column = threadIdx.x * 8;
+  Eight kept[kKeptSteps], w[kKeptSteps];
+#pragma unroll
+  for (int i = 0; i < kKeptSteps; ++i)
+    if (column + i * kStep < n) w[i].load_f32(weight + column + i * kStep);
+  wait_for_previous_kernel();
+  const float* row = x + static_cast<int64_t>(token) * n;
+  float squares = 0;
+  const auto square = [&](const Eight& v) {
+#pragma unroll
+    for (const float number : v.x) squares = fmaf(number, number, squares);
+  };
+#pragma unroll
+  for (int i = 0; i < kKeptSteps; ++i)
+    if (column + i * kStep < n) kept[i].load_f32(row + column + i * kStep), square(kept[i]);
+  for (int at = column + kKeptSteps * kStep; at < n; at += kStep) {
+    Eight v;
+    v.load_f32(row + at), square(v);
+  }
+  squares = warp_sum(squares);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = squares;
+  __syncthreads();
+  float sum = 0;
+#pragma unroll
+  for (const float of_warp : warps) sum += of_warp;
+  const float inverse = 1.0f / sqrtf(sum / static_cast<float>(n) + eps);
+  const auto put = [&](Eight& v, const Eight& by, int at) {
+#pragma unroll
+    for (int e = 0; e < 8; ++e) v.x[e] *= by.x[e];
+    put_group(operand, at / 32, token, v, at < n, inverse);
+  };
+#pragma unroll
+  for (int i = 0; i < kKeptSteps; ++i)
+    if (i * kStep < n) put(kept[i], w[i], column + i * kStep);
+  for (int first = kKeptSteps * kStep; first < n; first += kStep) {
+    const int at = first + column;
+    Eight v, by;
+    if (at < n) v.load_f32(row + at), by.load_f32(weight + at);
+    put(v, by, at);
+  }
+}
+
 }  // namespace
+
+void norm_int8(const Tensor& x, const Tensor& weight, float eps, void* operand, cudaStream_t stream) {
+  launch_early("norm_int8", norm_int8_kernel, x.rows(), kInt8Threads, 0, stream, x.as<float>(), weight.as<float>(), eps,
+               static_cast<uint8_t*>(operand), static_cast<int>(x.cols()));
+}
 
 void arrange_operand(const Tensor& x, void* operand, cudaStream_t stream) {
   const int64_t m = x.rows(), k = x.cols(), n = m * k / 4;

@@ -115,6 +115,13 @@ INFER_HD constexpr int block_scale_bytes(Scales kind) {
                                                                                                    : 0;
 }
 
+/// How many different scales a group of 32 has.
+template <class F>
+inline constexpr int kHalves = Packed<F>::scales == Scales::six_bit_16 || Packed<F>::scales == Scales::nibble_min ||
+                                       Packed<F>::scales == Scales::signed_byte
+                                   ? 2
+                                   : 1;
+
 /// Offsets within a chunk of `groups` groups.
 template <class F>
 struct Chunk {

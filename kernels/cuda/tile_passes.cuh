@@ -115,24 +115,34 @@ __device__ __forceinline__ void find_runs(const WgmmaLaunch& p, const WgmmaPass&
   }
 }
 
-/// A warp of the group that fetches: the last one activations, the others the weights of a block in turn. One thread
-/// does it, which the compiler has to know, or it puts a loop over lanes around every copy.
+/// Barriers of the ring: a slot's weights are there, its activations are (where they come through the ring), and all
+/// have read both.
+struct RingOfPasses {
+  uint64_t weights[kWgmmaMaxSlots], x[kWgmmaMaxSlots], empty[kWgmmaMaxSlots];
+  __device__ __forceinline__ void init(int n_slots, int readers) {
+    for (int i = 0; i < n_slots; ++i)
+      barrier_init(&weights[i], 1), barrier_init(&x[i], 1), barrier_init(&empty[i], readers);
+  }
+};
+
+/// A warp of the group that fetches: the last one activations, the others weights. Where a tile's part of a slot is one
+/// copy, one of them is enough; else three take slots in turn. One thread does it, which the compiler has to know, or
+/// it puts a loop over lanes around every copy.
 template <class F, int kTokens, bool kStreamsX>
-__device__ __forceinline__ void fetch_all(const WgmmaLaunch& p, const WgmmaRange& range, uint64_t* full,
-                                          uint64_t* empty) {
+__device__ __forceinline__ void fetch_all(const WgmmaLaunch& p, const WgmmaRange& range, RingOfPasses& ring) {
   constexpr int kSlot = wgmma_slot_groups<F>(kTokens), kBytes = wgmma_tile_bytes<F>(kTokens);
   constexpr int kXBytes = kSlot * kGroup * kTokens * 2;
-  constexpr int kWeightWarps = kFetchWarps - 1;
+  constexpr int kWeightWarps = kStreamsX ? kFetchWarps - 1 : 1;
   const int warp = uniform(threadIdx.x / 32 % 4);
   const bool weights = warp < kWeightWarps;
-  if (!weights && !kStreamsX) return;
+  if (!weights && (!kStreamsX || warp < kFetchWarps - 1)) return;
   if (!weights) wait_for_previous_kernel();  // weights depend on nothing, activations do
   if (!fetches()) return;
   const uint64_t policy = weights ? evict_first_policy() : evict_normal_policy();
   int slot = 0, turn = weights ? warp : 0;
   uint32_t parity = 1;
-  // Slots that are asked for and not there yet: before as many are, there is nothing to wait for.
-  int oldest = 0, ahead = kStreamsX ? 0 : -max(1, kWgmmaInFlight / p.plan.slot_bytes);
+  // The oldest slot whose weights may be on their way; before so many are, there is nothing to wait for.
+  int oldest = 0, more = max(1, min(kWgmmaInFlight / p.plan.slot_bytes, p.plan.n_slots - 1));
   uint32_t oldest_parity = 0;
   for (int first = range.begin; first < range.end; first += range.units_at_once) {
     const WgmmaPass pass{first, min(range.units_at_once, range.end - first), range.at_once};
@@ -140,14 +150,15 @@ __device__ __forceinline__ void fetch_all(const WgmmaLaunch& p, const WgmmaRange
     find_runs(p, pass, runs);
     const int bytes = kBytes * pass.n_units * p.tiles_per_unit;
     for (int block = range.first_block; block < range.end_block; ++block) {
-      barrier_wait(&empty[slot], parity);  // also of others' blocks: who skips one could take an old phase for a new
-      if (!kStreamsX && ++ahead > 0) {
-        barrier_wait(&full[oldest], oldest_parity);
+      barrier_wait(&ring.empty[slot],
+                   parity);  // also of others' blocks: who skips one could take an old phase for a new
+      if (!kStreamsX && --more < 0) {
+        barrier_wait(&ring.weights[oldest], oldest_parity);
         if (++oldest == p.plan.n_slots) oldest = 0, oldest_parity ^= 1;
       }
       if (turn == 0) {
         const uint32_t to = shared_address(wgmma_memory) + slot * p.plan.slot_bytes;
-        const uint32_t barrier = shared_address(&full[slot]);
+        const uint32_t barrier = shared_address(weights ? &ring.weights[slot] : &ring.x[slot]);
         barrier_expect(barrier, weights ? bytes : kXBytes);
         if (weights) {
           const FetchBlock<F, kSlot> part(p.n_groups, block);
@@ -304,7 +315,7 @@ __device__ __forceinline__ void put_gated(const WgmmaLaunch& p, int first_row, c
 }
 
 /// What follows a pass, by all warps that multiply. `finish` has join(), see join_parts(), scale(c), which is called
-/// with a tile's whole sums, and place(token, row) of a gated result.
+/// with a tile's whole sums, and put_gated(first_row, c, up).
 template <int kTokens, class Finish>
 __device__ __forceinline__ void finish_pass(const WgmmaLaunch& p, const WgmmaRange& range, const WgmmaPass& pass,
                                             int set, int tile, float (&c)[kTokens / 2], const Finish& finish) {
@@ -329,8 +340,7 @@ __device__ __forceinline__ void finish_pass(const WgmmaLaunch& p, const WgmmaRan
       up[i * 32 + threadIdx.x % 32] = make_float4(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]);
   }
   asm volatile("bar.sync %0, 256;" ::"r"(barrier) : "memory");
-  if (tile < half && mine)
-    put_gated<kTokens>(p, first_row, c, up, [&](int token, int row) { return finish.place(token, row); });
+  if (tile < half && mine) finish.put_gated(first_row, c, up);
   asm volatile("bar.sync %0, 256;" ::"r"(barrier) : "memory");
 }
 

@@ -9,12 +9,6 @@
 
 namespace infer::cuda {
 
-/// How many different scales a group of 32 has.
-template <class F>
-inline constexpr int kHalves = Packed<F>::scales == Scales::six_bit_16 || Packed<F>::scales == Scales::nibble_min ||
-                                       Packed<F>::scales == Scales::signed_byte
-                                   ? 2
-                                   : 1;
 /// Whether sum(activation) is needed: the stored codes are biased, or the format has minimums.
 template <class F>
 inline constexpr bool kNeedsSums = Packed<F>::bias > 0 || F::has_offset;

@@ -14,8 +14,8 @@ namespace infer::cuda {
 
 /// Groups of four warps that multiply, and four more warps that fetch.
 inline constexpr int kWgmmaGroups = 4, kWgmmaTiles = 4 * kWgmmaGroups, kWgmmaThreads = 128 * (kWgmmaGroups + 1);
-inline constexpr int kWgmmaMaxSlots = 12, kWgmmaMaxParts = 8;
-inline constexpr int kWgmmaStatic = 1024;  ///< static shared memory of the kernel, rounded up
+inline constexpr int kWgmmaMaxSlots = 20, kWgmmaMaxParts = 8;
+inline constexpr int kWgmmaStatic = 1280;  ///< static shared memory of the kernel, rounded up
 
 /// Groups of 32 columns that a slot of the ring holds of each tile: a block of scales where there is room for so much.
 template <class F>

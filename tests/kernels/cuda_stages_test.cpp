@@ -347,7 +347,8 @@ int64_t check_step(const Layer& layer, const Seen& seen, const std::vector<Share
     // A key that rounds to its other neighbour in the cache moves a weight.
     if (next != Next::nothing) {
       close("attention, call by call", found->out, apart.out, std::max(from_apart, std::max(k_bar, v_bar)));
-      close("attention, oracle", found->out, wanted.out, from_oracle);
+      // So does one of four bits, but much further, and another activation is enough for it to round that way.
+      if (layer.s.cache != DType::Q4_0) close("attention, oracle", found->out, wanted.out, from_oracle);
     }
     if (next != Next::attention) close("queries, call by call", found->q, apart.q, from_apart);
   }
@@ -369,6 +370,37 @@ TEST_CASE("cuda: stages give the oracle's numbers for every option and number of
       compare(stage_bar(shape), "logits" + what, [&](Backend& b) { return layer.logits(b, n); });
     }
     ++at;
+  }
+}
+
+TEST_CASE("cuda: few tokens pass codes from gate and up to down, in every format and from one to another") {
+  if (skipped()) return;
+  const auto check = [](const Shape& shape, const std::string& name) {
+    const Layer layer(shape);
+    for (const int64_t n : {3, 5, 8}) {
+      const std::string what = " of " + name + ", tokens " + std::to_string(n);
+      compare(stage_bar(shape), "attn_in" + what, [&](Backend& b) { return layer.attn_in(b, n); });
+      compare(stage_bar(shape), "attn_out" + what, [&](Backend& b) { return layer.attn_out(b, n); });
+      compare(stage_bar(shape), "ffn" + what, [&](Backend& b) { return layer.ffn(b, n); });
+      compare(stage_bar(shape), "logits" + what, [&](Backend& b) { return layer.logits(b, n); });
+    }
+  };
+  for (const DType type : kWeightFormats) {
+    if (is_plain(type)) continue;
+    Shape shape = shape_of(type);
+    shape.dim = 768, shape.n_heads = 12, shape.ffn_dim = 2304;
+    check(shape, format_name(type));
+  }
+  for (const auto& [first, second] : std::vector<std::pair<DType, DType>>{{DType::Q4_K, DType::Q6_K},
+                                                                          {DType::Q5_K, DType::Q6_K},
+                                                                          {DType::Q4_K, DType::Q8_0},
+                                                                          {DType::Q3_K, DType::Q5_K},
+                                                                          {DType::Q3_K, DType::Q4_K},
+                                                                          {DType::Q8_0, DType::Q4_0}}) {
+    Shape shape = shape_of(first);
+    shape.dim = 512, shape.n_heads = 8, shape.ffn_dim = 1024, shape.wv = shape.down = second;
+    shape.biases = true, shape.activation = Activation::gelu_tanh;
+    check(shape, format_name(first) + " and " + format_name(second));
   }
 }
 
@@ -587,6 +619,7 @@ TEST_CASE("cuda: attention of a step prepares heads of all sizes for all caches,
         if (!fits(k, head_dim) || !fits(v, head_dim)) continue;
         for (const bool spans : {false, true}) {
           Shape shape = shape_of(DType::Q8_0);
+          shape.wo = DType::F16;  // not looked at here, and its rows may be no multiple of a block
           shape.n_kv_heads = 1 + at % 2, shape.n_heads = shape.n_kv_heads * (at % 7 == 0 ? 9 : 1 + at % 4);
           shape.head_dim = head_dim, shape.cache = k;
           shape.biases = at % 3 == 1, shape.adjacent = at % 2 == 1;
