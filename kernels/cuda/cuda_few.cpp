@@ -9,8 +9,6 @@
 namespace infer::cuda {
 namespace {
 
-constexpr int64_t kInt8MakesWhole = 2;  ///< tokens
-
 /// Whether an operand of so many columns fits into a tensor's memory.
 template <int kScales>
 bool int8_fits(int64_t cols, const Tensor& memory) {
@@ -30,12 +28,12 @@ FewWay CudaBackend::few_way(int64_t m, std::initializer_list<const Tensor*> weig
 }
 
 /// `to`, a product of the norm of x. Where the product does not take it along it is made here, in narrow_a_. `whole`:
-/// the product's CTAs want whole rows, as those of many rows do; of many tokens it takes each of them longer to make
-/// them than it does a kernel for all.
+/// the product's CTAs want all columns, as those of many rows do; to make them takes each of them longer than a kernel
+/// for all of them.
 MmaArgs CudaBackend::norm_few(FewWay way, const Tensor& x, const Tensor& weight, float eps, MmaArgs to, bool whole) {
   if (way == FewWay::int8) {
     to.x = x;
-    if (whole && x.rows() > kInt8MakesWhole && int8_fits<1>(x.cols(), narrow_a_)) {
+    if (whole && int8_fits<1>(x.cols(), narrow_a_)) {
       ++counters_.launches;
       norm_int8(x, weight, eps, narrow_a_.data, stream_.get());
       to.x.data = narrow_a_.data, to.int8_scales = 1;
@@ -96,12 +94,10 @@ void CudaBackend::attn_in_few(const AttnInArgs& a) {
     }
     runs.push_back(args);
   }
-  if (way == FewWay::int8 && runs.size() == 2 && int8_joins(runs[0], runs[1], wgmma_limits_)) {
+  if (way == FewWay::int8 && runs.size() == 2 && matmul_int8_pair(runs[0], runs[1], wgmma_limits_, stream_.get()))
     ++counters_.launches;
-    matmul_int8_pair(runs[0], runs[1], wgmma_limits_, stream_.get());
-  } else {
+  else
     for (const MmaArgs& args : runs) product_few(way, args);
-  }
   finish_heads({r, merged, a.bq, a.bk, a.bv});
 }
 

@@ -213,7 +213,7 @@ void CudaBackend::place_attention_copy(int64_t m, int64_t width, const void* res
   const int tokens = operand_tokens(m);
   bool quantised = false, all_bf16 = true;
   for (const DType format : needs_.matrix_formats) {
-    const bool as_codes = m <= kInt8Tokens && format != DType::W8F;  // matmul_int8 takes f32
+    const bool as_codes = m <= kInt8Tokens && int8_knows(format);  // matmul_int8 takes f32
     quantised = quantised || (packed_layout(format) == kTiles && !as_codes);
     all_bf16 = all_bf16 && format == DType::BF16;
   }

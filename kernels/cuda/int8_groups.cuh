@@ -22,8 +22,8 @@ struct Eight {
   }
 };
 
-/// What codes of a group are made with. Scales have two bits less than they could, which matmul_int8 needs; of
-/// something that is not finite it is NaN.
+/// What codes of a group are made with. matmul_int8 wants scales with two bits less than they could have, and so small
+/// that 1.5 * 2^23 times as much is a number; of what is larger, or not finite, the scale is NaN.
 struct Int8Scale {
   float inverse, scale;
   __device__ __forceinline__ explicit Int8Scale(float largest) {

@@ -81,14 +81,10 @@ Int8Launch pair_launch(const MmaArgs& first, const MmaArgs& second, const WgmmaL
   return p;
 }
 
-[[noreturn]] void refuse(const WgmmaLimits& limits) {
-  throw Error(ErrorKind::run, "matmul_int8", "too little shared memory", std::to_string(limits.shared_bytes));
-}
-
 }  // namespace
 
 bool int8_takes(int64_t m, const Tensor& w, bool gated, const WgmmaLimits& limits) {
-  if (m > kInt8Tokens || !wgmma_takes(m, w) || w.dtype == DType::W8F) return false;
+  if (m > kInt8Tokens || !wgmma_takes(m, w) || !int8_knows(w.dtype)) return false;
   const auto n_tiles = static_cast<int>((w.rows() + kTileRows - 1) / kTileRows);
   return plan_wgmma(shape_of(m, w.cols(), w.dtype, n_tiles, gated ? 2 : 1, 4, 2), limits).n_slots > 0;
 }
@@ -98,23 +94,19 @@ void matmul_int8(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t strea
   Int8Launch p{{int8_launch(a), {}}, 0, std::max(a.int8_scales, 1)};
   WgmmaPlan& plan = p.of[0].plan;
   plan = plan_wgmma(shape_of(a, p.of[0]), limits);
-  if (plan.n_slots == 0) refuse(limits);
+  if (plan.n_slots == 0)
+    throw Error(ErrorKind::run, "matmul_int8", "too little shared memory", std::to_string(limits.shared_bytes));
   p.first_ctas = plan.n_row_blocks * plan.n_parts;
   launch_int8(a.w[0]->dtype, a.w[0]->dtype, p, stream);
 }
 
-bool int8_joins(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits& limits) {
-  if (!visit_format_pair(first.w[0]->dtype, second.w[0]->dtype, [&]<class, class>() {})) return false;
-  if (first.int8_scales == 2 || second.int8_scales == 2) return false;
+bool matmul_int8_pair(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits& limits, cudaStream_t stream) {
+  const DType a = first.w[0]->dtype, b = second.w[0]->dtype;
+  if (!visit_format_pair(a, b, [&]<class, class>() {})) return false;
   const Int8Launch p = pair_launch(first, second, limits);
-  return p.of[0].plan.n_slots > 0;
-}
-
-void matmul_int8_pair(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits& limits, cudaStream_t stream) {
-  if (first.x.rows() == 0 || first.x.cols() == 0) return;
-  const Int8Launch p = pair_launch(first, second, limits);
-  if (p.of[0].plan.n_slots == 0) refuse(limits);
-  launch_int8(first.w[0]->dtype, second.w[0]->dtype, p, stream);
+  if (p.of[0].plan.n_slots == 0) return false;
+  launch_int8(a, b, p, stream);
+  return true;
 }
 
 }  // namespace infer::cuda

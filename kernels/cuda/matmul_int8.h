@@ -4,6 +4,7 @@
 // matmul_wgmma takes twice the memory's time to unpack them.
 #pragma once
 
+#include "kernels/cuda/activations.h"
 #include "kernels/cuda/int8_operand.h"
 #include "kernels/cuda/matmul_wgmma.h"
 
@@ -15,16 +16,17 @@ struct Int8Launch {
   int32_t first_ctas = 0, scales = 1;  ///< scales: of a group of x
 };
 
+/// Whether matmul_int8 has kernels for a packed format.
+inline bool int8_knows(DType format) { return !is_small_float(format); }
 /// Whether matmul_int8 has a kernel for m tokens and this weight. gated: closed by the activation with another one of
 /// the same shape.
 bool int8_takes(int64_t m, const Tensor& w, bool gated, const WgmmaLimits&);
 /// args.x: f32 or bf16 [m, k], with args.norm f32; or an operand. Sums are f32. A gated result is bf16 [m, out_stride],
 /// or an operand.
 void matmul_int8(const MmaArgs& args, const WgmmaLimits&, cudaStream_t);
-/// Whether two products of the same activations have a kernel together.
-bool int8_joins(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits&);
-/// The same as both, one after the other, in one launch. Neither is gated.
-void matmul_int8_pair(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits&, cudaStream_t);
+/// The same as both, one after the other, in one launch; neither is gated. False, and nothing done, where their formats
+/// have no kernel together.
+bool matmul_int8_pair(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits&, cudaStream_t);
 
 /// The norm of x, f32 [m, k], as an Int8Operand<1>; k is a multiple of 128.
 void norm_int8(const Tensor& x, const Tensor& weight, float eps, void* operand, cudaStream_t);

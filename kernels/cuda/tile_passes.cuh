@@ -292,7 +292,13 @@ __device__ __forceinline__ void put_sums(const WgmmaLaunch& p, const MmaMatrix& 
   }
 }
 
-/// Of gate and up: the activation of one times the other, in bf16, as the next product wants it: place(token, row).
+/// Of a row's sums of gate and up: the activation of one times the other.
+__device__ __forceinline__ float gated_value(const WgmmaLaunch& p, int row, float gate, float up) {
+  gate += p.w[0].bias ? p.w[0].bias[row] : 0.0f, up += p.w[1].bias ? p.w[1].bias[row] : 0.0f;
+  return (p.gelu ? activated_fast<Activation::gelu_tanh>(gate) : activated_fast<Activation::silu>(gate)) * up;
+}
+
+/// The gated values of a tile in bf16, as the next product wants them: place(token, row).
 template <int kTokens, class Place>
 __device__ __forceinline__ void put_gated(const WgmmaLaunch& p, int first_row, const float (&c)[kTokens / 2],
                                           const float4* up, Place&& place) {
@@ -306,10 +312,7 @@ __device__ __forceinline__ void put_gated(const WgmmaLaunch& p, int first_row, c
     for (int e = 0; e < 4; ++e) {
       const int row = first_row + lane / 4 + e / 2 * 8, token = 8 * i + lane % 4 * 2 + e % 2;
       if (row >= p.w[0].rows || token >= p.n_rows) continue;
-      const float a = c[4 * i + e] + (p.w[0].bias ? p.w[0].bias[row] : 0.0f);
-      const float b = ups[e] + (p.w[1].bias ? p.w[1].bias[row] : 0.0f);
-      const float gate = p.gelu ? activated_fast<Activation::gelu_tanh>(a) : activated_fast<Activation::silu>(a);
-      out[place(token, row)] = __float2bfloat16_rn(gate * b);
+      out[place(token, row)] = __float2bfloat16_rn(gated_value(p, row, c[4 * i + e], ups[e]));
     }
   }
 }

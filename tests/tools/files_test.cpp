@@ -1,4 +1,5 @@
 // What the program does with files that are no models, or bad ones: one line, a status, and neither time nor memory.
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -6,6 +7,7 @@
 
 #include "tests/catch.h"
 #include "tests/runtime/gguf_corpus.h"
+#include "tests/runtime/gguf_corpus_edits.h"
 #include "tests/tools/forked_calls.h"
 #include "tests/tools/program.h"
 
@@ -70,6 +72,27 @@ TEST_CASE("what is no regular file is refused") {
     CHECK(o.out.empty());
     check_one_line(o, path);
   }
+}
+
+TEST_CASE("of calls in one process one that does not end is named, and those behind it are made") {
+  const std::string model = write_file("forked.gguf", small_model().bytes()),
+                    junk = write_file("junk.gguf", "no model");
+  const std::vector<std::vector<std::string>> calls = {
+      {"inspect", model},
+      {"bench", "-m", model, "-p", "2", "-n", "2", "--duration", "60s", "-t", "1"},
+      {"inspect", junk},
+      {"--version"},
+  };
+  const std::vector<Outcome> outcomes = run_forked(calls, 2);
+  REQUIRE(outcomes.size() == calls.size());
+  CHECK(outcomes[0].status == 0);
+  CHECK(contains(outcomes[0].out, "llama"));
+  CHECK(outcomes[1].status == -SIGALRM);
+  CHECK(outcomes[2].status == 3);
+  check_one_line(outcomes[2], junk);
+  CHECK(outcomes[3].status == 0);
+  CHECK(contains(outcomes[3].out, "infer "));
+  fs::remove(model), fs::remove(junk);
 }
 
 TEST_CASE("every malformed file of the corpus is refused by the commands, quickly, in one line that names it") {
