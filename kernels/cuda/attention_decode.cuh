@@ -14,8 +14,8 @@
 
 namespace infer::cuda {
 
-inline constexpr int kBlockKeys = 16;  ///< positions a warp takes at a time; half a page
-inline constexpr int kMergeTiles = 4;  ///< 16 dimensions each, merged across warps at a time
+inline constexpr int kBlockKeys = 16;      ///< positions a warp takes at a time; half a page
+inline constexpr int kMergeNumbers = 512;  ///< of each warp, merged at a time
 
 /// One range of positions of one sequence and KV head. Scores are kept in powers of two: the weight of a position is
 /// exp2(score * log2(e) - row_max), row_sum is their sum and out the sum of weight * v, to be divided by it.
@@ -40,7 +40,7 @@ __device__ __forceinline__ float weight_below(float highest, float top) {
 /// Bytes of `shared`: maxima and sums of all warps, and over one another Q's fragments and the merge.
 template <int kHeadDim, int kWarps>
 __host__ __device__ constexpr int attend_shared_bytes() {
-  constexpr int kQuery = ceil_div(kHeadDim, 64) * 4 * 512, kMerge = kMergeTiles * 512 * kWarps;
+  constexpr int kQuery = ceil_div(kHeadDim, 64) * 4 * 512, kMerge = kMergeNumbers * 4 * kWarps;
   return kWarps * 2 * kUnitRows * 4 + (kQuery > kMerge ? kQuery : kMerge);
 }
 
@@ -57,11 +57,13 @@ struct WarpState {
                                         uint32_t& p1) {
     float s[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      s[i] = c[i / 2][i % 2] + c[i / 2][i % 2 + 2];
-      s[i] = kLog2e * (softcap > 0 ? softcap * tanh_fast(__fdividef(s[i], softcap)) : s[i]);
-      if (!valid[i]) s[i] = -INFINITY;
+    for (int i = 0; i < 4; ++i) s[i] = c[i / 2][i % 2] + c[i / 2][i % 2 + 2];
+    if (softcap > 0) {
+#pragma unroll
+      for (float& x : s) x = softcap * tanh_fast(__fdividef(x, softcap));
     }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[i] = valid[i] ? kLog2e * s[i] : -INFINITY;
     float top = fmaxf(fmaxf(s[0], s[1]), fmaxf(s[2], s[3]));
     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
     top = fmaxf(highest, fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2)));
@@ -89,16 +91,15 @@ template <int kHeadDim, class Cache, int kWarps>
 __device__ __forceinline__ void make_query_fragments(const AttentionUnit& unit, uint4* query) {
   using Shape = AttentionShape<kHeadDim, Cache>;
   using Type = typename Cache::Type;
+#pragma unroll 1
   for (int i = threadIdx.x; i < Shape::kSteps * 32; i += kWarps * 32) {
     const int step = i / 32, r = i % 32 / 4, j = i % 4;
-    float q[4];
-    for (int e = 0; e < 4; ++e) {
-      const int dim = Shape::k_dim(step, j, e);
-      q[e] = r < unit.n_rows && dim < kHeadDim ? unit.q[r * kHeadDim + dim] : 0.0f;
-    }
-    const uint32_t a0 = Type::pack(q[0], q[1]), a2 = Type::pack(q[2], q[3]);
-    query[i] = make_uint4(a0, Type::pack(q[0] - Type::low(a0), q[1] - Type::high(a0)), a2,
-                          Type::pack(q[2] - Type::low(a2), q[3] - Type::high(a2)));
+    const int dim = Shape::k_dim(step, j, 0);  // and three more
+    float4 q{};
+    if (r < unit.n_rows && dim < kHeadDim) q = *reinterpret_cast<const float4*>(unit.q + r * kHeadDim + dim);
+    const uint32_t a0 = Type::pack(q.x, q.y), a2 = Type::pack(q.z, q.w);
+    query[i] = make_uint4(a0, Type::pack(q.x - Type::low(a0), q.y - Type::high(a0)), a2,
+                          Type::pack(q.z - Type::low(a2), q.w - Type::high(a2)));
   }
 }
 
@@ -153,12 +154,20 @@ __device__ __forceinline__ void attend_blocks(const AttentionUnit& unit, const u
 }
 
 /// Brings the warps' states together in the order of their ranks and hands each sum to emit(head, dim, sum), which
-/// finds unit.row_max and unit.row_sum complete. Ranks below n_active have seen something. `stats` f32 [kWarps][2][8].
+/// finds unit.row_max and unit.row_sum complete. Ranks below n_active have seen something. `stats` f32 [kWarps][2][8];
+/// `numbers` has room for kMergeNumbers of each warp. This runs once a layer and is cold in the instruction cache: few
+/// instructions, and two barriers where all sums fit at once.
 template <int kHeadDim, class Cache, class Memory, int kWarps, int kBarrier, class Emit>
 __device__ __forceinline__ void merge_warps(const AttentionUnit& unit, WarpState<kHeadDim, Cache, Memory>& state,
-                                            float* stats, float4* buffer, int rank, int n_active, const Emit& emit) {
+                                            float* stats, float* numbers, int rank, int n_active, const Emit& emit) {
   using Shape = AttentionShape<kHeadDim, Cache, Memory>;
-  const int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4;
+  // A piece is what a warp knows of four heads in a group of dimensions, [4][kDims]. Of each head's quads of
+  // dimensions those of one half are turned by its number, for the banks' sake.
+  constexpr int kLoad = Shape::kVLoad, kDims = 16 * kLoad, kPiece = 4 * kDims, kFit = kMergeNumbers / kPiece;
+  constexpr int kAtOnce = kWarps < 8 ? kWarps : 8;
+  static_assert(kFit >= 1 && kDims % 32 == 0);
+  const int lane = threadIdx.x % 32, r = lane / 4, j = lane % 4, two = unit.n_rows > 4;  // blocks of four heads
+  const int n_pieces = Shape::kVGroups << two, most = n_active <= kWarps / 2 ? 2 * kFit : kFit;
   state.total += __shfl_xor_sync(0xffffffffu, state.total, 1);
   state.total += __shfl_xor_sync(0xffffffffu, state.total, 2);
   if (j == 0) stats[rank * 16 + r] = state.highest, stats[rank * 16 + 8 + r] = state.total;
@@ -168,7 +177,7 @@ __device__ __forceinline__ void merge_warps(const AttentionUnit& unit, WarpState
 #pragma unroll
   for (int k = 0; k < kWarps / 4; ++k) {
     const int w = j + 4 * k;
-    high[k] = w < n_active ? stats[w * 16 + r] : -INFINITY, totals[k] = w < n_active ? stats[w * 16 + 8 + r] : 0.0f;
+    high[k] = stats[w * 16 + r], totals[k] = stats[w * 16 + 8 + r];
     top = fmaxf(top, high[k]);
   }
   top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
@@ -179,29 +188,48 @@ __device__ __forceinline__ void merge_warps(const AttentionUnit& unit, WarpState
   total += __shfl_xor_sync(0xffffffffu, total, 2);
   if (rank == 0 && j == 0) unit.row_max[r] = top, unit.row_sum[r] = total;
   state.scale_sums(weight_below(state.highest, top), lane);
-  const float* numbers = reinterpret_cast<const float*>(buffer);
-  // With half of the warps at work twice as many tiles fit at a time.
-  const int round = n_active <= kWarps / 2 ? 2 * kMergeTiles : kMergeTiles;
-  for (int base = 0; base < Shape::kTiles; base += round) {
-    const int n = min(round, Shape::kTiles - base);
+  for (int base = 0; base < n_pieces; base += most) {
+    const int n = min(most, n_pieces - base), of_warp = n * kPiece;
     if (base > 0) named_barrier<kBarrier, kWarps * 32>();
-    if (rank < n_active) {
+    if (rank < n_active && j < 2 + 2 * two) {
 #pragma unroll
-      for (int t = 0; t < Shape::kTiles; ++t) {
-        const float* c = state.sums[t];
-        if (t >= base && t < base + n) buffer[(rank * n + t - base) * 32 + lane] = make_float4(c[0], c[1], c[2], c[3]);
+      for (int g = 0; g < Shape::kVGroups; ++g) {
+        const int piece = (g << two) + j / 2 - base;
+        if (piece < 0 || piece >= n) continue;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int dim = Shape::v_dim(0, half, r);
+          float* to = numbers + rank * of_warp + piece * kPiece + j % 2 * 2 * kDims;
+#pragma unroll
+          for (int e = 0; e < 2; ++e)
+#pragma unroll
+            for (int t = 0; t < kLoad; t += kLoad < 4 ? 2 : 4) {
+              float* at = to + e * kDims + ((dim + t) ^ (8 * j));
+              const auto sum = [&](int i) { return state.sums[g * kLoad + t + i][2 * half + e]; };
+              if constexpr (kLoad < 4)
+                *reinterpret_cast<float2*>(at) = make_float2(sum(0), sum(1));
+              else
+                *reinterpret_cast<float4*>(at) = make_float4(sum(0), sum(1), sum(2), sum(3));
+            }
+        }
       }
     }
     named_barrier<kBarrier, kWarps * 32>();
-    for (int i = threadIdx.x; i < n * 128; i += kWarps * 32) {
-      float part[kWarps], sum = 0;
+    for (int i = threadIdx.x; i < of_warp; i += kWarps * 32) {
+      const int piece = base + i / kPiece, head = (piece & two) * 4 + i % kPiece / kDims;
+      const int dim = (piece >> two) * kDims + i % kDims;
+      if (head >= unit.n_rows || (kHeadDim % kDims != 0 && dim >= kHeadDim)) continue;
+      const float* number = numbers + (i ^ (head / 2 * 8));
+      float sum = 0;
+#pragma unroll 1
+      for (int w = 0; w < n_active; w += kAtOnce, number += kAtOnce * of_warp) {
+        float part[kAtOnce];
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) part[w] = w < n_active ? numbers[w * n * 128 + i] : 0.0f;
+        for (int k = 0; k < kAtOnce; ++k) part[k] = w + k < n_active ? number[k * of_warp] : 0.0f;
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) sum += part[w];
-      const int tile = base + i / 128, at = i % 128 / 4, head = 2 * (at % 4) + i % 2;
-      const int dim = Shape::v_dim(tile / Shape::kVLoad, i % 4 / 2, at / 4) + tile % Shape::kVLoad;
-      if (head < unit.n_rows && dim < kHeadDim) emit(head, dim, sum);
+        for (int k = 0; k < kAtOnce; ++k) sum += part[k];
+      }
+      emit(head, dim, sum);
     }
   }
 }
@@ -274,8 +302,8 @@ __device__ __forceinline__ void attend_range(const AttentionUnit& unit, float* s
     for (int i = threadIdx.x; i < unit.n_rows * kHeadDim; i += kWarps * 32)
       emit(i / kHeadDim, i % kHeadDim, unit.out[i]);
   } else {
-    float4* buffer = reinterpret_cast<float4*>(shared + kWarps * 2 * kUnitRows);
-    uint4* query = reinterpret_cast<uint4*>(buffer);
+    float* numbers = shared + kWarps * 2 * kUnitRows;
+    uint4* query = reinterpret_cast<uint4*>(numbers);
     const int first_block = unit.begin / kBlockKeys, last_block = ceil_div(unit.end, kBlockKeys);
     const int n_blocks = unit.end > unit.begin ? last_block - first_block : 0;
     prepare();
@@ -284,7 +312,7 @@ __device__ __forceinline__ void attend_range(const AttentionUnit& unit, float* s
     WarpState<kHeadDim, Cache, FromGlobal> state;
     attend_blocks<kHeadDim, Cache, kWarps>(unit, query, first_block, first_block + n_blocks, state);
     merge_warps<kHeadDim, Cache, FromGlobal, kWarps, kBarrier>(
-        unit, state, shared, buffer, static_cast<int>(threadIdx.x / 32), n_blocks < kWarps ? n_blocks : kWarps, emit);
+        unit, state, shared, numbers, static_cast<int>(threadIdx.x / 32), n_blocks < kWarps ? n_blocks : kWarps, emit);
   }
 }
 

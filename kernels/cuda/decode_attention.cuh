@@ -18,6 +18,9 @@ struct UnitShared {
   AttentionUnit range;
   float row_max[kUnitRows], row_sum[kUnitRows];
   int m, first_head, part, split, n_splits;
+  float *now, *other;  ///< where the results of head 0 go, and the place to empty, see find_places()
+  const float* sinks;  ///< of head 0, or null
+  int stride;          ///< of a head
 };
 static_assert(sizeof(UnitShared) <= 512);
 
@@ -109,14 +112,27 @@ __device__ __forceinline__ void prepare_unit(int area) {
 }
 
 /// The newest position's key and value into the cache, by the warps that prepared them.
-static __device__ __noinline__ void store_newest(int area) {
-  const AttentionArg& a = current_stage().attention;
+template <int kHeadDim, class Cache>
+__device__ __forceinline__ void store_newest(int area) {
   const UnitShared& u = unit_at(area);
-  const int warp = this_warp(), dim = a.head_dim;
+  const int warp = this_warp(), lane = static_cast<int>(threadIdx.x % 32);
   if (u.split != u.n_splits - 1 || (warp != kKeyWarp && warp != kValueWarp)) return;
-  const bool key = warp == kKeyWarp;
-  store_kv(static_cast<DType>(key ? a.k_type : a.v_type), key ? a.k_cache : a.v_cache, a.n_kv_heads, u.range.kv_head,
-           dim, decode_context.cache_slot[u.m], key ? unit_k(area, dim) : unit_v(area, dim), threadIdx.x % 32);
+  const AttentionArg& a = current_stage().attention;
+  const int slot = decode_context.cache_slot[u.m];
+  if (warp == kKeyWarp)
+    store_kv<typename Cache::Keys>(a.k_cache, a.n_kv_heads, u.range.kv_head, kHeadDim, slot, unit_k(area, kHeadDim),
+                                   lane);
+  else
+    store_kv<typename Cache::Values>(a.v_cache, a.n_kv_heads, u.range.kv_head, kHeadDim, slot, unit_v(area, kHeadDim),
+                                     lane);
+}
+
+/// Says that the results of a part are near, as soon as nothing but sums of this CTA's warps is missing, or of splits.
+__device__ __forceinline__ void announce(int part) {
+  if (threadIdx.x != 0) return;
+  const DecodeStage& s = current_stage();
+  const uint32_t copy = (decode_context.parity + s.out_layer) & 1;
+  put(s.soon + copy * s.n_soon + part, s.soon + (copy ^ 1) * s.n_soon + part, 1);
 }
 
 /// Where value `at` of row `row` of what a split of a part found lies in the exchange, in the copy of this layer or in
@@ -129,36 +145,33 @@ __device__ __forceinline__ float* meeting_place(const DecodeStage& s, int part, 
   return a.meet + (split_of_copy * kUnitRows + row) * (a.head_dim + 2) + at;
 }
 
-/// Where the sums of a unit go: to the other CTAs, or to where the splits meet.
-struct UnitOutput {
-  float *now, *other;  ///< of head 0; other: the place to empty, or null
-  const float *row_max, *row_sum, *sinks = nullptr;
-  int stride;  ///< of a head
-
-  __device__ __forceinline__ UnitOutput(const DecodeStage& s, const UnitShared& u, int head_dim)
-      : row_max(u.row_max), row_sum(u.row_sum) {
-    if (u.n_splits > 1) {
-      now = meeting_place(s, u.part, u.split, 0, 0), other = nullptr, stride = head_dim + 2;
-      return;
-    }
-    const int at = u.first_head * head_dim;
-    const int64_t n_rows = decode_context.n_rows, copy = (decode_context.parity + s.out_layer) & 1;
-    now = s.out + (copy * n_rows + u.m) * s.out_width + at;
-    other = s.out + ((copy ^ 1) * n_rows + u.m) * s.out_width + at;
-    sinks = s.attention.sinks ? s.attention.sinks + u.first_head : nullptr, stride = head_dim;
+/// Where the sums of a unit go: to the other CTAs, or with their maxima and totals to where the splits meet. Found
+/// before the queries are there.
+__device__ __forceinline__ void find_places(UnitShared& u, const DecodeStage& s, int head_dim) {
+  if (u.n_splits > 1) {
+    u.now = meeting_place(s, u.part, u.split, 0, 0), u.other = nullptr, u.stride = head_dim + 2;
+    return;
   }
-  __device__ __forceinline__ void emit(int head, int dim, float sum) const {
-    const int at = head * stride + dim;
-    if (!other) return put_value(now + at, sum);
-    float total = row_sum[head];
-    if (sinks) {
-      const float sink = sinks[head] * kLog2e, top = fmaxf(sink, row_max[head]);
-      const float factor = exp2_fast(row_max[head] - top);
-      sum *= factor, total = total * factor + exp2_fast(sink - top);
-    }
-    put(now + at, other + at, __fdividef(sum, total));
+  const int64_t n_rows = decode_context.n_rows, copy = (decode_context.parity + s.out_layer) & 1;
+  float* out = s.out + u.first_head * head_dim;
+  u.now = out + (copy * n_rows + u.m) * s.out_width, u.other = out + ((copy ^ 1) * n_rows + u.m) * s.out_width;
+  u.sinks = s.attention.sinks ? s.attention.sinks + u.first_head : nullptr, u.stride = head_dim;
+}
+__device__ __forceinline__ void emit(const UnitShared& u, int head, int dim, float sum) {
+  const float highest = u.row_max[head];
+  float total = u.row_sum[head], *now = u.now + head * u.stride + dim;
+  if (u.n_splits > 1) {
+    put_value(now, sum);
+    if (dim == 0) put_value(now + u.stride - 2, highest), put_value(now + u.stride - 1, total);
+    return;
   }
-};
+  if (u.sinks) {
+    const float sink = u.sinks[head] * kLog2e, top = fmaxf(sink, highest);
+    const float factor = exp2_fast(highest - top);
+    sum *= factor, total = total * factor + exp2_fast(sink - top);
+  }
+  put(now, u.other + head * u.stride + dim, __fdividef(sum, total));
+}
 
 /// Any cache that does not pass through the ring.
 template <int kHeadDim, class Cache>
@@ -166,12 +179,12 @@ static __device__ __noinline__ void attend_pages(int area) {
   const UnitShared& u = unit_at(area);
   const auto prepare = [&] {
     prepare_unit<kHeadDim>(area);
-    store_newest(area);
+    store_newest<kHeadDim, Cache>(area);
+    if (u.n_splits == 1) announce(u.part);
     consumer_sync();
   };
-  attend_range<kHeadDim, Cache, kWarps, 2>(
-      u.range, unit_scratch(area, kHeadDim), prepare,
-      [&](int head, int dim, float sum) { UnitOutput(current_stage(), u, kHeadDim).emit(head, dim, sum); });
+  attend_range<kHeadDim, Cache, kWarps, 2>(u.range, unit_scratch(area, kHeadDim), prepare,
+                                           [&](int head, int dim, float sum) { emit(u, head, dim, sum); });
 }
 
 /// Keys and values out of the ring, chunk by chunk, like weights. A team takes one chunk in turn; its blocks go to one
@@ -189,8 +202,8 @@ static __device__ __noinline__ void attend(int area) {
   DecodeContext& ctx = decode_context;
   UnitShared& u = unit_at(area);
   float* scratch = unit_scratch(area, kHeadDim);
-  float4* buffer = reinterpret_cast<float4*>(scratch + kWarps * 2 * kUnitRows);
-  uint4* query = reinterpret_cast<uint4*>(buffer);
+  float* numbers = scratch + kWarps * 2 * kUnitRows;
+  uint4* query = reinterpret_cast<uint4*>(numbers);
   prepare_unit<kHeadDim>(area);
   AttentionUnit unit{};
   unit.q = unit_q(area), unit.n_rows = u.range.n_rows, unit.softcap = u.range.softcap;
@@ -219,9 +232,10 @@ static __device__ __noinline__ void attend(int area) {
   __syncwarp();  // all have read where the team was
   if (lane == 0) ctx.walk[warp].place = place;
   const int n_active = min(n_chunks, kWarps / kBlocks) * kBlocks;
-  const UnitOutput output(current_stage(), u, kHeadDim);
-  merge_warps<kHeadDim, Cache, FromShared, kWarps, 2>(
-      unit, state, scratch, buffer, rank, n_active, [&](int head, int dim, float sum) { output.emit(head, dim, sum); });
+  if (u.n_splits == 1) announce(u.part);
+  merge_warps<kHeadDim, Cache, FromShared, kWarps, 2>(unit, state, scratch, numbers, rank, n_active,
+                                                      [&](int head, int dim, float sum) { emit(u, head, dim, sum); });
+  store_newest<kHeadDim, Cache>(area);
 }
 
 /// Whether attend_any() has the pairs that the table promises: those of one type, and q8_0 with q4_0.
@@ -348,28 +362,35 @@ static __device__ __noinline__ bool name_unit(int area, int part, int split) {
     u.range.row_max = u.row_max, u.range.row_sum = u.row_sum;
     u.m = name.m, u.first_head = unit_head(a, name);
     u.part = part, u.split = split, u.n_splits = name.plan.n_splits;
+    find_places(u, s, a.head_dim);
   }
   return true;
 }
 
 /// All that this CTA can find by itself comes first, and only then what others have found: units of one part may be on
-/// CTAs that each have more than one.
+/// CTAs that each have more than one. What the next stage wants to know first is found while nothing else can be done;
+/// that stage has a barrier before it uses the area.
 template <int M>
-static __device__ __noinline__ void attention_stage(int area) {
+static __device__ __noinline__ void attention_stage(int area, bool has_next) {
+  consumer_sync();  // all have left the stage before, whose description the next one's copies may replace
+  if (threadIdx.x % 32 == 0) {
+    WarpWalk& walk = this_walk();
+    walk.found = has_next, walk.attended = walk.meets = false;
+    const AttentionArg& a = current_stage().attention;
+    for (int m = 0; m < decode_context.n_rows; ++m)
+      walk.meets = walk.meets || plan_splits(decode_context.kv_len[m], a.window, a.max_splits).n_splits > 1;
+    if (has_next) begin_product<M>(after_which(walk.which));
+  }
   for_units(current_stage(), [&](int part, int split) {
     empty_meeting_places(part, split);
+    consumer_sync();  // before the area is used again
     if (!name_unit(area, part, split)) return;
     consumer_sync();
+    if (threadIdx.x % 32 == 0) this_walk().attended = true;
     attend_any<M>(area);
-    const UnitShared& u = unit_at(area);
-    if (u.n_splits > 1 && threadIdx.x < u.range.n_rows) {
-      float* stats = meeting_place(current_stage(), part, split, threadIdx.x, current_stage().attention.head_dim);
-      put_value(stats, u.row_max[threadIdx.x]), put_value(stats + 1, u.row_sum[threadIdx.x]);
-    }
-    if (current_stage().attention.chunk_keys > 0) store_newest(area);
-    consumer_sync();  // before the area is used again
   });
-  if (current_stage().attention.max_splits > 1) for_units(current_stage(), meet_splits);
+  wait_for_copies();  // of a description that is not needed before the next stage's barriers
+  if (this_walk().meets) for_units(current_stage(), meet_splits);
 }
 
 /// What the fetching warp does for an attention stage: keys and values of all chunks of this CTA's units.

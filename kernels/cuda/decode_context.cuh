@@ -32,6 +32,9 @@ struct WarpWalk {
   RingPlace place;
   TileRun run;  ///< the one at hand: found before the activations are there, when there is time
   AfterRun after;
+  bool found;     ///< the next product's first run, by the attention stage before it
+  bool attended;  ///< there were units of that attention for this CTA
+  bool meets;     ///< some of its parts were split
 };
 
 struct DecodeContext {
@@ -58,9 +61,9 @@ struct DecodeContext {
 
 static __shared__ DecodeContext decode_context;
 static __shared__ RingBarriers decode_barriers;
-/// The one at hand, the next one, and the one before, where some warps are still finishing: there is no barrier at the
-/// end of a stage but those that the next one needs anyway.
-static __shared__ DecodeStage decode_stages[3];
+/// The one at hand, the next two, of which the second is on its way, and the one before, where some warps are still
+/// finishing: there is no barrier at the end of a stage but those that the next one needs anyway.
+static __shared__ DecodeStage decode_stages[4];
 
 /// threadIdx.x / 32 and gridDim.x. The compiler is not to know that they are always the same: it would keep them over
 /// calls, in local memory, which is an L2 trip away.
@@ -77,5 +80,6 @@ __device__ __forceinline__ int grid_size() {
 
 __device__ __forceinline__ WarpWalk& this_walk() { return decode_context.walk[this_warp()]; }
 __device__ __forceinline__ const DecodeStage& current_stage() { return decode_stages[this_walk().which]; }
+__device__ __forceinline__ int after_which(int which) { return (which + 1) % 4; }
 
 }  // namespace infer::cuda

@@ -135,6 +135,18 @@ __device__ __forceinline__ void find_run(const DecodeStage& s, WarpWalk& walk) {
   walk.tiles = at;
 }
 
+/// By one lane of each warp: where the product of this stage begins.
+template <int M>
+static __device__ __noinline__ void begin_product(int which) {
+  const DecodeStage& s = decode_stages[which];
+  WarpWalk& walk = this_walk();
+  int first = static_cast<int>(blockIdx.x) - s.first_cta;
+  if (first < 0) first += grid_size();
+  walk.tiles = {first, 0, 0, first};
+  walk.run.n_tiles = 0;
+  if (first < s.n_units) find_run<M>(s, walk);
+}
+
 /// A run of tiles of format F whose sums go to the places `kept` and on. Every team walks over its own chunks only:
 /// what a warp does for each tile is done four times for each scheduler of the SM, and once cost as much as a third of
 /// the products. kWhole: all chunks of quantised weights have all their groups.

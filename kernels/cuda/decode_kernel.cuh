@@ -44,17 +44,13 @@ template <int M>
 __device__ __forceinline__ void product_stage() {
   const bool first_lane = threadIdx.x % 32 == 0;
   if (first_lane) {
-    const DecodeStage& s = current_stage();
     WarpWalk& walk = this_walk();
-    int first = static_cast<int>(blockIdx.x) - s.first_cta;
-    if (first < 0) first += grid_size();
-    walk.tiles = {first, 0, 0, first};
-    walk.run.n_tiles = 0;
-    if (first < s.n_units) find_run<M>(s, walk);
+    if (!walk.found) begin_product<M>(walk.which);
+    walk.found = false;
   }
   __syncwarp();
   stage_input<M>(this_walk().run.n_tiles > 0);
-  wait_for_copies();  // of the next stage's description, which all see after the next barrier
+  wait_for_copies();  // of the description two stages ahead, which all see after the next barrier
   if (this_walk().run.n_tiles == 0) return consumer_sync();
   while (true) {
     dot_any<M>();
@@ -109,7 +105,7 @@ __device__ inline void fetch_all(const DecodeLaunch& p, DecodeStage (&stages)[2]
   }
 }
 
-static_assert(sizeof(DecodeContext) + sizeof(RingBarriers) + 5 * sizeof(DecodeStage) + 64 <= kStaticShared);
+static_assert(sizeof(DecodeContext) + sizeof(RingBarriers) + 6 * sizeof(DecodeStage) + 64 <= kStaticShared);
 
 template <int M>
 __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid_constant__ DecodeLaunch p) {
@@ -127,10 +123,13 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
   }
-  if (t < kConsumers) copy_stage<kConsumers>(decode_stages[0], p, p.begin, t);
+  if (t < kConsumers) {
+    copy_stage<kConsumers>(decode_stages[0], p, p.begin, t);
+    if (p.begin + 1 < p.end) copy_stage<kConsumers>(decode_stages[1], p, p.begin + 1, t);
+  }
   if (t < kConsumers && t % 32 == 0) {
     const int team = t / (team_warps(M) * 32);
-    ctx.walk[t / 32] = {p.begin, 0, {}, {team, 0, team}, {}, AfterRun::run};
+    ctx.walk[t / 32] = {p.begin, 0, {}, {team, 0, team}, {}, AfterRun::run, false, false, false};
   }
   // What attention wants to know of each row, once for all layers.
   const AttentionArg* rows = p.rows;
@@ -146,20 +145,19 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   __syncthreads();
   if (t >= kConsumers) return fetch_all<M>(p, fetch_stages);
   while (true) {
-    // The next stage's description is asked for now and needed later.
-    const int next = this_walk().stage + 1;
-    if (next < p.end) copy_stage<kConsumers>(decode_stages[(next - p.begin) % 3], p, next, threadIdx.x);
+    // The description two stages ahead is asked for now and needed later.
+    const int after_next = this_walk().stage + 2;
+    if (after_next < p.end)
+      copy_stage<kConsumers>(decode_stages[(after_next - p.begin) % 4], p, after_next, threadIdx.x);
     if (current_stage().kind == StageKind::attention) {
-      attention_stage<M>(p.shared.act);
-      wait_for_copies();
-      consumer_sync();
+      attention_stage<M>(p.shared.act, after_next <= p.end);
     } else {
       product_stage<M>();
     }
     WarpWalk& walk = this_walk();
     if (walk.stage + 1 >= p.end) return;
     __syncwarp();
-    if (threadIdx.x % 32 == 0) ++walk.stage, walk.which = walk.which == 2 ? 0 : walk.which + 1;
+    if (threadIdx.x % 32 == 0) ++walk.stage, walk.which = after_which(walk.which);
     __syncwarp();
   }
 }

@@ -81,6 +81,21 @@ __device__ __forceinline__ void scout(const float* row, int width) {
   consumer_sync();
 }
 
+/// The same for results of attention. Where no part of it is split, few CTAs work and all others wait: until every part
+/// says that its results are near, which who has just been a part knows. Then all threads ask for them, and no trip to
+/// the L2 lies between the results and those who want them.
+__device__ __forceinline__ void scout_attention(const DecodeStage& s, uint32_t copy, const float* row, int width) {
+  if (s.n_soon == 0 || decode_context.single || this_walk().meets) return scout(row, width);
+  if (threadIdx.x < 32 && !this_walk().attended) {
+    const float* soon = s.soon + copy * s.n_soon;
+    for (int i = static_cast<int>(threadIdx.x); i < s.n_soon; i += 32) {
+      uint32_t word = load_relaxed(soon + i);
+      poll_on(soon + i, word);
+    }
+  }
+  consumer_sync();
+}
+
 __device__ inline void decode_embedding_row(const EmbeddingArg& e, int row, float* x, int dim) {
   const uint8_t* from = e.table + e.ids[row] * e.row_bytes;
   visit_format(static_cast<DType>(e.dtype), [&]<class F>() {
@@ -271,7 +286,7 @@ static __device__ __noinline__ void stage_vector() {
   const bool exchanged = s.input != StageInput::plain, quantized = s.form == ActForm::int8;
   const uint32_t copy = exchanged ? (ctx.parity + s.in_layer) & 1 : 0;
   const float* in = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
-  if (exchanged) scout(in + (ctx.n_rows - 1) * s.in_width, cols);
+  if (exchanged) scout_attention(s, copy, in + (ctx.n_rows - 1) * s.in_width, cols);
   const bool asks = M > 1 && !quantized;  // as in stage_residual
   uint4 next[2] = {};
   const auto ask = [&](int m) {

@@ -130,6 +130,11 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
 }
 
 namespace {
+/// Independent parts of attention: KV heads times groups of up to kUnitRows query heads.
+int parts_of_token(const AttentionArg& a) {
+  return a.n_kv_heads * ((a.n_heads / a.n_kv_heads + kUnitRows - 1) / kUnitRows);
+}
+
 /// Of one copy of what the splits of an attention stage leave each other.
 size_t meet_floats(const DecodeStage& s) {
   return static_cast<size_t>(s.n_units) * kUnitRows * static_cast<size_t>(s.attention.head_dim + 2);
@@ -156,6 +161,7 @@ void Program::place(uint8_t* base) {
     const bool exchanged_in = s.kind == StageKind::attention || s.residual_index > 0 || s.input == StageInput::vector ||
                               s.input == StageInput::hidden;
     if (s.kind == StageKind::attention) s.attention.meet = offset(s.attention.meet, base);
+    if (s.n_soon > 0) s.soon = offset(s.soon, base);
     if (exchanged_in && s.input != StageInput::plain) s.in = offset(s.in, base);
     if (s.input == StageInput::hidden && s.form == ActForm::int8) s.in_codes = offset(s.in_codes, base);
     if (s.output == StageOutput::vector || s.output == StageOutput::hidden) s.out = offset(s.out, base);
@@ -295,6 +301,9 @@ void Recorder::attention(const AttentionArgs& a) {
   s.out_width = s.cols = t.n_heads * t.head_dim;
   if (!attn_) attn_ = exchange(s.out_width);
   s.out = attn_;
+  s.n_soon = narrow(n_tokens_) * parts_of_token(t);
+  if (!soon_) soon_ = exchange(parts_of_token(t));
+  s.soon = soon_;
   for (const DecodeStage& other : program_->stages)
     if (other.kind == StageKind::attention &&
         (other.attention.n_kv_heads != t.n_kv_heads || other.attention.head_dim != t.head_dim ||
@@ -305,11 +314,12 @@ void Recorder::attention(const AttentionArgs& a) {
 void Recorder::attn_out(const AttnOutArgs& a) {
   begin_op();
   if (!reason_.empty()) return;
-  const int32_t rotation = program_->stages.empty() ? 1 : program_->stages.back().attention.v_rotation;
+  const DecodeStage before = program_->stages.empty() ? DecodeStage{} : program_->stages.back();
   DecodeStage& s = add_stage();
   s.input = StageInput::vector;
   s.output = StageOutput::vector;
-  s.in_rotation = rotation;
+  s.in_rotation = before.attention.v_rotation;
+  s.soon = before.soon, s.n_soon = before.n_soon;
   s.in_layer = s.out_layer = layer_;
   if (!add_matrix(s, a.wo, a.bo)) return;
   s.n_units = s.w[0].n_tiles;
@@ -389,7 +399,7 @@ std::unique_ptr<Program> Recorder::finish() {
   for (DecodeStage& s : p.stages) {
     if (s.kind == StageKind::attention) {
       AttentionArg& t = s.attention;
-      const int parts = p.n_rows * t.n_kv_heads * ((t.n_heads / t.n_kv_heads + kUnitRows - 1) / kUnitRows);
+      const int parts = p.n_rows * parts_of_token(t);
       t.max_splits = std::max(1, splits_wanted(p.n_ctas, parts));
       s.n_units = parts * t.max_splits;
       if (!meet_) meet_ = reinterpret_cast<float*>(reserve(size_t{2} * meet_floats(s) * sizeof(float)));

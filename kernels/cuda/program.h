@@ -28,7 +28,7 @@ constexpr int team_warps(int rows) { return kWarps / n_teams(rows); }
 constexpr int plain_rows(int rows) { return kTileRows / n_teams(rows); }
 inline constexpr int kMaxSlots = 16;  ///< of the ring
 /// Shared memory that the decode kernel has beside what a plan lays out; checked where that is compiled.
-inline constexpr int kStaticShared = 6144;
+inline constexpr int kStaticShared = 6656;
 /// Tiles whose sums, one of each warp, are kept until they are finished: by the rows that a kernel is made for.
 constexpr int kept_tiles(int rows) { return rows <= 1 ? 16 : rows == 2 ? 8 : 4; }
 
@@ -118,7 +118,9 @@ struct alignas(16) DecodeStage {
   float *in = nullptr, *out = nullptr;                ///< exchange, two copies of [rows][width]; plain: the only copy
   uint8_t *in_codes = nullptr, *out_codes = nullptr;  ///< hidden int8: [2][rows][cols] beside scales in `in`, `out`
   int32_t in_width = 0, out_width = 0;                ///< floats of a row
-  int32_t in_rotation = 1;                            ///< of the input, to be taken back: of attention's values
+  float* soon = nullptr;  ///< exchange [2][n_soon]: of each part of attention, that its results are near
+  int32_t n_soon = 0;
+  int32_t in_rotation = 1;  ///< of the input, to be taken back: of attention's values
   // residual input
   const float *norm = nullptr, *post_norm = nullptr;
   float eps = 0, post_eps = 0, residual_scale = 1;
@@ -223,7 +225,7 @@ class Recorder {
     float post_eps = 0, scale = 1;
   } branch_;
   float *qkv_ = nullptr, *attn_ = nullptr, *attn_branch_ = nullptr, *ffn_branch_ = nullptr, *hidden_ = nullptr,
-        *meet_ = nullptr;
+        *meet_ = nullptr, *soon_ = nullptr;
   uint8_t* hidden_codes_ = nullptr;
 };
 
