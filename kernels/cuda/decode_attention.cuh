@@ -127,14 +127,6 @@ __device__ __forceinline__ void store_newest(int area) {
                                      lane);
 }
 
-/// Says that the results of a part are near, as soon as nothing but sums of this CTA's warps is missing, or of splits.
-__device__ __forceinline__ void announce(int part) {
-  if (threadIdx.x != 0) return;
-  const DecodeStage& s = current_stage();
-  const uint32_t copy = (decode_context.parity + s.out_layer) & 1;
-  put(s.soon + copy * s.n_soon + part, s.soon + (copy ^ 1) * s.n_soon + part, 1);
-}
-
 /// Where value `at` of row `row` of what a split of a part found lies in the exchange, in the copy of this layer or in
 /// the other one. Value head_dim is the row's maximum, the one after it the total.
 __device__ __forceinline__ float* meeting_place(const DecodeStage& s, int part, int split, int row, int at,

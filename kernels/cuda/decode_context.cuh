@@ -42,8 +42,8 @@ struct DecodeContext {
   int act, x_offset, partial;  ///< offsets into decode_memory: activation rows; residual stream f32 [rows][dim], of
                                ///< which every CTA keeps its own; sums f32 [kept_tiles][kWarps][rows][16]
   int n_slots, slot_bytes, act_row_bytes, n_rows, dim;
-  float reduce[kMaxDecodeRows][kWarps];  ///< sums of squares
-  float branch_reduce[kMaxDecodeRows][kWarps];
+  alignas(16) float reduce[kMaxDecodeRows][kWarps];  ///< sums of squares
+  alignas(16) float branch_reduce[kMaxDecodeRows][kWarps];
   uint32_t parity;  ///< of layer 0 in this step
   int kv_len[kMaxDecodeRows], position[kMaxDecodeRows], cache_slot[kMaxDecodeRows];
   int pages[kMaxDecodeRows][kKeptPages];  ///< the first of each row

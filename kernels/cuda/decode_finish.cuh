@@ -32,40 +32,33 @@ __device__ __forceinline__ float activated(float gate, float up, bool gelu) {
 }
 
 /// Sixteen neighbouring lanes hold the sixteen values of a unit: quantises and publishes them.
-__device__ __forceinline__ void put_hidden_codes(const DecodeStage& s, const DecodeContext& ctx, int m, int unit,
-                                                 int row, float v, bool valid) {
-  const uint32_t copy = (ctx.parity + s.out_layer) & 1;
+__device__ __forceinline__ void put_hidden_codes(const DecodeStage& s, int m, int unit, int row, float v, bool valid) {
   float largest = isfinite(v) ? fabsf(v) : __uint_as_float(0x7f800000u);
 #pragma unroll
   for (int step = 8; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
-  const float inverse = largest > 1e-30f && largest < 1e38f ? 127.0f / largest : 0.0f;
+  const float inverse = largest > 1e-30f && largest < 1e38f ? __fdividef(127.0f, largest) : 0.0f;
   uint32_t code = static_cast<uint32_t>(__float2int_rn((isfinite(v) ? v : 0.0f) * inverse)) & 255;
   code |= __shfl_down_sync(~0u, code, 1) << 8;   // of lanes 4k: codes k, k + 1
   code |= __shfl_down_sync(~0u, code, 2) << 16;  // and k + 2, k + 3
   if (!valid) return;
-  const int64_t cols = static_cast<int64_t>(s.w[0].rows);
-  const int64_t now = (static_cast<int64_t>(copy) * ctx.n_rows + m),
-                other = static_cast<int64_t>(copy ^ 1) * ctx.n_rows + m;
-  if (row % 4 == 0)
-    put_codes(s.out_codes + now * cols + unit * 16 + row, s.out_codes + other * cols + unit * 16 + row, code);
+  const int64_t at = int64_t{m} * s.w[0].rows + unit * 16 + row, of_scale = int64_t{m} * s.out_width + unit;
+  if (row % 4 == 0) put_codes(s.now_codes + at, s.other_codes + at, code);
   if (row == 0) {
-    float scale = largest > 1e-30f ? largest / 127.0f : 0.0f;
+    float scale = largest > 1e-30f ? largest * (1.0f / 127.0f) : 0.0f;
     if (!(largest < 1e38f)) scale = __uint_as_float(0x7fc00000u);
-    put(s.out + now * s.out_width + unit, s.out + other * s.out_width + unit, scale);
+    put(s.now + of_scale, s.other + of_scale, scale);
   }
 }
 
 /// Two neighbouring lanes hold two values of a row: rounds and publishes them as one word. No half of it is a -0, so
 /// that none is empty.
-__device__ __forceinline__ void put_hidden_pair(const DecodeStage& s, const DecodeContext& ctx, int m, int at, float v,
-                                                bool valid) {
-  const uint32_t copy = (ctx.parity + s.out_layer) & 1;
+__device__ __forceinline__ void put_hidden_pair(const DecodeStage& s, int m, int at, float v, bool valid) {
   const uint16_t bits = s.hidden_form == ActForm::bf16 ? f32_to_bf16(v) : f32_to_f16(clamp_half(v));
   const uint32_t half = bits == 0x8000 ? 0 : bits, word = half | __shfl_down_sync(~0u, half, 1) << 16;
   if (!valid || at % 2 != 0) return;
-  const int64_t n_rows = ctx.n_rows;
-  store_relaxed(s.out + (copy * n_rows + m) * s.out_width + at / 2, word);
-  store_relaxed(s.out + ((copy ^ 1) * n_rows + m) * s.out_width + at / 2, kEmpty);
+  const int64_t i = int64_t{m} * s.out_width + at / 2;
+  store_relaxed(s.now + i, word);
+  store_relaxed(s.other + i, kEmpty);
 }
 
 /// Where a value of the exchange goes, and the place in the other copy that it empties.
@@ -73,9 +66,8 @@ struct ExchangePlace {
   float *now, *other;
 };
 __device__ __forceinline__ ExchangePlace exchange_place(const DecodeStage& s, int m, int at) {
-  const uint32_t copy = (decode_context.parity + s.out_layer) & 1;
-  const int64_t n_rows = decode_context.n_rows;
-  return {s.out + (copy * n_rows + m) * s.out_width + at, s.out + ((copy ^ 1) * n_rows + m) * s.out_width + at};
+  const int64_t i = int64_t{m} * s.out_width + at;
+  return {s.now + i, s.other + i};
 }
 
 /// Gate and up of a unit become a hidden value; `i` counts units, rows and tokens.
@@ -95,9 +87,9 @@ __device__ __forceinline__ void finish_hidden(const DecodeStage& s, const Decode
     v = activated(fmaf(gate, factor, gate_bias), fmaf(up, factor, up_bias), s.gelu != 0);
   }
   if (s.hidden_form == ActForm::int8) {
-    put_hidden_codes(s, ctx, m, unit, row, v, real);
+    put_hidden_codes(s, m, unit, row, v, real);
   } else if (is_pair_form(s.hidden_form)) {
-    put_hidden_pair(s, ctx, m, at, v, real);
+    put_hidden_pair(s, m, at, v, real);
   } else if (real) {
     const ExchangePlace place = exchange_place(s, m, at);
     put(place.now, place.other, v);
@@ -132,16 +124,19 @@ __device__ __forceinline__ void finish_rows(const DecodeStage& s, const DecodeCo
   *to = v;
 }
 
-/// Waits for the sums of all warps and finishes `n` units whose sums lie in the slots: unit i is first_unit + i *
-/// gridDim.x. What can be known before is looked up before.
+/// Waits for the sums of all warps and finishes the units whose sums lie in the slots. What can be known before is
+/// looked up before, by the warps that have something to finish.
 template <int M>
 __device__ __noinline__ void finish_units() {
   const DecodeStage& s = current_stage();
   const DecodeContext& ctx = decode_context;
   const TileWalk& walk = this_walk().tiles;
-  const int first_unit = walk.first, n = s.n_parts == 2 ? walk.kept / 2 : walk.kept;
+  const int first_unit = walk.first, n = s.n_parts == 2 ? walk.kept / 2 : walk.kept,
+            end = ceil_div(n * 16 * M, 32) * 32;
   const bool hidden = s.output == StageOutput::hidden;
-  for (int i = threadIdx.x; i < ceil_div(n * 16 * M, kConsumers) * kConsumers; i += kConsumers) {
+  if (hidden && s.n_soon > 0 && this_walk().after == AfterRun::finish) announce(static_cast<int>(blockIdx.x));
+  if (static_cast<int>(threadIdx.x) >= end) return consumer_sync();
+  for (int i = threadIdx.x; i < end; i += kConsumers) {
     const bool wait = i < kConsumers;
     if (hidden) {
       finish_hidden<M>(s, ctx, first_unit, n, i, wait);

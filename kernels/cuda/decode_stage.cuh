@@ -13,13 +13,18 @@ namespace infer::cuda {
 /// All consumer threads of the CTA.
 __device__ __forceinline__ void consumer_sync() { asm volatile("bar.sync 2, %0;" ::"n"(kConsumers) : "memory"); }
 
-/// The sum over the warps of what each left in `of_warps`.
+/// The sum over the warps of what each left in `of_warps`, f32 [kWarps] at a multiple of 16 bytes.
 __device__ __forceinline__ float total(const float* of_warps) {
-  const int lane = threadIdx.x % 32;
-  return warp_sum(lane < kWarps ? of_warps[lane] : 0.0f);
+  float4 sums[kWarps / 4];
+#pragma unroll
+  for (int i = 0; i < kWarps / 4; ++i) sums[i] = reinterpret_cast<const float4*>(of_warps)[i];
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kWarps / 4; ++i) sum += (sums[i].x + sums[i].y) + (sums[i].z + sums[i].w);
+  return sum;
 }
 __device__ __forceinline__ float inverse_rms(float sum_of_squares, int n, float eps) {
-  return 1.0f / sqrtf(sum_of_squares / static_cast<float>(n) + eps);
+  return rsqrtf(__fdividef(sum_of_squares, static_cast<float>(n)) + eps);
 }
 
 /// Quantises the 16 values of two neighbouring lanes (i: index of this lane's first, a multiple of 8) into an int8
@@ -81,19 +86,30 @@ __device__ __forceinline__ void scout(const float* row, int width) {
   consumer_sync();
 }
 
-/// The same for results of attention. Where no part of it is split, few CTAs work and all others wait: until every part
-/// says that its results are near, which who has just been a part knows. Then all threads ask for them, and no trip to
-/// the L2 lies between the results and those who want them.
-__device__ __forceinline__ void scout_attention(const DecodeStage& s, uint32_t copy, const float* row, int width) {
-  if (s.n_soon == 0 || decode_context.single || this_walk().meets) return scout(row, width);
-  if (threadIdx.x < 32 && !this_walk().attended) {
-    const float* soon = s.soon + copy * s.n_soon;
-    for (int i = static_cast<int>(threadIdx.x); i < s.n_soon; i += 32) {
-      uint32_t word = load_relaxed(soon + i);
-      poll_on(soon + i, word);
-    }
+/// Says that results are near: those of part `part` of attention, or of CTA `part` in gate and up. By one thread, when
+/// nothing but sums of this CTA's warps is missing.
+__device__ __forceinline__ void announce(int part) {
+  if (threadIdx.x != 0) return;
+  const DecodeStage& s = current_stage();
+  const uint32_t copy = (decode_context.parity + s.out_layer) & 1;
+  put(s.soon + copy * s.n_soon + part, s.soon + (copy ^ 1) * s.n_soon + part, 1);
+}
+
+/// The same where results are announced: until all are near, which `known` says without a look. Then all threads ask
+/// for them, and no trip to the L2 lies between the results and those who want them.
+__device__ __forceinline__ void scout_soon(const DecodeStage& s, uint32_t copy, bool known) {
+  const float* soon = s.soon + copy * s.n_soon;
+  for (int i = threadIdx.x; i < s.n_soon && !known; i += kConsumers) {
+    uint32_t word = load_relaxed(soon + i);
+    poll_on(soon + i, word);
   }
   consumer_sync();
+}
+
+/// Before results of attention. Where parts of it are split, all CTAs are done at about the same time.
+__device__ __forceinline__ void scout_attention(const DecodeStage& s, uint32_t copy, const float* row, int width) {
+  if (s.n_soon == 0 || decode_context.single || this_walk().meets) return scout(row, width);
+  scout_soon(s, copy, this_walk().attended);
 }
 
 __device__ inline void decode_embedding_row(const EmbeddingArg& e, int row, float* x, int dim) {
@@ -153,17 +169,28 @@ __device__ __forceinline__ bool leaves_factor(const DecodeStage& s, const Decode
 }
 __device__ __forceinline__ float power_of_two(float x) { return __uint_as_float(__float_as_uint(x) & 0x7f800000u); }
 
+/// Four floats that no kernel writes while this one runs.
+__device__ __forceinline__ float4 load_constant4(const float* p) {
+  float4 v;
+  asm volatile("ld.global.nc.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p));
+  return v;
+}
+
 /// x += scale * branch, or + scale * norm(branch), then the norm into the activations. A thread takes eight values at a
-/// time, all loads side by side: with 512 threads that is one trip to the L2 for a width of 4096.
-template <int M>
+/// time, all loads side by side: with 512 threads that is one trip to the L2 for a width of 4096. A load into registers
+/// for which another one is under way waits for that, even where it is predicated off, so each has its own place.
+template <int M, bool kInt8>
 static __device__ __noinline__ void stage_residual() {
   const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
   constexpr int kStep = kConsumers * 8;
+  // A row's first values are asked for while the row before is at hand. Quantising a row leaves no time for that to
+  // pay.
+  constexpr bool kAsks = M > 1 && !kInt8;
   const int t = threadIdx.x, warp = t / 32, lane = t % 32, dim = ctx.dim, n_rows = ctx.n_rows, width = s.in_width;
   const int n_groups = (dim + 31) / 32;
   const float *norm = s.norm, *post_norm = s.post_norm;
-  const bool quantized = s.form == ActForm::int8, leaves = leaves_factor(s, ctx);
+  const bool leaves = kInt8 || leaves_factor(s, ctx);
   if (s.residual_index == 0) {
     load_embedding();
   } else if (ctx.single) {
@@ -173,20 +200,20 @@ static __device__ __noinline__ void stage_residual() {
   }
   const uint32_t copy = (ctx.parity + s.in_layer) & 1;
   const float* branch = s.in ? s.in + static_cast<int64_t>(copy) * n_rows * width : nullptr;
-  float4 w0{}, w1{};  // of the norm; asked for before the wait
-  if (t * 8 < dim)
-    w0 = reinterpret_cast<const float4*>(norm)[2 * t], w1 = reinterpret_cast<const float4*>(norm)[2 * t + 1];
   if (branch && post_norm) reduce_branch(branch, width);
-  // A row's first values, asked for while the row before is at hand. Quantising a row leaves no time for that to pay.
-  const bool asks = M > 1 && !quantized;
   uint4 next[2] = {};
   const auto ask = [&](int m) {
     const float* from = branch + m * width + t * 8;
     if (m < n_rows && branch && t * 8 < dim) next[0] = load_relaxed4(from), next[1] = load_relaxed4(from + 4);
   };
-  if (asks) ask(0);
+  ask(0);
+  float4 w0{}, w1{};  // of the norm
+  const auto load_norm = [&](int i) {
+    if (i < dim) w0 = load_constant4(norm + i), w1 = load_constant4(norm + i + 4);
+  };
+  load_norm(t * 8);
   for (int m = 0; m < n_rows; ++m) {
-    const float ahead = s.form == ActForm::f16 && leaves ? ctx.ahead[m] : 1.0f;
+    const float ahead = !kInt8 && s.form == ActForm::f16 && leaves ? ctx.ahead[m] : 1.0f;
     float squares = 0, factor = s.residual_scale;
     if (branch && post_norm) factor *= inverse_rms(total(ctx.branch_reduce[m]), dim, s.post_eps);
     for (int base = 0; base < dim; base += kStep) {
@@ -196,13 +223,11 @@ static __device__ __noinline__ void stage_residual() {
       if (valid) {
         const float* from = branch + m * width + i;
         float4* x = reinterpret_cast<float4*>(ctx.x(m) + i);
-        if (base > 0)
-          w0 = *reinterpret_cast<const float4*>(norm + i), w1 = *reinterpret_cast<const float4*>(norm + i + 4);
         a = x[0], b = x[1];
         if (branch) {
+          if (base > 0 || (m > 0 && !kAsks)) next[0] = load_relaxed4(from), next[1] = load_relaxed4(from + 4);
           uint4 p = next[0], q = next[1];
-          if (!asks || base > 0) p = load_relaxed4(from), q = load_relaxed4(from + 4);
-          if (asks && base == 0) ask(m + 1);
+          if (kAsks && base == 0) ask(m + 1);
           poll_on(from, kEmpty, p);
           poll_on(from + 4, kEmpty, q);
           float4 c = as_floats(p), d = as_floats(q);
@@ -218,18 +243,19 @@ static __device__ __noinline__ void stage_residual() {
         squares += a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
         a.x *= w0.x, a.y *= w0.y, a.z *= w0.z, a.w *= w0.w, b.x *= w1.x, b.y *= w1.y, b.z *= w1.z, b.w *= w1.w;
       }
-      if (quantized) {
+      if constexpr (kInt8) {
         put_int8(ctx.act_row(m), n_groups, i, a, b, valid);
       } else if (leaves && valid) {
         put_wide(s.form, ctx.act_row(m), i, {a.x * ahead, a.y * ahead, a.z * ahead, a.w * ahead});
         put_wide(s.form, ctx.act_row(m), i + 4, {b.x * ahead, b.y * ahead, b.z * ahead, b.w * ahead});
       }
+      if (dim > kStep) load_norm(base + kStep < dim ? i + kStep : t * 8);
     }
     squares = warp_sum(squares);
     if (lane == 0) ctx.reduce[m][warp] = squares;
   }
   consumer_sync();
-  if (!leaves) normalize_wide();
+  if (!kInt8 && !leaves) normalize_wide();
   if (warp < n_rows) {  // read after the sums are complete, hence after a barrier
     const float inverse = inverse_rms(total(ctx.reduce[warp]), dim, s.eps);
     const float power = power_of_two(inverse);
@@ -337,7 +363,7 @@ static __device__ __noinline__ void stage_hidden_codes() {
   const uint32_t copy = (ctx.parity + s.in_layer) & 1;
   const uint8_t* codes = s.in_codes + static_cast<int64_t>(copy) * ctx.n_rows * cols;
   const float* scales = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
-  scout(scales + (ctx.n_rows - 1) * s.in_width, cols / 16);
+  scout_soon(s, copy, false);
   for (int m = 0; m < ctx.n_rows; ++m, codes += cols, scales += s.in_width) {
     uint8_t* row = ctx.act_row(m);
     for (int g = threadIdx.x; g < n_groups; g += kConsumers) {
@@ -401,7 +427,7 @@ template <int M>
 __device__ __forceinline__ void stage_input(bool has_units) {
   const DecodeStage& s = current_stage();
   if (s.input == StageInput::residual) {
-    stage_residual<M>();
+    s.form == ActForm::int8 ? stage_residual<M, true>() : stage_residual<M, false>();
   } else if (has_units) {
     if (s.input == StageInput::hidden && s.form == ActForm::int8) {
       stage_hidden_codes();

@@ -395,6 +395,12 @@ std::unique_ptr<Program> Recorder::finish() {
   p.n_ctas = limits_.n_sms;
   for (const DecodeStage& s : p.stages)
     if (s.output == StageOutput::hidden) p.n_ctas = std::min(p.n_ctas, s.n_units);
+  float* soon = nullptr;  // of gate and up: a word of each CTA
+  for (size_t i = 0; i < p.stages.size(); ++i) {
+    if (p.stages[i].output != StageOutput::hidden || p.stages[i].hidden_form != ActForm::int8) continue;
+    if (!soon) soon = reinterpret_cast<float*>(reserve(size_t{2} * static_cast<size_t>(p.n_ctas) * sizeof(float)));
+    for (DecodeStage* s : {&p.stages[i], &p.stages[i + 1]}) s->soon = soon, s->n_soon = p.n_ctas;
+  }
   int next = 0;
   for (DecodeStage& s : p.stages) {
     if (s.kind == StageKind::attention) {

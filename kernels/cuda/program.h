@@ -118,6 +118,9 @@ struct alignas(16) DecodeStage {
   float *in = nullptr, *out = nullptr;                ///< exchange, two copies of [rows][width]; plain: the only copy
   uint8_t *in_codes = nullptr, *out_codes = nullptr;  ///< hidden int8: [2][rows][cols] beside scales in `in`, `out`
   int32_t in_width = 0, out_width = 0;                ///< floats of a row
+  // Of this layer's copy of the exchange and of the other one, row 0: found by the kernel before they are needed.
+  float *now = nullptr, *other = nullptr;
+  uint8_t *now_codes = nullptr, *other_codes = nullptr;
   float* soon = nullptr;  ///< exchange [2][n_soon]: of each part of attention, that its results are near
   int32_t n_soon = 0;
   int32_t in_rotation = 1;  ///< of the input, to be taken back: of attention's values
