@@ -65,13 +65,14 @@ static __shared__ RingBarriers decode_barriers;
 /// finishing: there is no barrier at the end of a stage but those that the next one needs anyway.
 static __shared__ DecodeStage decode_stages[4];
 
-/// threadIdx.x / 32 and gridDim.x. The compiler is not to know that they are always the same: it would keep them over
-/// calls, in local memory, which is an L2 trip away.
-__device__ __forceinline__ int this_warp() {
+/// threadIdx.x, that / 32, and gridDim.x. The compiler is not to know that they are always the same: it would keep them
+/// and what follows from them over calls, in local memory, which is an L2 trip away.
+__device__ __forceinline__ int this_thread() {
   int thread;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-  return thread / 32;
+  return thread;
 }
+__device__ __forceinline__ int this_warp() { return this_thread() / 32; }
 __device__ __forceinline__ int grid_size() {
   int n;
   asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(n));

@@ -73,6 +73,7 @@ __device__ __forceinline__ void copy_stage(DecodeStage& to, const DecodeLaunch& 
   constexpr int kPieces = sizeof(DecodeStage) / 16;
   static_assert(sizeof(DecodeStage) % 16 == 0);
   uint4* out = reinterpret_cast<uint4*>(&to);
+#pragma unroll 1
   for (int k = t; k < kPieces; k += kThreads) {
     if (p.stages) {
       copy_async16(out + k, reinterpret_cast<const uint4*>(p.stages + i) + k);
@@ -148,7 +149,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
     // The description two stages ahead is asked for now and needed later.
     const int after_next = this_walk().stage + 2;
     if (after_next < p.end)
-      copy_stage<kConsumers>(decode_stages[(after_next - p.begin) % 4], p, after_next, threadIdx.x);
+      copy_stage<kConsumers>(decode_stages[(after_next - p.begin) % 4], p, after_next, helper_thread());
     if (current_stage().kind == StageKind::attention) {
       attention_stage<M>(p.shared.act, after_next <= p.end);
     } else {

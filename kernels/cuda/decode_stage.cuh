@@ -76,11 +76,14 @@ __device__ inline void pad_row(ActForm form, uint8_t* row, int cols) {
   }
 }
 
+/// Numbers the threads so that the first ones are not those that have just finished sums and come last.
+__device__ __forceinline__ int helper_thread() { return this_thread() ^ kConsumers / 2; }
+
 /// One warp waits for the end of the vector, so that 512 threads do not poll while others still compute. Where the wait
 /// is short that costs a trip to the L2 more than it saves.
 __device__ __forceinline__ void scout(const float* row, int width) {
-  if (threadIdx.x < 32) {
-    const int i = width - 4 * (static_cast<int>(threadIdx.x) + 1);
+  if (const int t = helper_thread(); t < 32) {
+    const int i = width - 4 * (t + 1);
     if (i >= 0) poll4(row + i);
   }
   consumer_sync();
@@ -99,7 +102,7 @@ __device__ __forceinline__ void announce(int part) {
 /// for them, and no trip to the L2 lies between the results and those who want them.
 __device__ __forceinline__ void scout_soon(const DecodeStage& s, uint32_t copy, bool known) {
   const float* soon = s.soon + copy * s.n_soon;
-  for (int i = threadIdx.x; i < s.n_soon && !known; i += kConsumers) {
+  for (int i = helper_thread(); i < s.n_soon && !known; i += kConsumers) {
     uint32_t word = load_relaxed(soon + i);
     poll_on(soon + i, word);
   }
