@@ -321,8 +321,12 @@ static __device__ __noinline__ void meet_splits(int part, int split) {
     float top = sink, total = 0, sum = 0;
     for (int p = lane; p < n && i < last; p += lanes) {
       const float *value = meeting_place(s, part, p, row, dim), *stats = meeting_place(s, part, p, row, head_dim);
-      uint32_t v = load_relaxed(value), highest = load_relaxed(stats), t = load_relaxed(stats + 1);
-      poll_on(value, v), poll_on(stats, highest), poll_on(stats + 1, t);
+      uint32_t v, highest, t, tries = 0;
+      while (true) {
+        v = load_relaxed(value), highest = load_relaxed(stats), t = load_relaxed(stats + 1);
+        if (v != kEmpty && highest != kEmpty && t != kEmpty) break;
+        pause(tries);
+      }
       const float now = fmaxf(top, __uint_as_float(highest));
       const float old = weight_below(top, now), factor = weight_below(__uint_as_float(highest), now);
       sum = sum * old + factor * __uint_as_float(v), total = total * old + factor * __uint_as_float(t), top = now;

@@ -231,8 +231,7 @@ static __device__ __noinline__ void stage_residual() {
           if (base > 0 || (m > 0 && !kAsks)) next[0] = load_relaxed4(from), next[1] = load_relaxed4(from + 4);
           uint4 p = next[0], q = next[1];
           if (kAsks && base == 0) ask(m + 1);
-          poll_on(from, kEmpty, p);
-          poll_on(from + 4, kEmpty, q);
+          poll_on(from, p, q);
           float4 c = as_floats(p), d = as_floats(q);
           if (post_norm) {
             const float4 u = *reinterpret_cast<const float4*>(post_norm + i),
@@ -333,8 +332,7 @@ static __device__ __noinline__ void stage_vector() {
         uint4 p = next[0], q = next[1];
         if (!asks || base > 0) p = load_relaxed4(from), q = load_relaxed4(from + 4);
         if (asks && base == 0) ask(m + 1);
-        poll_on(from, kEmpty, p);
-        poll_on(from + 4, kEmpty, q);
+        poll_on(from, p, q);
         a = as_floats(p), b = as_floats(q);
       } else if (i < cols) {
         a = load_plain(from, cols - i), b = load_plain(from + 4, cols - i - 4);
@@ -370,17 +368,21 @@ static __device__ __noinline__ void stage_hidden_codes() {
   for (int m = 0; m < ctx.n_rows; ++m, codes += cols, scales += s.in_width) {
     uint8_t* row = ctx.act_row(m);
     for (int g = threadIdx.x; g < n_groups; g += kConsumers) {
-      uint4 low = load_relaxed4(codes + g * 32), high = load_relaxed4(codes + g * 32 + 16);
-      uint32_t a = load_relaxed(scales + 2 * g), b = load_relaxed(scales + 2 * g + 1);
-      poll_on(codes + g * 32, kEmptyCodes, low);
-      poll_on(codes + g * 32 + 16, kEmptyCodes, high);
-      poll_on(scales + 2 * g, a);
-      poll_on(scales + 2 * g + 1, b);
+      uint4 low, high;
+      uint2 both;
+      uint32_t n = 0;
+      while (true) {
+        low = load_relaxed4(codes + g * 32), high = load_relaxed4(codes + g * 32 + 16);
+        both = load_relaxed2(scales + 2 * g);
+        if (!any_empty(low, kEmptyCodes) && !any_empty(high, kEmptyCodes) && both.x != kEmpty && both.y != kEmpty)
+          break;
+        pause(n);
+      }
       const auto sum = [&](uint4 c) {
         const int half = __dp4a(static_cast<int>(c.x), kOnes, __dp4a(static_cast<int>(c.y), kOnes, 0));
         return static_cast<float>(__dp4a(static_cast<int>(c.z), kOnes, __dp4a(static_cast<int>(c.w), kOnes, half)));
       };
-      const float2 scale = make_float2(__uint_as_float(a), __uint_as_float(b));
+      const float2 scale = make_float2(__uint_as_float(both.x), __uint_as_float(both.y));
       reinterpret_cast<uint4*>(row)[g] = low;
       reinterpret_cast<uint4*>(row)[n_groups + g] = high;
       reinterpret_cast<float2*>(row + n_groups * 32)[g] = scale;

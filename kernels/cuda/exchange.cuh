@@ -27,6 +27,11 @@ __device__ __forceinline__ uint4 load_relaxed4(const void* p) {
                : "memory");
   return v;
 }
+__device__ __forceinline__ uint2 load_relaxed2(const void* p) {
+  uint2 v;
+  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p) : "memory");
+  return v;
+}
 __device__ __forceinline__ uint32_t load_relaxed(const void* p) {
   uint32_t v;
   asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
@@ -42,13 +47,26 @@ __device__ __forceinline__ void pause(uint32_t& n) {
   __nanosleep(kPollPause);
 }
 
-/// Four words of `p` into v until none is `empty`; v holds what a first load found. Several first loads side by side
-/// cost one trip to the L2 instead of one each.
-__device__ __forceinline__ void poll_on(const void* p, uint32_t empty, uint4& v) {
+// What polls goes on until no word is empty, from what first loads have found. Several words are asked for side by side
+// again and again, since one after the other each would be a trip to the L2 of its own.
+
+__device__ __forceinline__ bool any_empty(uint4 v, uint32_t empty = kEmpty) {
+  return v.x == empty || v.y == empty || v.z == empty || v.w == empty;
+}
+/// Four words of `p`.
+__device__ __forceinline__ void poll_on(const void* p, uint4& v) {
   uint32_t n = 0;
-  while (v.x == empty || v.y == empty || v.z == empty || v.w == empty) {
+  while (any_empty(v)) {
     pause(n);
     v = load_relaxed4(p);
+  }
+}
+/// Eight words of `p`.
+__device__ __forceinline__ void poll_on(const float* p, uint4& v, uint4& w) {
+  uint32_t n = 0;
+  while (any_empty(v) || any_empty(w)) {
+    pause(n);
+    v = load_relaxed4(p), w = load_relaxed4(p + 4);
   }
 }
 __device__ __forceinline__ float4 as_floats(uint4 v) {
@@ -57,7 +75,7 @@ __device__ __forceinline__ float4 as_floats(uint4 v) {
 /// Four floats, as soon as all are there.
 __device__ __forceinline__ float4 poll4(const float* p) {
   uint4 v = load_relaxed4(p);
-  poll_on(p, kEmpty, v);
+  poll_on(p, v);
   return as_floats(v);
 }
 __device__ __forceinline__ void poll_on(const void* p, uint32_t& v) {
