@@ -9,7 +9,7 @@ using namespace infer::cuda;
 
 namespace {
 
-constexpr ProgramLimits kH100{132, 226304, 3352}, kH200{132, 226304, 4917};
+constexpr ProgramLimits kH100{132, 232448 - kStaticShared, 3352}, kH200{132, 232448 - kStaticShared, 4917};
 
 /// A stage that multiplies with a matrix that is said to lie somewhere; nobody looks there.
 DecodeStage stage_of(DType type, int64_t rows, int64_t cols) {
@@ -87,4 +87,98 @@ TEST_CASE("a faster memory gets more bytes in flight") {
   const DecodeStage stage = stage_of(DType::Q4_K, 4096, 14336);
   CHECK(plan_of(stage, 1, 4096, kH100).in_flight == 2);
   CHECK(plan_of(stage, 1, 4096, kH200).in_flight == 3);
+}
+
+namespace {
+
+float somewhere[4];
+/// A tensor that is said to lie somewhere; nobody looks there.
+Tensor some(DType type, std::initializer_list<int64_t> dims) {
+  Tensor t(somewhere, type, dims);
+  if (t.n_dims == 2 && type != DType::F32 && type != DType::I32) t.layout = packed_layout(type);
+  return t;
+}
+
+/// Two layers of `n` tokens, one of each sequence: 24 query heads of 8 KV heads, weights of one type.
+std::unique_ptr<Program> two_layers(DType type, int64_t n, int n_sms) {
+  constexpr int64_t kDim = 3072, kFfn = 8192, kHead = 128, kHeads = 24, kKvHeads = 8, kVocab = 32000;
+  Recorder r({n_sms, 232448 - kStaticShared, 4917});
+  EmbedArgs embed{some(DType::BF16, {kVocab, kDim}), some(DType::I32, {n}), 1, some(DType::F32, {n, kDim})};
+  embed.table.layout = kFileBlocks;
+  r.embed(embed);
+  for (int layer = 0; layer < 2; ++layer) {
+    AttnInArgs in;
+    in.x = some(DType::F32, {n, kDim}), in.norm = some(DType::F32, {kDim});
+    in.wq = some(type, {kHeads * kHead, kDim}), in.wk = some(type, {kKvHeads * kHead, kDim}), in.wv = in.wk;
+    RopeStoreArgs& rope = in.rope_store;
+    rope.q = some(DType::F32, {n, kHeads, kHead}), rope.k = some(DType::F32, {n, kKvHeads, kHead}), rope.v = rope.k;
+    rope.rope.cos_sin = some(DType::F32, {4096, kHead / 2, 2});
+    rope.positions = some(DType::I32, {n}), rope.slots = rope.positions;
+    rope.k_cache = some(DType::F16, {16, kKvHeads, kPageTokens, kHead}), rope.v_cache = rope.k_cache;
+    r.attn_in(in);
+    AttentionArgs attention;
+    attention.q = rope.q, attention.k_cache = rope.k_cache, attention.v_cache = rope.v_cache, attention.out = rope.q;
+    attention.page_table = some(DType::I32, {n, 16}), attention.kv_len = rope.positions;
+    attention.q_start = some(DType::I32, {n + 1});
+    r.attention(attention);
+    AttnOutArgs out;
+    out.attn = some(DType::F32, {n, kHeads * kHead}), out.wo = some(type, {kDim, kHeads * kHead});
+    out.add.x = in.x, out.add.branch = in.x;
+    r.attn_out(out);
+    FfnArgs ffn;
+    ffn.norm = in.norm, ffn.w_gate = some(type, {kFfn, kDim}), ffn.w_up = ffn.w_gate;
+    ffn.w_down = some(type, {kDim, kFfn}), ffn.add = out.add;
+    r.ffn(ffn);
+  }
+  LogitsArgs logits;
+  logits.x = some(DType::F32, {n, kDim}), logits.norm = some(DType::F32, {kDim}), logits.rows = some(DType::I32, {n});
+  logits.head = some(type, {kVocab, kDim}), logits.out = some(DType::F32, {n, kVocab});
+  r.logits(logits);
+  auto program = r.finish();
+  INFO(r.reason());
+  REQUIRE(program);
+  return program;
+}
+
+}  // namespace
+
+TEST_CASE("a program says where it is announced that results are near, and who reads it") {
+  for (const DType type : {DType::Q4_K, DType::BF16})
+    for (const int64_t n : {1, 4}) {
+      INFO(static_cast<int>(type) << " " << n << " tokens");
+      const auto program = two_layers(type, n, 132);
+      REQUIRE(program->stages.size() == 11);
+      CHECK(program->n_ctas == 132);
+      const float* of_attention = program->stages[1].soon;
+      for (size_t layer = 0; layer < 2; ++layer) {
+        const DecodeStage* s = &program->stages[5 * layer];  // q, k, v; attention; projection; gate and up; down
+        REQUIRE(s[1].kind == StageKind::attention);
+        CHECK(s[0].n_soon == 0);
+        // A word of each token and KV head; the projection reads what attention writes, in both layers the same.
+        CHECK(s[1].n_soon == 8 * n);
+        CHECK(s[1].soon == of_attention);
+        CHECK((s[2].soon == s[1].soon && s[2].n_soon == s[1].n_soon));
+        // Gate and up: one of each CTA where their results are codes, else nothing.
+        CHECK(s[3].n_soon == (type == DType::Q4_K ? 132 : 0));
+        CHECK((s[4].soon == s[3].soon && s[4].n_soon == s[3].n_soon));
+        CHECK((s[3].n_soon == 0 || s[3].soon != s[1].soon));
+      }
+      // Two copies of each within the exchange, which place() moves with everything else.
+      const auto end = [](const DecodeStage& s) {
+        return reinterpret_cast<uintptr_t>(s.soon) + 2 * sizeof(float) * static_cast<size_t>(s.n_soon);
+      };
+      for (const DecodeStage& s : program->stages)
+        if (s.n_soon > 0) CHECK(end(s) <= program->exchange_bytes);
+      std::vector<uint8_t> memory(program->exchange_bytes);
+      const auto before = reinterpret_cast<uintptr_t>(of_attention);
+      program->place(memory.data());
+      CHECK(reinterpret_cast<uint8_t*>(program->stages[2].soon) == memory.data() + before);
+      CHECK(program->stages[1].soon == program->stages[2].soon);
+    }
+}
+
+TEST_CASE("a small model has as many announcing CTAs as take part") {
+  const auto program = two_layers(DType::Q4_K, 1, 600);  // more than its 512 tiles of gate
+  CHECK(program->n_ctas == 512);
+  CHECK(program->stages[3].n_soon == 512);
 }
