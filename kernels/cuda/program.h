@@ -121,7 +121,9 @@ struct alignas(16) DecodeStage {
   // Of this layer's copy of the exchange and of the other one, row 0: found by the kernel before they are needed.
   float *now = nullptr, *other = nullptr;
   uint8_t *now_codes = nullptr, *other_codes = nullptr;
-  float* soon = nullptr;  ///< exchange [2][n_soon]: of each part of attention, that its results are near
+  float* soon = nullptr;  ///< exchange [2][n_soon]: that results are near, a word of each part of attention of each
+                          ///< token, or of each CTA in gate and up where these leave codes; written by one stage and
+                          ///< read by the next
   int32_t n_soon = 0;
   int32_t in_rotation = 1;  ///< of the input, to be taken back: of attention's values
   // residual input
