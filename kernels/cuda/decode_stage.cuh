@@ -413,7 +413,7 @@ static __device__ __noinline__ void stage_hidden_pairs() {
         bool empty = false;
 #pragma unroll
         for (int k = 0; k < kAtOnce; ++k)
-          empty = empty || v[k].x == kEmpty || v[k].y == kEmpty || v[k].z == kEmpty || v[k].w == kEmpty;
+          empty = empty || any_empty(v[k]);
         if (!empty) break;
         pause(tries);
       }
