@@ -164,7 +164,7 @@ void add_weights(GgufWriter& file, const TinyModel& m, int64_t vocab) {
     make.add_norm(file, blk + "attn_norm.weight", m.dim);
     make.add(file, blk + "attn_q.weight", m.dim, m.dim, 9);
     make.add(file, blk + "attn_k.weight", kv_dim, m.dim, 9);
-    make.add(file, blk + "attn_v.weight", kv_dim, m.dim, 9);
+    make.add(file, blk + "attn_v.weight", kv_dim, m.dim, m.value_exponent);
     make.add(file, blk + "attn_output.weight", m.dim, m.dim, 9);
     make.add_norm(file, blk + "ffn_norm.weight", m.dim);
     const std::string end = m.n_experts > 0 ? "_exps.weight" : ".weight";

@@ -17,6 +17,7 @@ struct TinyModel {
   bool chat_template = true;   ///< ChatML
   int64_t n_layers = 2, dim = 64, n_heads = 4, n_kv_heads = 2, ffn_dim = 128, context = 512;
   int64_t n_experts = 0, n_active = 2;  ///< n_experts 0: dense; else ffn_dim is the width of each
+  int value_exponent = 9;               ///< weights of the values are integers times 2^-value_exponent
   uint32_t seed = 1;
 };
 

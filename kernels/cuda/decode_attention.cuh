@@ -18,9 +18,13 @@ struct UnitShared {
   AttentionUnit range;
   float row_max[kUnitRows], row_sum[kUnitRows];
   int m, first_head, part, split, n_splits;
-  float *now, *other;  ///< where the results of head 0 go, and the place to empty, see find_places()
-  const float* sinks;  ///< of head 0, or null
-  int stride;          ///< of a head
+  // Found before the queries are there, see find_places().
+  float *now, *other;  ///< where sums of head 0 go: to the other CTAs, with a place to empty, or to where splits meet
+  int stride;          ///< of a head there
+  float *out, *out_other;              ///< where results of head 0 go, and the place to empty
+  const float* sinks;                  ///< of head 0, or null
+  const float* meet;                   ///< where the splits meet: split 0, head 0
+  int first_value, last_value, lanes;  ///< of the values that this split adds up, [heads][head_dim]; threads for each
 };
 static_assert(sizeof(UnitShared) <= 512);
 
@@ -81,14 +85,6 @@ __device__ __forceinline__ void load_head(const float* from, float* to, const fl
 /// The warps that bring the newest position's key and value; those before them bring queries.
 inline constexpr int kKeyWarp = kUnitRows, kValueWarp = kUnitRows + 1;
 
-/// Publishes value `v` of the attention result at `at` of row m.
-__device__ __forceinline__ void put_attention(const DecodeStage& s, const DecodeContext& ctx, int m, int at, float v) {
-  const uint32_t copy = (ctx.parity + s.out_layer) & 1;
-  const int64_t now = static_cast<int64_t>(copy) * ctx.n_rows + m,
-                other = static_cast<int64_t>(copy ^ 1) * ctx.n_rows + m;
-  put(s.out + now * s.out_width + at, s.out + other * s.out_width + at, v);
-}
-
 /// Queries, and the newest position's key and value, from the exchange: one warp a head.
 template <int kHeadDim>
 __device__ __forceinline__ void prepare_unit(int area) {
@@ -137,17 +133,21 @@ __device__ __forceinline__ float* meeting_place(const DecodeStage& s, int part, 
   return a.meet + (split_of_copy * kUnitRows + row) * (a.head_dim + 2) + at;
 }
 
-/// Where the sums of a unit go: to the other CTAs, or with their maxima and totals to where the splits meet. Found
-/// before the queries are there.
+/// By one thread: where the sums of a unit go, to the other CTAs or with their maxima and totals to where the splits
+/// meet, and what this split adds up there.
 __device__ __forceinline__ void find_places(UnitShared& u, const DecodeStage& s, int head_dim) {
-  if (u.n_splits > 1) {
-    u.now = meeting_place(s, u.part, u.split, 0, 0), u.other = nullptr, u.stride = head_dim + 2;
-    return;
-  }
   const int64_t n_rows = decode_context.n_rows, copy = (decode_context.parity + s.out_layer) & 1;
   float* out = s.out + u.first_head * head_dim;
-  u.now = out + (copy * n_rows + u.m) * s.out_width, u.other = out + ((copy ^ 1) * n_rows + u.m) * s.out_width;
-  u.sinks = s.attention.sinks ? s.attention.sinks + u.first_head : nullptr, u.stride = head_dim;
+  u.out = out + (copy * n_rows + u.m) * s.out_width, u.out_other = out + ((copy ^ 1) * n_rows + u.m) * s.out_width;
+  u.sinks = s.attention.sinks ? s.attention.sinks + u.first_head : nullptr;
+  u.now = u.out, u.other = u.out_other, u.stride = head_dim;
+  const int n = u.n_splits;
+  if (n == 1) return;
+  const int n_values = u.range.n_rows * head_dim;
+  u.meet = meeting_place(s, u.part, 0, 0, 0);
+  u.now = meeting_place(s, u.part, u.split, 0, 0), u.other = nullptr, u.stride = head_dim + 2;
+  u.first_value = n_values * u.split / n, u.last_value = n_values * (u.split + 1) / n;
+  u.lanes = n > 16 ? 32 : n > 8 ? 16 : n > 4 ? 8 : n > 2 ? 4 : 2;
 }
 __device__ __forceinline__ void emit(const UnitShared& u, int head, int dim, float sum) {
   const float highest = u.row_max[head];
@@ -305,25 +305,20 @@ __device__ __forceinline__ void empty_meeting_places(int part, int split) {
 /// Every split of a part takes its share of the results and adds up what all of them found. A group of lanes takes a
 /// value, each of them what one split says of it (or several), so that all of it is one trip to the L2, and the order
 /// of the sum is always the same.
-static __device__ __noinline__ void meet_splits(int part, int split) {
-  const DecodeStage& s = current_stage();
-  const DecodeContext& ctx = decode_context;
-  const AttentionArg& a = s.attention;
-  const UnitName name = unit_name(a, part);
-  const int head_dim = a.head_dim, n = name.plan.n_splits;
-  if (n == 1 || split >= n) return;
-  const int lanes = n > 16 ? 32 : n > 8 ? 16 : n > 4 ? 8 : n > 2 ? 4 : 2, lane = threadIdx.x % lanes;
-  const int n_values = unit_rows(a, name.head_group) * head_dim, first_head = unit_head(a, name);
-  const int first = n_values * split / n, last = n_values * (split + 1) / n;
-  for (int base = first; base < last; base += kConsumers / lanes) {
+static __device__ __noinline__ void meet_splits(int area) {
+  const AttentionArg& a = current_stage().attention;
+  const UnitShared& u = unit_at(area);
+  const int head_dim = a.head_dim, n = u.n_splits, lanes = u.lanes, lane = threadIdx.x % lanes, last = u.last_value;
+  for (int base = u.first_value; base < last; base += kConsumers / lanes) {
     const int i = base + threadIdx.x / lanes, row = i / head_dim, dim = i % head_dim;
-    const float sink = a.sinks && i < last ? a.sinks[first_head + row] * kLog2e : -INFINITY;
+    const float* of_row = u.meet + row * (head_dim + 2);
+    const float sink = u.sinks && i < last ? u.sinks[row] * kLog2e : -INFINITY;
     float top = sink, total = 0, sum = 0;
     for (int p = lane; p < n && i < last; p += lanes) {
-      const float *value = meeting_place(s, part, p, row, dim), *stats = meeting_place(s, part, p, row, head_dim);
+      const float* found = of_row + p * kUnitRows * (head_dim + 2);
       uint32_t v, highest, t, tries = 0;
       while (true) {
-        v = load_relaxed(value), highest = load_relaxed(stats), t = load_relaxed(stats + 1);
+        v = load_relaxed(found + dim), highest = load_relaxed(found + head_dim), t = load_relaxed(found + head_dim + 1);
         if (v != kEmpty && highest != kEmpty && t != kEmpty) break;
         pause(tries);
       }
@@ -336,8 +331,8 @@ static __device__ __noinline__ void meet_splits(int part, int split) {
     sum *= weight_below(top, highest), total *= weight_below(top, highest);
     for (int step = lanes / 2; step > 0; step /= 2)
       sum += __shfl_xor_sync(~0u, sum, step), total += __shfl_xor_sync(~0u, total, step);
-    if (a.sinks) total += weight_below(sink, highest);
-    if (lane == 0 && i < last) put_attention(s, ctx, name.m, (first_head + row) * head_dim + dim, sum / total);
+    if (u.sinks) total += weight_below(sink, highest);
+    if (lane == 0 && i < last) put(u.out + i, u.out_other + i, __fdividef(sum, total));
   }
 }
 
@@ -363,9 +358,9 @@ static __device__ __noinline__ bool name_unit(int area, int part, int split) {
   return true;
 }
 
-/// All that this CTA can find by itself comes first, and only then what others have found: units of one part may be on
-/// CTAs that each have more than one. What the next stage wants to know first is found while nothing else can be done;
-/// that stage has a barrier before it uses the area.
+/// All that this CTA can find by itself comes first, and only then what others have found: where CTAs have more than
+/// one unit, those of a part may be on CTAs that each wait for the other. What the next stage wants to know first is
+/// found while nothing else can be done; that stage has a barrier before it uses the area.
 template <int M>
 static __device__ __noinline__ void attention_stage(int area, bool has_next) {
   consumer_sync();  // all have left the stage before, whose description the next one's copies may replace
@@ -384,9 +379,16 @@ static __device__ __noinline__ void attention_stage(int area, bool has_next) {
     consumer_sync();
     if (threadIdx.x % 32 == 0) this_walk().attended = true;
     attend_any<M>(area);
+    if (unit_at(area).n_splits > 1 && current_stage().n_units <= grid_size()) meet_splits(area);
   });
   wait_for_copies();  // of a description that is not needed before the next stage's barriers
-  if (this_walk().meets) for_units(current_stage(), meet_splits);
+  if (!this_walk().meets || current_stage().n_units <= grid_size()) return;
+  for_units(current_stage(), [&](int part, int split) {
+    consumer_sync();  // before the area is used again
+    if (!name_unit(area, part, split)) return;
+    consumer_sync();
+    if (unit_at(area).n_splits > 1) meet_splits(area);
+  });
 }
 
 /// What the fetching warp does for an attention stage: keys and values of all chunks of this CTA's units.

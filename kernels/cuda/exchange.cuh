@@ -90,7 +90,11 @@ __device__ __forceinline__ void poll_on(const void* p, uint32_t& v) {
   }
 }
 
-__device__ __forceinline__ void put_value(float* now, float v) { store_relaxed(now, __float_as_uint(v + 0.0f)); }
+/// The compiler may not make this sum part of a product: `a * b + 0` as one fma is -0.0 where a * b is negative and too
+/// small for a float, and whoever waits for such a value waits for ever.
+__device__ __forceinline__ void put_value(float* now, float v) {
+  store_relaxed(now, __float_as_uint(__fadd_rn(v, 0.0f)));
+}
 /// Writes a value into the copy of this layer and empties its place in the other.
 __device__ __forceinline__ void put(float* now, float* other, float v) {
   put_value(now, v);

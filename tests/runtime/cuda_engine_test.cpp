@@ -32,13 +32,14 @@ bool skipped() {
 /// A tiny model with heads that the GPU's kernels know.
 struct File {
   std::string path;
-  explicit File(DType weights, int64_t n_experts = 0, int64_t n_layers = 3) {
+  explicit File(DType weights, int64_t n_experts = 0, int64_t n_layers = 3, int value_exponent = 9) {
     path = (std::filesystem::temp_directory_path() /
             ("infer_cuda_engine_" + std::to_string(std::random_device()()) + ".gguf"))
                .string();
     test::TinyModel tiny;
     tiny.weights = weights;
     tiny.dim = 256, tiny.ffn_dim = 512, tiny.n_layers = n_layers, tiny.n_experts = n_experts;
+    tiny.value_exponent = value_exponent, tiny.context = 1024;
     test::write_tiny_model(path, tiny);
   }
   ~File() { std::filesystem::remove(path); }
@@ -299,6 +300,22 @@ TEST_CASE("cuda engine: every type of cache") {
       const Ids text = prompt(41), answer = engine.generate(request(text, 50)).ids;
       CHECK(largest_gap(oracle, text, answer) <= 8 * std::sqrt(bar(DType::F32, kv)));
       CHECK(nmse(all_logits(engine, text), all_logits(oracle, text)) <= bar(DType::F32, kv));
+    }
+}
+
+TEST_CASE("cuda engine: what attention finds may be too small for a float") {
+  if (skipped()) return;
+  const File file(DType::F32, 0, 3, 154);  // values of a few times the smallest float
+  const Model reference = file.load("ref"), model = file.load("cuda");
+  for (const int64_t n : {20, 700})  // one split, and two
+    for (const char* mode : kModes) {
+      INFO("prompt of " << n << ", mode " << mode);
+      EngineOptions of_oracle = options(), of_engine = options(mode);
+      of_oracle.n_ctx = of_engine.n_ctx = 800;
+      Engine oracle(reference, of_oracle), engine(model, of_engine);
+      const Ids text = prompt(n), answer = engine.generate(request(text, 50)).ids;
+      CHECK(answer.size() == 50);
+      CHECK(largest_gap(oracle, text, answer) <= 8 * std::sqrt(bar(DType::F32, "f32")));
     }
 }
 
