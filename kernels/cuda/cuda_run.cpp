@@ -117,7 +117,7 @@ std::unique_ptr<Program> CudaBackend::record(const std::function<void()>& fn, in
 
 /// Lays a program out in device memory. False when there is no room: the step then runs as a graph.
 bool CudaBackend::place_program(Program& p) {
-  const size_t x_bytes = align(static_cast<size_t>(2 * p.n_rows * p.dim) * 4);
+  const size_t x_bytes = align(static_cast<size_t>(p.n_rows * p.dim) * 4);
   const size_t sizes[] = {align(p.exchange_bytes), x_bytes, align(p.stages.size() * sizeof(DecodeStage))};
   size_t total = 0;
   for (size_t bytes : sizes) total += bytes;
@@ -274,7 +274,7 @@ void matvec(const MatmulArgs& args, bool accumulate, cudaStream_t stream) {
   launch.end = 1, launch.single_stage = 1;
   launch.n_rows = static_cast<int32_t>(args.x.rows());
   std::vector<DecodeStage> stages{*stage};
-  launch.shared = plan_shared(stages, launch.n_rows, 0, limits);
+  launch.shared = plan_shared(stages, launch.n_rows, 0, limits.n_sms, limits);
   launch.single = stages[0];
   if (launch.shared.n_slots < 2 && launch.n_rows > 1) {  // activations of fewer rows leave more room for weights
     const int64_t first = args.x.rows() / 2, k = args.x.cols(), n = args.out.cols();

@@ -39,23 +39,25 @@ struct WarpWalk {
 
 struct DecodeContext {
   WarpWalk walk[kWarps];       ///< of each consumer warp
-  int act, x_offset, partial;  ///< offsets into decode_memory: activation rows; residual stream f32 [rows][dim], of
-                               ///< which every CTA keeps its own; sums f32 [kept_tiles][kWarps][rows][16]
-  int n_slots, slot_bytes, act_row_bytes, n_rows, dim;
+  /// Offsets into decode_memory: activation rows; rows of x that this CTA adds to, f32 [2][own_tiles][rows][16]; sums
+  /// f32 [kept_tiles][kWarps][rows][16].
+  int act, own_offset, partial;
+  int n_slots, slot_bytes, act_row_bytes, n_rows, dim, own_tiles;
   alignas(16) float reduce[kMaxDecodeRows][kWarps];  ///< sums of squares
   alignas(16) float branch_reduce[kMaxDecodeRows][kWarps];
   uint32_t parity;  ///< of layer 0 in this step
   int kv_len[kMaxDecodeRows], position[kMaxDecodeRows], cache_slot[kMaxDecodeRows];
   int pages[kMaxDecodeRows][kKeptPages];  ///< the first of each row
-  bool single;                            ///< a launch of one stage: x comes from and goes to x_save
+  bool single;                            ///< a launch of one stage: own() comes from and goes to x_save
   float* x_save;
   float factor[kMaxDecodeRows];  ///< of the sums: what of 1 / rms is left to the epilogue
   float ahead[kMaxDecodeRows];   ///< a power of two near 1 / rms of the last residual input
 
   __device__ __forceinline__ uint8_t* act_row(int m) const { return decode_memory + act + m * act_row_bytes; }
   __device__ __forceinline__ float* sums() const { return reinterpret_cast<float*>(decode_memory + partial); }
-  __device__ __forceinline__ float* x(int m) const {
-    return reinterpret_cast<float*>(decode_memory + x_offset) + m * dim;
+  /// Of this CTA's tile number `tile`, row m.
+  __device__ __forceinline__ float* own(int copy, int tile, int m) const {
+    return reinterpret_cast<float*>(decode_memory + own_offset) + ((copy * own_tiles + tile) * n_rows + m) * kTileRows;
   }
 };
 

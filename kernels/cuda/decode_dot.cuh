@@ -226,9 +226,8 @@ __device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
   } else {
     using Share = PlainShare<M>;
     constexpr int kRows = Share::kRows, kShares = Share::kShares;
-    constexpr bool kMma = M > 1 && F::id != DType::F32;
+    constexpr bool kMma = kRows == 8 && F::id != DType::F32;
     constexpr int kStepBytes = kMma ? 64 : 512;
-    static_assert(!kMma || kRows == 8);
     const int chunk_bytes = s.w[matrix].chunk_bytes, last_bytes = s.w[matrix].last_bytes;
     float acc[kMma ? 1 : kRows][kMma ? 4 : M] = {};
     for_run(

@@ -110,9 +110,15 @@ __device__ __forceinline__ void finish_rows(const DecodeStage& s, const DecodeCo
   real = real && r < w.rows;
   const float bias = real && w.bias ? w.bias[r] : 0.0f;
   const ExchangePlace place = exchange_place(s, m, at);
+  const float* x = ctx.own(s.own_copy, first_unit / grid_size() + u, m) + row;  // of a residual output
   if (wait) consumer_sync();
   if (!real) return;
   float v = fmaf(slot_sum<M>(w, u, m, row), row_factor(s, ctx, m), bias);
+  if (s.output == StageOutput::residual) {
+    if (s.out_width == ctx.dim) return put(place.now, place.other, fmaf(s.residual_scale, v, *x));
+    put(place.now, place.other, *x);
+    return put(place.now + ctx.dim, place.other + ctx.dim, v);
+  }
   if (s.output == StageOutput::vector) return put(place.now, place.other, v);
   float* to = s.out + static_cast<int64_t>(m) * s.out_width + at;
   if (s.output == StageOutput::logits) {

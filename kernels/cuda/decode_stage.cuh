@@ -126,20 +126,29 @@ __device__ inline void decode_embedding_row(const EmbeddingArg& e, int row, floa
   });
 }
 
+/// Behind the activations of row m, until they are made: its embedding, f32 [dim].
+__device__ __forceinline__ float* embedded(const DecodeStage& s, int m) {
+  const int dim = decode_context.dim, of_int8 = (dim + 31) / 32 * 48;
+  const int bytes = s.form == ActForm::int8 ? of_int8 : s.form == ActForm::f32 ? dim * 4 : dim * 2;
+  return reinterpret_cast<float*>(decode_context.act_row(m) + bytes);
+}
 static __device__ __noinline__ void load_embedding() {
   const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
-  for (int m = 0; m < ctx.n_rows; ++m) decode_embedding_row(s.embedding, m, ctx.x(m), ctx.dim);
+  for (int m = 0; m < decode_context.n_rows; ++m)
+    decode_embedding_row(s.embedding, m, embedded(s, m), decode_context.dim);
   consumer_sync();
 }
 
-/// Sums of squares of the branch, whose norm comes before it is added.
-static __device__ __noinline__ void reduce_branch(const float* branch, int width) {
+/// The factor scale / rms of the last branch, where its norm is still to come.
+static __device__ __noinline__ void reduce_branch() {
+  const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
+  const uint32_t copy = (ctx.parity + s.in_layer) & 1;
   for (int m = 0; m < ctx.n_rows; ++m) {
+    const float* branch = s.in + (static_cast<int64_t>(copy) * ctx.n_rows + m) * s.in_width + ctx.dim;
     float squares = 0;
     for (int i = threadIdx.x * 4; i < ctx.dim; i += kConsumers * 4) {
-      const float4 b = poll4(branch + m * width + i);
+      const float4 b = poll4(branch + i);
       squares += b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
     }
     squares = warp_sum(squares);
@@ -148,27 +157,8 @@ static __device__ __noinline__ void reduce_branch(const float* branch, int width
   consumer_sync();
 }
 
-/// The norm of x into 16- or 32-bit activations, once the sums of squares are there.
-static __device__ __noinline__ void normalize_wide() {
-  const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
-  for (int m = 0; m < ctx.n_rows; ++m) {
-    const float inverse = inverse_rms(total(ctx.reduce[m]), ctx.dim, s.eps);
-    for (int i = threadIdx.x * 4; i < ctx.dim; i += kConsumers * 4) {
-      const float4 w = *reinterpret_cast<const float4*>(s.norm + i);
-      const float4 v = *reinterpret_cast<const float4*>(ctx.x(m) + i);
-      put_wide(s.form, ctx.act_row(m), i,
-               {v.x * inverse * w.x, v.y * inverse * w.y, v.z * inverse * w.z, v.w * inverse * w.w});
-    }
-  }
-  consumer_sync();
-}
-
-/// Whether the factor 1 / rms of a norm is left to the epilogue, which saves a pass over the row. f16 does not reach as
-/// far as x may: there the power of two of the last norm's factor goes ahead, where there was one.
-__device__ __forceinline__ bool leaves_factor(const DecodeStage& s, const DecodeContext& ctx) {
-  return s.form == ActForm::int8 || s.form == ActForm::bf16 ||
-         (s.form == ActForm::f16 && s.residual_index > 0 && !ctx.single);
+__device__ __forceinline__ float squares_of(float4 a, float4 b) {
+  return a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
 }
 __device__ __forceinline__ float power_of_two(float x) { return __uint_as_float(__float_as_uint(x) & 0x7f800000u); }
 
@@ -179,100 +169,149 @@ __device__ __forceinline__ float4 load_constant4(const float* p) {
   return v;
 }
 
-/// x += scale * branch, or + scale * norm(branch), then the norm into the activations. A thread takes eight values at a
-/// time, all loads side by side: with 512 threads that is one trip to the L2 for a width of 4096. A load into registers
-/// for which another one is under way waits for that, even where it is predicated off, so each has its own place.
+/// Eight values of x in row m, from i on: as soon as they are there, from what first loads have found.
+__device__ __forceinline__ void finish_x(const DecodeStage& s, const DecodeContext& ctx, const float* row, int m, int i,
+                                         uint4 p, uint4 q, float4& a, float4& b) {
+  if (s.starts) {
+    const float4* x = reinterpret_cast<const float4*>(embedded(s, m) + i);
+    a = x[0], b = x[1];
+    return;
+  }
+  poll_on(row + i, p, q);
+  a = as_floats(p), b = as_floats(q);
+  if (!s.post_norm) return;
+  const float factor = s.post_scale * inverse_rms(total(ctx.branch_reduce[m]), ctx.dim, s.post_eps);
+  const float4 c = poll4(row + ctx.dim + i), d = poll4(row + ctx.dim + i + 4);
+  const float4 u = load_constant4(s.post_norm + i), v = load_constant4(s.post_norm + i + 4);
+  a.x += factor * (c.x * u.x), a.y += factor * (c.y * u.y), a.z += factor * (c.z * u.z), a.w += factor * (c.w * u.w);
+  b.x += factor * (d.x * v.x), b.y += factor * (d.y * v.y), b.z += factor * (d.z * v.z), b.w += factor * (d.w * v.w);
+}
+
+/// f16 does not reach as far as x may: there the power of two of the last norm's factor goes ahead. This finds one where
+/// there was no norm before.
+static __device__ __noinline__ void find_ahead() {
+  const DecodeStage& s = current_stage();
+  DecodeContext& ctx = decode_context;
+  const uint32_t copy = (ctx.parity + s.in_layer) & 1;
+  for (int m = 0; m < ctx.n_rows; ++m) {
+    const float* row = s.in + (static_cast<int64_t>(copy) * ctx.n_rows + m) * s.in_width;
+    float squares = 0;
+    for (int i = threadIdx.x * 8; i < ctx.dim; i += kConsumers * 8) {
+      float4 a, b;
+      uint4 p{}, q{};
+      if (!s.starts) p = load_relaxed4(row + i), q = load_relaxed4(row + i + 4);
+      finish_x(s, ctx, row, m, i, p, q, a, b);
+      squares += squares_of(a, b);
+    }
+    squares = warp_sum(squares);
+    if (threadIdx.x % 32 == 0) ctx.reduce[m][this_warp()] = squares;
+  }
+  consumer_sync();
+  if (const int m = this_warp(); m < ctx.n_rows) {
+    const float power = power_of_two(inverse_rms(total(ctx.reduce[m]), ctx.dim, s.eps));
+    if (threadIdx.x % 32 == 0) ctx.ahead[m] = power > 0 && isfinite(power) ? power : 1.0f;
+  }
+  consumer_sync();
+}
+
+/// What of x the CTA adds to when the branch is there: its tiles of the stage that does so.
+struct OwnTiles {
+  int first, grid, copy;
+  __device__ __forceinline__ explicit OwnTiles(const DecodeStage& s)
+      : first(static_cast<int>(blockIdx.x) - s.own_first_cta), grid(grid_size()), copy(s.own_copy) {
+    if (first < 0) first += grid;
+    if (s.own_first_cta < 0) first = INT32_MAX;
+  }
+  /// Eight values of row m from i on, by the thread that has them.
+  __device__ __forceinline__ void keep(const DecodeContext& ctx, int m, int i, float4 a, float4 b) const {
+    for (int tile = first, k = 0; tile <= i / kTileRows; tile += grid, ++k) {
+      if (tile != i / kTileRows) continue;
+      float4* to = reinterpret_cast<float4*>(ctx.own(copy, k, m) + i % kTileRows);
+      to[0] = a, to[1] = b;
+      if (!ctx.single) continue;
+      to = reinterpret_cast<float4*>(ctx.x_save + static_cast<int64_t>(m) * ctx.dim + i);
+      to[0] = a, to[1] = b;
+    }
+  }
+};
+
+/// Between launches of single stages those tiles lie in memory.
+static __device__ __noinline__ void fetch_own() {
+  const DecodeStage& s = current_stage();
+  DecodeContext& ctx = decode_context;
+  int tile = static_cast<int>(blockIdx.x) - s.first_cta;
+  if (tile < 0) tile += grid_size();
+  for (int k = 0; tile < s.n_units; tile += grid_size(), ++k)
+    for (int i = threadIdx.x; i < ctx.n_rows * kTileRows; i += kConsumers) {
+      const int m = i / kTileRows, at = tile * kTileRows + i % kTileRows;
+      if (at < ctx.dim) ctx.own(s.own_copy, k, m)[i % kTileRows] = ctx.x_save[static_cast<int64_t>(m) * ctx.dim + at];
+    }
+}
+
+/// x, then its norm into the activations, of which the factor 1 / rms is left to the epilogue. A thread takes eight
+/// values of all rows at a time, all loads side by side: with 512 threads that is one trip to the L2 for a width of
+/// 4096. A load into registers for which another one is under way waits for that, even where it is predicated off, so
+/// each has its own place.
 template <int M, bool kInt8>
 static __device__ __noinline__ void stage_residual() {
   const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
   constexpr int kStep = kConsumers * 8;
-  // A row's first values are asked for while the row before is at hand. Quantising a row leaves no time for that to
-  // pay.
-  constexpr bool kAsks = M > 1 && !kInt8;
   const int t = threadIdx.x, warp = t / 32, lane = t % 32, dim = ctx.dim, n_rows = ctx.n_rows, width = s.in_width;
   const int n_groups = (dim + 31) / 32;
-  const float *norm = s.norm, *post_norm = s.post_norm;
-  const bool leaves = kInt8 || leaves_factor(s, ctx);
-  if (s.residual_index == 0) {
+  if (s.starts) {
     load_embedding();
-  } else if (ctx.single) {
-    const float* from = ctx.x_save + static_cast<int64_t>(s.residual_index % 2) * n_rows * dim;
-    for (int i = t; i < n_rows * dim; i += kConsumers) ctx.x(0)[i] = from[i];
-    consumer_sync();
+  } else if (s.post_norm) {
+    reduce_branch();
   }
+  const bool scales = !kInt8 && s.form == ActForm::f16;
+  if (scales && (s.starts || ctx.single)) find_ahead();
   const uint32_t copy = (ctx.parity + s.in_layer) & 1;
-  const float* branch = s.in ? s.in + static_cast<int64_t>(copy) * n_rows * width : nullptr;
-  if (branch && post_norm) reduce_branch(branch, width);
-  uint4 next[2] = {};
-  const auto ask = [&](int m) {
-    const float* from = branch + m * width + t * 8;
-    if (m < n_rows && branch && t * 8 < dim) next[0] = load_relaxed4(from), next[1] = load_relaxed4(from + 4);
-  };
-  ask(0);
-  float4 w0{}, w1{};  // of the norm
-  const auto load_norm = [&](int i) {
-    if (i < dim) w0 = load_constant4(norm + i), w1 = load_constant4(norm + i + 4);
-  };
-  load_norm(t * 8);
-  for (int m = 0; m < n_rows; ++m) {
-    const float ahead = !kInt8 && s.form == ActForm::f16 && leaves ? ctx.ahead[m] : 1.0f;
-    float squares = 0, factor = s.residual_scale;
-    if (branch && post_norm) factor *= inverse_rms(total(ctx.branch_reduce[m]), dim, s.post_eps);
-    for (int base = 0; base < dim; base += kStep) {
-      const int i = base + t * 8;
-      const bool valid = i < dim;
+  const float* in = s.in + static_cast<int64_t>(copy) * n_rows * width;
+  const OwnTiles own(s);
+  float squares[M] = {};
+  for (int base = 0; base < dim; base += kStep) {
+    const int i = base + t * 8;
+    const bool valid = i < dim;
+    uint4 p[M] = {}, q[M] = {};
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+      if (valid && !s.starts && m < n_rows)
+        p[m] = load_relaxed4(in + m * width + i), q[m] = load_relaxed4(in + m * width + i + 4);
+    float4 w0{}, w1{};  // of the norm
+    if (valid) w0 = load_constant4(s.norm + i), w1 = load_constant4(s.norm + i + 4);
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      if (m >= n_rows) break;
       float4 a{}, b{};
       if (valid) {
-        const float* from = branch + m * width + i;
-        float4* x = reinterpret_cast<float4*>(ctx.x(m) + i);
-        a = x[0], b = x[1];
-        if (branch) {
-          if (base > 0 || (m > 0 && !kAsks)) next[0] = load_relaxed4(from), next[1] = load_relaxed4(from + 4);
-          uint4 p = next[0], q = next[1];
-          if (kAsks && base == 0) ask(m + 1);
-          poll_on(from, p, q);
-          float4 c = as_floats(p), d = as_floats(q);
-          if (post_norm) {
-            const float4 u = *reinterpret_cast<const float4*>(post_norm + i),
-                         v = *reinterpret_cast<const float4*>(post_norm + i + 4);
-            c.x *= u.x, c.y *= u.y, c.z *= u.z, c.w *= u.w, d.x *= v.x, d.y *= v.y, d.z *= v.z, d.w *= v.w;
-          }
-          a.x += factor * c.x, a.y += factor * c.y, a.z += factor * c.z, a.w += factor * c.w;
-          b.x += factor * d.x, b.y += factor * d.y, b.z += factor * d.z, b.w += factor * d.w;
-          x[0] = a, x[1] = b;
-        }
-        squares += a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
+        finish_x(s, ctx, in + m * width, m, i, p[m], q[m], a, b);
+        own.keep(ctx, m, i, a, b);
+        squares[m] += squares_of(a, b);
         a.x *= w0.x, a.y *= w0.y, a.z *= w0.z, a.w *= w0.w, b.x *= w1.x, b.y *= w1.y, b.z *= w1.z, b.w *= w1.w;
       }
       if constexpr (kInt8) {
         put_int8(ctx.act_row(m), n_groups, i, a, b, valid);
-      } else if (leaves && valid) {
+      } else if (valid) {
+        const float ahead = scales ? ctx.ahead[m] : 1.0f;
         put_wide(s.form, ctx.act_row(m), i, {a.x * ahead, a.y * ahead, a.z * ahead, a.w * ahead});
         put_wide(s.form, ctx.act_row(m), i + 4, {b.x * ahead, b.y * ahead, b.z * ahead, b.w * ahead});
       }
-      if (dim > kStep) load_norm(base + kStep < dim ? i + kStep : t * 8);
     }
-    squares = warp_sum(squares);
-    if (lane == 0) ctx.reduce[m][warp] = squares;
+  }
+#pragma unroll
+  for (int m = 0; m < M; ++m) {
+    const float sum = warp_sum(squares[m]);
+    if (lane == 0) ctx.reduce[m][warp] = sum;
   }
   consumer_sync();
-  if (!kInt8 && !leaves) normalize_wide();
   if (warp < n_rows) {  // read after the sums are complete, hence after a barrier
     const float inverse = inverse_rms(total(ctx.reduce[warp]), dim, s.eps);
     const float power = power_of_two(inverse);
     if (lane == 0) {
-      if (s.form == ActForm::f16) {
-        ctx.factor[warp] = leaves ? inverse / ctx.ahead[warp] : 1.0f;
-      } else {
-        ctx.factor[warp] = leaves ? inverse : 1.0f;
-      }
+      ctx.factor[warp] = scales ? inverse / ctx.ahead[warp] : inverse;
       ctx.ahead[warp] = power > 0 && isfinite(power) ? power : 1.0f;  // for f16, should it come next
     }
-  }
-  if (ctx.single && blockIdx.x == 0) {
-    float* to = ctx.x_save + static_cast<int64_t>((s.residual_index + 1) % 2) * n_rows * dim;
-    for (int i = t; i < n_rows * dim; i += kConsumers) to[i] = ctx.x(0)[i];
   }
 }
 
@@ -311,33 +350,31 @@ static __device__ __noinline__ void stage_vector() {
   DecodeContext& ctx = decode_context;
   constexpr int kStep = kConsumers * 8;
   const int t = threadIdx.x, cols = s.cols, n_groups = (cols + 31) / 32;
+  const int n_rows = ctx.n_rows, width = s.in_width;
   const bool exchanged = s.input != StageInput::plain, quantized = s.form == ActForm::int8;
   const uint32_t copy = exchanged ? (ctx.parity + s.in_layer) & 1 : 0;
-  const float* in = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
-  if (exchanged) scout_attention(s, copy, in + (ctx.n_rows - 1) * s.in_width, cols);
-  const bool asks = M > 1 && !quantized;  // as in stage_residual
-  uint4 next[2] = {};
-  const auto ask = [&](int m) {
-    const float* from = in + static_cast<int64_t>(m) * s.in_width + t * 8;
-    if (m < ctx.n_rows && exchanged && t * 8 < cols) next[0] = load_relaxed4(from), next[1] = load_relaxed4(from + 4);
-  };
-  if (asks) ask(0);
-  for (int m = 0; m < ctx.n_rows; ++m) {
-    uint8_t* row = ctx.act_row(m);
-    for (int base = 0; base < cols; base += kStep) {
-      const int i = base + t * 8;
-      const float* from = in + static_cast<int64_t>(m) * s.in_width + i;
+  const float* in = s.in + static_cast<int64_t>(copy) * n_rows * width;
+  if (exchanged) scout_attention(s, copy, in + (n_rows - 1) * width, cols);
+  for (int base = 0; base < cols; base += kStep) {
+    const int i = base + t * 8;
+    uint4 p[M] = {}, q[M] = {};
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+      if (exchanged && i < cols && m < n_rows)  // whole sixteens
+        p[m] = load_relaxed4(in + m * width + i), q[m] = load_relaxed4(in + m * width + i + 4);
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      if (m >= n_rows) break;
+      const float* from = in + static_cast<int64_t>(m) * width + i;
       float4 a{}, b{};
-      if (i < cols && exchanged) {  // whole sixteens
-        uint4 p = next[0], q = next[1];
-        if (!asks || base > 0) p = load_relaxed4(from), q = load_relaxed4(from + 4);
-        if (asks && base == 0) ask(m + 1);
-        poll_on(from, p, q);
-        a = as_floats(p), b = as_floats(q);
+      if (i < cols && exchanged) {
+        poll_on(from, p[m], q[m]);
+        a = as_floats(p[m]), b = as_floats(q[m]);
       } else if (i < cols) {
         a = load_plain(from, cols - i), b = load_plain(from + 4, cols - i - 4);
       }
       if (s.in_rotation > 1) hadamard_lanes(a, b, s.in_rotation);
+      uint8_t* row = ctx.act_row(m);
       if (quantized) {
         put_int8(row, n_groups, i, a, b, i < cols);
       } else if (i < cols) {
@@ -355,7 +392,8 @@ static __device__ __noinline__ void stage_vector() {
   consumer_sync();
 }
 
-/// Groups of 16 that gate and up have quantised already, two to a thread.
+/// Groups of 16 that gate and up have quantised already, two to a thread, of all rows side by side.
+template <int M>
 static __device__ __noinline__ void stage_hidden_codes() {
   const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
@@ -364,63 +402,73 @@ static __device__ __noinline__ void stage_hidden_codes() {
   const uint32_t copy = (ctx.parity + s.in_layer) & 1;
   const uint8_t* codes = s.in_codes + static_cast<int64_t>(copy) * ctx.n_rows * cols;
   const float* scales = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
+  const auto sum = [&](uint4 c) {
+    const int half = __dp4a(static_cast<int>(c.x), kOnes, __dp4a(static_cast<int>(c.y), kOnes, 0));
+    return static_cast<float>(__dp4a(static_cast<int>(c.z), kOnes, __dp4a(static_cast<int>(c.w), kOnes, half)));
+  };
   scout_soon(s, copy, false);
-  for (int m = 0; m < ctx.n_rows; ++m, codes += cols, scales += s.in_width) {
-    uint8_t* row = ctx.act_row(m);
-    for (int g = threadIdx.x; g < n_groups; g += kConsumers) {
-      uint4 low, high;
-      uint2 both;
+  for (int g = threadIdx.x; g < n_groups; g += kConsumers) {
+    uint4 low[M] = {}, high[M] = {};
+    uint2 both[M] = {};
+    const auto load = [&](int m) {
+      const uint8_t* from = codes + static_cast<int64_t>(m) * cols + g * 32;
+      low[m] = load_relaxed4(from), high[m] = load_relaxed4(from + 16);
+      both[m] = load_relaxed2(scales + static_cast<int64_t>(m) * s.in_width + 2 * g);
+    };
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+      if (m < ctx.n_rows) load(m);
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      if (m >= ctx.n_rows) break;
       uint32_t n = 0;
-      while (true) {
-        low = load_relaxed4(codes + g * 32), high = load_relaxed4(codes + g * 32 + 16);
-        both = load_relaxed2(scales + 2 * g);
-        if (!any_empty(low, kEmptyCodes) && !any_empty(high, kEmptyCodes) && both.x != kEmpty && both.y != kEmpty)
-          break;
+      while (any_empty(low[m], kEmptyCodes) || any_empty(high[m], kEmptyCodes) || both[m].x == kEmpty ||
+             both[m].y == kEmpty) {
         pause(n);
+        load(m);
       }
-      const auto sum = [&](uint4 c) {
-        const int half = __dp4a(static_cast<int>(c.x), kOnes, __dp4a(static_cast<int>(c.y), kOnes, 0));
-        return static_cast<float>(__dp4a(static_cast<int>(c.z), kOnes, __dp4a(static_cast<int>(c.w), kOnes, half)));
-      };
-      const float2 scale = make_float2(__uint_as_float(both.x), __uint_as_float(both.y));
-      reinterpret_cast<uint4*>(row)[g] = low;
-      reinterpret_cast<uint4*>(row)[n_groups + g] = high;
+      uint8_t* row = ctx.act_row(m);
+      const float2 scale = make_float2(__uint_as_float(both[m].x), __uint_as_float(both[m].y));
+      reinterpret_cast<uint4*>(row)[g] = low[m];
+      reinterpret_cast<uint4*>(row)[n_groups + g] = high[m];
       reinterpret_cast<float2*>(row + n_groups * 32)[g] = scale;
-      reinterpret_cast<float2*>(row + n_groups * 40)[g] = make_float2(scale.x * sum(low), scale.y * sum(high));
+      reinterpret_cast<float2*>(row + n_groups * 40)[g] = make_float2(scale.x * sum(low[m]), scale.y * sum(high[m]));
     }
   }
   consumer_sync();
 }
 
-/// Hidden values that gate and up have rounded already, eight to a load and four loads side by side.
+/// Hidden values that gate and up have rounded already, eight to a load and several loads side by side.
+template <int M>
 static __device__ __noinline__ void stage_hidden_pairs() {
   const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
-  constexpr int kAtOnce = 4;
-  const int n = s.cols / 8;
+  constexpr int kAtOnce = M == 1 ? 4 : 8;
+  const int n = s.cols / 8, end = ctx.n_rows * n;
   const uint32_t copy = (ctx.parity + s.in_layer) & 1;
   const float* in = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
   scout(in + (ctx.n_rows - 1) * s.in_width, s.cols / 2);
-  for (int m = 0; m < ctx.n_rows; ++m, in += s.in_width) {
-    uint8_t* row = ctx.act_row(m);
-    for (int i = threadIdx.x; i < n; i += kAtOnce * kConsumers) {
-      uint4 v[kAtOnce] = {};
-      uint32_t tries = 0;
-      while (true) {
+  for (int first = threadIdx.x; first < end; first += kAtOnce * kConsumers) {
+    uint4 v[kAtOnce] = {};
+    const auto each = [&](const auto& f) {
 #pragma unroll
-        for (int k = 0; k < kAtOnce; ++k)
-          if (i + k * kConsumers < n) v[k] = load_relaxed4(in + (i + k * kConsumers) * 4);
-        bool empty = false;
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int i = first + k * kConsumers;
+        int m = 0;
 #pragma unroll
-        for (int k = 0; k < kAtOnce; ++k)
-          empty = empty || any_empty(v[k]);
-        if (!empty) break;
-        pause(tries);
+        for (int other = 1; other < M; ++other) m += i >= other * n;
+        if (i < end) f(v[k], m, i - m * n);
       }
-#pragma unroll
-      for (int k = 0; k < kAtOnce; ++k)
-        if (i + k * kConsumers < n) reinterpret_cast<uint4*>(row)[i + k * kConsumers] = v[k];
+    };
+    uint32_t tries = 0;
+    while (true) {
+      each([&](uint4& x, int m, int i) { x = load_relaxed4(in + m * s.in_width + i * 4); });
+      bool empty = false;
+      each([&](uint4& x, int, int) { empty = empty || any_empty(x); });
+      if (!empty) break;
+      pause(tries);
     }
+    each([&](uint4& x, int m, int i) { reinterpret_cast<uint4*>(ctx.act_row(m))[i] = x; });
   }
   consumer_sync();
 }
@@ -431,13 +479,14 @@ __device__ __forceinline__ bool is_pair_form(ActForm form) { return form == ActF
 template <int M>
 __device__ __forceinline__ void stage_input(bool has_units) {
   const DecodeStage& s = current_stage();
+  if (s.output == StageOutput::residual && decode_context.single) fetch_own();
   if (s.input == StageInput::residual) {
     s.form == ActForm::int8 ? stage_residual<M, true>() : stage_residual<M, false>();
   } else if (has_units) {
     if (s.input == StageInput::hidden && s.form == ActForm::int8) {
-      stage_hidden_codes();
+      stage_hidden_codes<M>();
     } else if (s.input == StageInput::hidden && is_pair_form(s.form)) {
-      stage_hidden_pairs();
+      stage_hidden_pairs<M>();
     } else {
       stage_vector<M>();
     }

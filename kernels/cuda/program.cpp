@@ -86,7 +86,8 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
   return m;
 }
 
-SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim, const ProgramLimits& limits) {
+SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim, int n_ctas,
+                       const ProgramLimits& limits) {
   SharedPlan plan;
   int64_t act_row = 0, area = 0, slot = 0;
   bool plain = false;
@@ -97,7 +98,8 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
       slot = std::max<int64_t>(slot, pair_bytes * s.attention.chunk_keys / kPageTokens);
       continue;
     }
-    act_row = std::max(act_row, align(act_bytes(s.form, s.cols), 16));
+    const int64_t embedding = s.starts ? s.cols * 4 : 0;  // lies behind what is made of it
+    act_row = std::max(act_row, align(act_bytes(s.form, s.cols), 16) + align(embedding, 16));
     for (int i = 0; i < s.n_matrices; ++i) {
       slot = std::max<int64_t>(slot, slot_bytes(s.w[i]));
       plain = plain || s.w[i].is_plain;
@@ -105,23 +107,24 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
   }
   area = align(std::max(area, act_row * n_rows), 128);
   slot = align(std::max<int64_t>(slot, 128), 128);
-  const int64_t x = align(dim * n_rows * 4, 128);
+  const int64_t own_tiles = (dim + int64_t{kTileRows} * n_ctas - 1) / (int64_t{kTileRows} * n_ctas);
+  const int64_t own = align(2 * own_tiles * n_rows * kTileRows * 4, 128);
   // A number of slots that teams divide: then a slot serves one team only, whose warps see every phase of its barrier.
   // Where one row leaves too few for the instance that is made for it, the next one has fewer teams.
   for (int rows = n_rows <= 2 ? n_rows : kMaxDecodeRows; rows <= kMaxDecodeRows && plan.n_slots == 0; rows *= 2) {
     const int64_t sums = int64_t{kept_tiles(rows)} * kWarps * rows * kTileRows * 4;
-    const int64_t ring = limits.shared_bytes - area - x - sums;
+    const int64_t ring = limits.shared_bytes - area - own - sums;
     plan.kernel_rows = rows;
     plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots) / n_teams(rows) * n_teams(rows));
     plan.act = narrow(plan.n_slots * slot);
-    plan.x = plan.act + narrow(area);
-    plan.partial = plan.x + narrow(x);
+    plan.own = plan.act + narrow(area);
+    plan.partial = plan.own + narrow(own);
     plan.total = plan.partial + narrow(sums);
   }
   for (DecodeStage& s : stages)
     for (int i = 0; i < s.n_matrices; ++i)
       if (s.w[i].is_plain) shape_plain(s.w[i], plan.kernel_rows);
-  plan.slot_bytes = narrow(slot);
+  plan.slot_bytes = narrow(slot), plan.own_tiles = narrow(own_tiles);
   plan.act_row_bytes = narrow(act_row);
   const double bytes_per_us = limits.memory_gbps * 1e3 / std::max(1, limits.n_sms);
   const double in_flight = bytes_per_us * (plain ? kInFlightPlain : kInFlightQuantized);
@@ -158,13 +161,13 @@ std::optional<DecodeStage> product_stage(const MatmulArgs& args, bool accumulate
 
 void Program::place(uint8_t* base) {
   for (DecodeStage& s : stages) {
-    const bool exchanged_in = s.kind == StageKind::attention || s.residual_index > 0 || s.input == StageInput::vector ||
-                              s.input == StageInput::hidden;
+    const bool exchanged_in = s.kind == StageKind::attention || s.input == StageInput::vector ||
+                              s.input == StageInput::hidden || (s.input == StageInput::residual && !s.starts);
     if (s.kind == StageKind::attention) s.attention.meet = offset(s.attention.meet, base);
     if (s.n_soon > 0) s.soon = offset(s.soon, base);
-    if (exchanged_in && s.input != StageInput::plain) s.in = offset(s.in, base);
+    if (exchanged_in) s.in = offset(s.in, base);
     if (s.input == StageInput::hidden && s.form == ActForm::int8) s.in_codes = offset(s.in_codes, base);
-    if (s.output == StageOutput::vector || s.output == StageOutput::hidden) s.out = offset(s.out, base);
+    if (s.output != StageOutput::logits && s.output != StageOutput::plain) s.out = offset(s.out, base);
     if (s.output == StageOutput::hidden && s.hidden_form == ActForm::int8) s.out_codes = offset(s.out_codes, base);
   }
 }
@@ -227,22 +230,36 @@ void Recorder::embed(const EmbedArgs& a) {
   if (dim_ % 16 != 0) unsupported("a width that is no multiple of 16");
 }
 
-void Recorder::residual_input(DecodeStage& s, const Tensor& norm, float eps) {
+void Recorder::residual_input(DecodeStage& s, const Tensor& norm, float eps, int own_copy) {
   s.input = StageInput::residual;
   s.norm = norm.as<float>();
   s.eps = eps;
-  s.residual_index = n_residuals_++;
-  s.residual_scale = branch_.scale;
-  if (s.residual_index == 0) {
+  s.own_copy = own_copy;
+  if (!stream_.values) {
+    s.starts = 1;
     s.embedding = {embed_.table.as<uint8_t>(), embed_.ids.as<int32_t>(), static_cast<int32_t>(embed_.table.dtype),
                    embed_.scale, row_bytes(embed_.table.dtype, dim_)};
     return;
   }
-  s.in = branch_.values;
-  s.in_layer = branch_.layer;
-  s.in_width = narrow(dim_);
-  s.post_norm = branch_.post_norm ? branch_.post_norm.as<float>() : nullptr;
-  s.post_eps = branch_.post_eps;
+  s.in = stream_.values;
+  s.in_layer = stream_.layer;
+  s.in_width = narrow(stream_.width);
+  s.post_norm = stream_.post_norm ? stream_.post_norm.as<float>() : nullptr;
+  s.post_eps = stream_.post_eps, s.post_scale = stream_.scale;
+}
+
+void Recorder::residual_output(DecodeStage& s, const AddArgs& add, float*& values, int own_copy) {
+  s.output = StageOutput::residual;
+  s.out_layer = layer_;
+  s.own_copy = own_copy;
+  s.residual_scale = add.scale;
+  s.out_width = narrow(add.norm ? 2 * dim_ : dim_);
+  if (!values) values = exchange(s.out_width);
+  s.out = values;
+  for (const DecodeStage& other : program_->stages)
+    if (other.out == values && other.out_width != s.out_width)
+      return unsupported("layers of which some have a norm of what they add and some do not");
+  stream_ = {values, layer_, s.out_width, add.norm, add.eps, add.scale};
 }
 
 void Recorder::attn_in(const AttnInArgs& a) {
@@ -251,7 +268,7 @@ void Recorder::attn_in(const AttnInArgs& a) {
   if (!have_embed_ || a.x.rows() != n_tokens_) unsupported("a layer without embedding");
   if (!reason_.empty()) return;
   DecodeStage& s = add_stage();
-  residual_input(s, a.norm, a.eps);
+  residual_input(s, a.norm, a.eps, 0);
   s.output = StageOutput::vector;
   s.out_layer = layer_;
   if (!add_matrix(s, a.wq, a.bq) || !add_matrix(s, a.wk, a.bk) || !add_matrix(s, a.wv, a.bv)) return;
@@ -317,16 +334,13 @@ void Recorder::attn_out(const AttnOutArgs& a) {
   const DecodeStage before = program_->stages.empty() ? DecodeStage{} : program_->stages.back();
   DecodeStage& s = add_stage();
   s.input = StageInput::vector;
-  s.output = StageOutput::vector;
   s.in_rotation = before.attention.v_rotation;
   s.soon = before.soon, s.n_soon = before.n_soon;
-  s.in_layer = s.out_layer = layer_;
+  s.in_layer = layer_;
   if (!add_matrix(s, a.wo, a.bo)) return;
   s.n_units = s.w[0].n_tiles;
   s.in = attn_, s.in_width = s.cols;
-  if (!attn_branch_) attn_branch_ = exchange(dim_);
-  s.out = attn_branch_, s.out_width = narrow(dim_);
-  branch_ = {attn_branch_, layer_, a.add.norm, a.add.eps, a.add.scale};
+  residual_output(s, a.add, after_attn_, 0);
 }
 
 void Recorder::ffn(const FfnArgs& a) {
@@ -338,7 +352,7 @@ void Recorder::ffn(const FfnArgs& a) {
   if (ffn_dim % 16 != 0) return unsupported("a hidden width that is no multiple of 16");
   {
     DecodeStage& s = add_stage();
-    residual_input(s, a.norm, a.eps);
+    residual_input(s, a.norm, a.eps, 1);
     s.output = StageOutput::hidden;
     s.out_layer = layer_;
     if (!add_matrix(s, a.w_gate, a.b_gate) || !add_matrix(s, a.w_up, a.b_up)) return;
@@ -359,15 +373,12 @@ void Recorder::ffn(const FfnArgs& a) {
       return unsupported("layers whose down projections want different activations");
   DecodeStage& s = add_stage();
   s.input = StageInput::hidden;
-  s.output = StageOutput::vector;
-  s.in_layer = s.out_layer = layer_;
+  s.in_layer = layer_;
   if (!add_matrix(s, a.w_down, a.b_down)) return;
   s.n_units = s.w[0].n_tiles;
   s.in = hidden_, s.in_codes = hidden_codes_;
   s.in_width = narrow(hidden_form == ActForm::int8 ? ffn_dim / 16 : ffn_dim);
-  if (!ffn_branch_) ffn_branch_ = exchange(dim_);
-  s.out = ffn_branch_, s.out_width = narrow(dim_);
-  branch_ = {ffn_branch_, layer_, a.add.norm, a.add.eps, a.add.scale};
+  residual_output(s, a.add, after_ffn_, 1);
 }
 
 void Recorder::logits(const LogitsArgs& a) {
@@ -375,7 +386,7 @@ void Recorder::logits(const LogitsArgs& a) {
   if (!reason_.empty()) return;
   if (a.rows.rows() != n_tokens_) return unsupported("logits of some of the rows only");
   DecodeStage& s = add_stage();
-  residual_input(s, a.norm, a.eps);
+  residual_input(s, a.norm, a.eps, 0);
   s.output = StageOutput::logits;
   if (!add_matrix(s, a.head, a.bias)) return;
   s.n_units = s.w[0].n_tiles;
@@ -416,12 +427,15 @@ std::unique_ptr<Program> Recorder::finish() {
       next += s.n_units;
     }
   }
-  int32_t after = INT32_MAX;
+  int32_t after = INT32_MAX, owner = -1;
   for (size_t i = p.stages.size(); i-- > 0;) {
-    p.stages[i].next_streamed = after;
-    if (is_streamed(p.stages[i])) after = narrow(static_cast<int64_t>(i));
+    DecodeStage& s = p.stages[i];
+    s.next_streamed = after;
+    if (is_streamed(s)) after = narrow(static_cast<int64_t>(i));
+    if (s.output == StageOutput::residual) owner = s.first_cta;
+    if (s.input == StageInput::residual && s.output != StageOutput::logits) s.own_first_cta = owner;
   }
-  p.shared = infer::cuda::plan_shared(p.stages, p.n_rows, dim_, limits_);
+  p.shared = infer::cuda::plan_shared(p.stages, p.n_rows, dim_, p.n_ctas, limits_);
   if (p.shared.n_slots < 2) {
     reason_ = "activations that leave no room for weights in shared memory";
     return nullptr;

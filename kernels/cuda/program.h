@@ -21,7 +21,7 @@ inline constexpr int kWarps = 16;               ///< consumers of a CTA; one mor
 inline constexpr int kConsumers = kWarps * 32;  ///< threads
 /// Teams of warps take the chunks in turn, by the rows that a kernel is made for: with one row, more teams of fewer
 /// warps, since what a warp does for each tile costs more than what it does for each chunk.
-constexpr int n_teams(int rows) { return rows <= 1 ? 4 : 2; }
+constexpr int n_teams(int rows) { return rows <= 2 ? 4 : 2; }
 constexpr int team_warps(int rows) { return kWarps / n_teams(rows); }
 /// Rows of a chunk of plain weights, by the rows that a kernel is made for: so that each team has the same rows of all
 /// tiles.
@@ -30,7 +30,7 @@ inline constexpr int kMaxSlots = 16;  ///< of the ring
 /// Shared memory that the decode kernel has beside what a plan lays out; checked where that is compiled.
 inline constexpr int kStaticShared = 6656;
 /// Tiles whose sums, one of each warp, are kept until they are finished: by the rows that a kernel is made for.
-constexpr int kept_tiles(int rows) { return rows <= 1 ? 16 : rows == 2 ? 8 : 4; }
+constexpr int kept_tiles(int rows) { return rows <= 2 ? 16 : 4; }
 
 /// Bytes of shared memory of an attention stage: queries, results, K and V, what names the unit, kAttendBytes of
 /// scratch (checked against attention_decode.cuh where that is compiled).
@@ -42,12 +42,18 @@ enum class ActForm : int32_t { int8, f16, bf16, f32 };
 
 enum class StageKind : int32_t { product, attention };
 enum class StageInput : int32_t {
-  residual,  ///< x (+= branch), normed
+  residual,  ///< x of the exchange (at first: the embedding), normed
   vector,    ///< f32 of the exchange: attention's result
   hidden,    ///< activated gate * up: int8 groups of 16, pairs of 16 bits in a word, or f32
   plain,     ///< f32 in global memory, all there
 };
-enum class StageOutput : int32_t { vector, hidden, logits, plain };
+enum class StageOutput : int32_t {
+  vector,    ///< f32 in the exchange
+  residual,  ///< x + scale * result in the exchange; where the result is to be normed first: x, then the result
+  hidden,    ///< see StageInput
+  logits,
+  plain,  ///< f32 in global memory
+};
 
 /// Products know a format, and whether all chunks of its rows are whole, as one number: 2 * its place in GpuFormats + 1
 /// where they are.
@@ -126,11 +132,15 @@ struct alignas(16) DecodeStage {
                           ///< read by the next
   int32_t n_soon = 0;
   int32_t in_rotation = 1;  ///< of the input, to be taken back: of attention's values
-  // residual input
+  // residual input, where post_norm is given [rows][2 * dim]: x without the last branch, then that branch
   const float *norm = nullptr, *post_norm = nullptr;
-  float eps = 0, post_eps = 0, residual_scale = 1;
-  int32_t residual_index = 0;  ///< how many residual inputs came before; 0 starts from the embedding
+  float eps = 0, post_eps = 0, post_scale = 1;
+  int32_t starts = 0;  ///< from the embedding
   EmbeddingArg embedding;
+  // residual output, and the residual input before it: whose rows of x each CTA keeps
+  float residual_scale = 1;
+  int32_t own_first_cta = -1;  ///< first_cta of the output's stage; -1: nothing is kept
+  int32_t own_copy = 0;        ///< of the two places for kept rows
   int32_t gelu = 0;        ///< else SiLU
   int32_t accumulate = 0;  ///< plain output
   float logit_scale = 1, softcap = 0;
@@ -140,7 +150,8 @@ struct alignas(16) DecodeStage {
 /// Offsets into the dynamic shared memory of a CTA, and the ring's geometry.
 struct SharedPlan {
   int32_t n_slots = 0, slot_bytes = 0, in_flight = 0;
-  int32_t act = 0, x = 0, partial = 0, total = 0;  ///< the ring begins at 0
+  int32_t act = 0, own = 0, partial = 0, total = 0;  ///< the ring begins at 0
+  int32_t own_tiles = 0;                             ///< tiles of rows of x that a CTA keeps
   int32_t act_row_bytes = 0;
   int32_t kernel_rows = 1;  ///< the kernel's instance: 1, 2 or 4 rows
 };
@@ -152,11 +163,11 @@ struct DecodeLaunch {
   const DecodeStage* stages = nullptr;  ///< device memory; null: `single`
   DecodeStage single;
   int32_t begin = 0, end = 0, n_rows = 1, dim = 0;
-  int32_t single_stage = 0;            ///< x comes from and goes to x_save
+  int32_t single_stage = 0;            ///< rows of x that a CTA keeps come from and go to x_save
   const AttentionArg* rows = nullptr;  ///< of the first attention stage: its tables of rows; null: none
   SharedPlan shared;
   uint32_t parity = 0;      ///< layers of all steps so far, modulo 2: says which copies of the exchange are empty
-  float* x_save = nullptr;  ///< [2][rows][dim], between launches of single stages
+  float* x_save = nullptr;  ///< [rows][dim], between launches of single stages
 };
 
 /// What a program needs of the device.
@@ -210,7 +221,8 @@ class Recorder {
   void begin_op();
   DecodeStage& add_stage();
   bool add_matrix(DecodeStage&, const Tensor& w, const Tensor& bias);
-  void residual_input(DecodeStage&, const Tensor& norm, float eps);
+  void residual_input(DecodeStage&, const Tensor& norm, float eps, int own_copy);
+  void residual_output(DecodeStage&, const AddArgs& add, float*& values, int own_copy);
   size_t reserve(size_t bytes);
   float* exchange(int64_t width);
 
@@ -218,18 +230,20 @@ class Recorder {
   std::unique_ptr<Program> program_ = std::make_unique<Program>();
   std::string reason_;
   int64_t n_tokens_ = 0, dim_ = 0;
-  int layer_ = -1, n_residuals_ = 0;
+  int layer_ = -1;
   EmbedArgs embed_{};
   bool have_embed_ = false, complete_ = false;
   RopeStoreArgs rope_store_{};
-  // The branch that the next residual input adds, and the exchanges, made at first use.
-  struct Branch {
-    float* values = nullptr;
+  // x as the next residual input finds it: after the last branch, or before it where a norm of that is to come.
+  struct Stream {
+    float* values = nullptr;  ///< null: the embedding
     int layer = 0;
+    int64_t width = 0;
     Tensor post_norm;
     float post_eps = 0, scale = 1;
-  } branch_;
-  float *qkv_ = nullptr, *attn_ = nullptr, *attn_branch_ = nullptr, *ffn_branch_ = nullptr, *hidden_ = nullptr,
+  } stream_;
+  // The exchanges, made at first use.
+  float *qkv_ = nullptr, *attn_ = nullptr, *after_attn_ = nullptr, *after_ffn_ = nullptr, *hidden_ = nullptr,
         *meet_ = nullptr, *soon_ = nullptr;
   uint8_t* hidden_codes_ = nullptr;
 };
@@ -242,7 +256,9 @@ int64_t act_bytes(ActForm form, int64_t cols);
 std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias);
 /// A single product y [m, n] = x w^T as a stage of its own, for steps that are no program. m <= kMaxDecodeRows.
 std::optional<DecodeStage> product_stage(const MatmulArgs& args, bool accumulate);
-/// Also settles the chunks of plain matrices, which depend on the kernel's instance.
-SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim, const ProgramLimits& limits);
+/// Also settles the chunks of plain matrices, which depend on the kernel's instance. dim: of the residual stream, of
+/// which each of n_ctas CTAs keeps the rows that it adds to; 0: there is none.
+SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim, int n_ctas,
+                       const ProgramLimits& limits);
 
 }  // namespace infer::cuda

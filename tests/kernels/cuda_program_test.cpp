@@ -24,7 +24,7 @@ DecodeStage stage_of(DType type, int64_t rows, int64_t cols) {
 
 SharedPlan plan_of(const DecodeStage& stage, int n_rows, int64_t dim, const ProgramLimits& limits) {
   std::vector<DecodeStage> stages{stage};
-  return plan_shared(stages, n_rows, dim, limits);
+  return plan_shared(stages, n_rows, dim, limits.n_sms, limits);
 }
 
 }  // namespace
@@ -45,8 +45,9 @@ TEST_CASE("a slot of the ring serves one team, whatever the format, the width an
           CHECK(plan.kernel_rows >= rows);
           CHECK(plan.in_flight >= 2);
           CHECK(plan.act >= plan.n_slots * plan.slot_bytes);
-          CHECK(plan.x >= plan.act + rows * plan.act_row_bytes);
-          CHECK(plan.partial >= plan.x + rows * dim * 4);
+          CHECK(plan.own >= plan.act + rows * plan.act_row_bytes);
+          CHECK(int64_t{plan.own_tiles} * kTileRows * kH100.n_sms >= dim);
+          CHECK(plan.partial >= plan.own + 2 * plan.own_tiles * rows * kTileRows * 4);
           CHECK(plan.total >= plan.partial + kept_tiles(plan.kernel_rows) * kWarps * plan.kernel_rows * kTileRows * 4);
           CHECK(plan.total <= kH100.shared_bytes);
         }
@@ -57,8 +58,8 @@ TEST_CASE("one row too wide for four slots is left to an instance with fewer tea
   const SharedPlan usual = plan_of(stage_of(DType::BF16, 4096, 4096), 1, 4096, kH100);
   CHECK(usual.kernel_rows == 1);
   CHECK(usual.n_slots >= 4);
-  const SharedPlan wide = plan_of(stage_of(DType::BF16, 8192, 53248), 1, 16384, kH100);
-  CHECK(wide.kernel_rows == 2);
+  const SharedPlan wide = plan_of(stage_of(DType::BF16, 8192, 80000), 1, 16384, kH100);
+  CHECK(wide.kernel_rows == 4);
   CHECK(wide.n_slots == 2);
   const SharedPlan none = plan_of(stage_of(DType::F32, 16384, 53248), 1, 16384, kH100);
   CHECK(none.n_slots == 0);
@@ -70,7 +71,7 @@ TEST_CASE("chunks of plain weights are of one team's rows, fit a slot and cover 
       for (int rows = 1; rows <= kMaxDecodeRows; ++rows) {
         INFO(static_cast<int>(type) << " " << cols << " rows " << rows);
         std::vector<DecodeStage> stages{stage_of(type, 4100, cols)};
-        const SharedPlan plan = plan_shared(stages, rows, 4096, kH100);
+        const SharedPlan plan = plan_shared(stages, rows, 4096, kH100.n_sms, kH100);
         const MatrixArg& m = stages[0].w[0];
         const int n_blocks = n_teams(plan.kernel_rows), n_pieces = m.n_chunks / n_blocks;
         CHECK(m.n_chunks % n_blocks == 0);
