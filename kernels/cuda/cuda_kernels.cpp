@@ -17,7 +17,7 @@ std::vector<KernelUse> CudaBackend::kernels_of_step(uint64_t key) {
   const auto found = recorded_.find(key);
   if (found == recorded_.end() || !found->second.program || !persists() || watch_.syncs()) return {};
   const Program& program = *found->second.program;
-  return kernels_of([&] { launch_decode(program.launch, program.n_ctas, true, stream_.get()); });
+  return kernels_of([&] { launch_decode(program.launch[0], program.n_ctas, true, stream_.get()); });
 }
 
 std::vector<FormatCrossovers> CudaBackend::crossovers() const {

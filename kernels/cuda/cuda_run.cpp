@@ -117,8 +117,9 @@ std::unique_ptr<Program> CudaBackend::record(const std::function<void()>& fn, in
 
 /// Lays a program out in device memory. False when there is no room: the step then runs as a graph.
 bool CudaBackend::place_program(Program& p) {
-  const size_t x_bytes = align(static_cast<size_t>(p.n_rows * p.dim) * 4);
-  const size_t sizes[] = {align(p.exchange_bytes), x_bytes, align(p.stages.size() * sizeof(DecodeStage))};
+  const size_t x_bytes = align(static_cast<size_t>(p.n_rows * p.dim) * 4),
+               stage_bytes = p.stages.size() * sizeof(DecodeStage);
+  const size_t sizes[] = {align(p.exchange_bytes), x_bytes, align(stage_bytes), align(stage_bytes)};
   size_t total = 0;
   for (size_t bytes : sizes) total += bytes;
   if (!program_memory_ || program_used_ + total > kProgramMemory) return false;
@@ -127,18 +128,21 @@ bool CudaBackend::place_program(Program& p) {
   std::vector<uint8_t*> parts;
   for (size_t bytes : sizes) parts.push_back(base), base += bytes;
 
-  p.place(parts[0]);
+  p.memory = program_memory_;
   p.exchange = parts[0];
   empty_exchange(p);
-  upload(parts[2], p.stages.data(), p.stages.size() * sizeof(DecodeStage));
-  p.memory = program_memory_;
-  p.launch.stages = reinterpret_cast<const DecodeStage*>(parts[2]);
-  p.launch.n_rows = p.n_rows, p.launch.dim = p.dim;
-  for (size_t i = 0; i < p.stages.size() && !p.launch.rows; ++i)
-    if (p.stages[i].kind == StageKind::attention) p.launch.rows = &p.launch.stages[i].attention;
-  p.launch.shared = p.shared;
-  p.launch.x_save = reinterpret_cast<float*>(parts[1]);
-  p.launch.end = static_cast<int32_t>(p.stages.size());
+  for (uint32_t parity : {0U, 1U}) {
+    const std::vector<DecodeStage> stages = p.placed(p.exchange, parity);
+    DecodeLaunch& launch = p.launch[parity];
+    upload(parts[2 + parity], stages.data(), stage_bytes);
+    launch.stages = reinterpret_cast<const DecodeStage*>(parts[2 + parity]);
+    launch.n_rows = p.n_rows, launch.dim = p.dim;
+    for (size_t i = 0; i < stages.size() && !launch.rows; ++i)
+      if (stages[i].kind == StageKind::attention) launch.rows = &launch.stages[i].attention;
+    launch.shared = p.shared;
+    launch.x_save = reinterpret_cast<float*>(parts[1]);
+    launch.end = static_cast<int32_t>(stages.size());
+  }
   return true;
 }
 
@@ -149,15 +153,14 @@ void CudaBackend::empty_exchange(const Program& p) {
   for (const DecodeStage& s : p.stages) {
     if (s.output != StageOutput::hidden || s.hidden_form != ActForm::int8) continue;
     const std::vector<uint8_t> codes(static_cast<size_t>(2 * p.n_rows * s.w[0].rows), 0x80);
-    upload(s.out_codes, codes.data(), codes.size());
+    upload(p.exchange + reinterpret_cast<uintptr_t>(s.out_codes), codes.data(), codes.size());
     break;
   }
 }
 
 void CudaBackend::launch_stages(const Program& p, int32_t n_stages) {
   for (int32_t i = 0; i < n_stages; ++i) {
-    DecodeLaunch one = p.launch;
-    one.parity = p.parity;
+    DecodeLaunch one = p.launch[p.parity];
     one.begin = i, one.end = i + 1;
     one.single_stage = 1;
     watch_.during(
@@ -182,8 +185,8 @@ void CudaBackend::run_program(Recorded& recorded, int32_t n_stages) {
   if (p.was_cut) empty_exchange(p);
   p.was_cut = !whole;
   if (persists()) {
-    DecodeLaunch launch = p.launch;
-    launch.parity = p.parity, launch.end = n_stages;
+    DecodeLaunch launch = p.launch[p.parity];
+    launch.end = n_stages;
     launch_decode(launch, p.n_ctas, true, stream_.get());
     ++counters_.launches;
   } else if (mode_ == Mode::eager) {

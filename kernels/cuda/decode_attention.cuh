@@ -96,8 +96,7 @@ __device__ __forceinline__ void prepare_unit(int area) {
   const int warp = this_warp(), kv_head = u.range.kv_head;
   const bool newest = u.split == u.n_splits - 1, key = warp == kKeyWarp, value = warp == kValueWarp;
   if (warp < u.range.n_rows || (newest && (key || value))) {
-    const uint32_t copy = (ctx.parity + s.in_layer) & 1;
-    const float* qkv = s.in + (static_cast<int64_t>(copy) * ctx.n_rows + u.m) * s.in_width;
+    const float* qkv = s.in + static_cast<int64_t>(u.m) * s.in_width;
     const int head = key ? a.n_heads + kv_head : value ? a.n_heads + a.n_kv_heads + kv_head : u.first_head + warp;
     float* to = key ? unit_k(area, dim) : value ? unit_v(area, dim) : unit_q(area) + warp * dim;
     const float* norm = key ? a.k_norm : value ? nullptr : a.q_norm;
@@ -123,29 +122,24 @@ __device__ __forceinline__ void store_newest(int area) {
                                      lane);
 }
 
-/// Where value `at` of row `row` of what a split of a part found lies in the exchange, in the copy of this layer or in
-/// the other one. Value head_dim is the row's maximum, the one after it the total.
-__device__ __forceinline__ float* meeting_place(const DecodeStage& s, int part, int split, int row, int at,
-                                                bool other = false) {
-  const AttentionArg& a = s.attention;
-  const uint32_t copy = (decode_context.parity + s.in_layer + other) & 1;
-  const int64_t split_of_copy = (static_cast<int64_t>(copy) * (s.n_units / a.max_splits) + part) * a.max_splits + split;
-  return a.meet + (split_of_copy * kUnitRows + row) * (a.head_dim + 2) + at;
+/// Where a copy of the exchange has what a split of a part found, f32 [8][head_dim + 2]: value head_dim of a row is its
+/// maximum, the one after it the total.
+__device__ __forceinline__ float* meeting_place(float* copy, const AttentionArg& a, int part, int split) {
+  return copy + (static_cast<int64_t>(part) * a.max_splits + split) * kUnitRows * (a.head_dim + 2);
 }
 
 /// By one thread: where the sums of a unit go, to the other CTAs or with their maxima and totals to where the splits
 /// meet, and what this split adds up there.
 __device__ __forceinline__ void find_places(UnitShared& u, const DecodeStage& s, int head_dim) {
-  const int64_t n_rows = decode_context.n_rows, copy = (decode_context.parity + s.out_layer) & 1;
-  float* out = s.out + u.first_head * head_dim;
-  u.out = out + (copy * n_rows + u.m) * s.out_width, u.out_other = out + ((copy ^ 1) * n_rows + u.m) * s.out_width;
+  const int64_t at = static_cast<int64_t>(u.m) * s.out_width + u.first_head * head_dim;
+  u.out = s.out + at, u.out_other = s.other + at;
   u.sinks = s.attention.sinks ? s.attention.sinks + u.first_head : nullptr;
   u.now = u.out, u.other = u.out_other, u.stride = head_dim;
   const int n = u.n_splits;
   if (n == 1) return;
   const int n_values = u.range.n_rows * head_dim;
-  u.meet = meeting_place(s, u.part, 0, 0, 0);
-  u.now = meeting_place(s, u.part, u.split, 0, 0), u.other = nullptr, u.stride = head_dim + 2;
+  u.meet = meeting_place(s.attention.meet, s.attention, u.part, 0);
+  u.now = meeting_place(s.attention.meet, s.attention, u.part, u.split), u.other = nullptr, u.stride = head_dim + 2;
   u.first_value = n_values * u.split / n, u.last_value = n_values * (u.split + 1) / n;
   u.lanes = n > 16 ? 32 : n > 8 ? 16 : n > 4 ? 8 : n > 2 ? 4 : 2;
 }
@@ -297,7 +291,7 @@ __device__ __forceinline__ void for_units(const DecodeStage& s, const F& f) {
 __device__ __forceinline__ void empty_meeting_places(int part, int split) {
   const DecodeStage& s = current_stage();
   if (s.attention.max_splits == 1) return;
-  float* other = meeting_place(s, part, split, 0, 0, true);
+  float* other = meeting_place(s.attention.meet_other, s.attention, part, split);
   const int rows = min(kUnitRows, s.attention.n_heads / s.attention.n_kv_heads);
   for (int i = threadIdx.x; i < rows * (s.attention.head_dim + 2); i += kConsumers) store_relaxed(other + i, kEmpty);
 }

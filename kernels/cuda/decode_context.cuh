@@ -38,14 +38,13 @@ struct WarpWalk {
 };
 
 struct DecodeContext {
-  WarpWalk walk[kWarps];       ///< of each consumer warp
+  WarpWalk walk[kWarps];  ///< of each consumer warp
   /// Offsets into decode_memory: activation rows; rows of x that this CTA adds to, f32 [2][own_tiles][rows][16]; sums
   /// f32 [kept_tiles][kWarps][rows][16].
   int act, own_offset, partial;
   int n_slots, slot_bytes, act_row_bytes, n_rows, dim, own_tiles;
   alignas(16) float reduce[kMaxDecodeRows][kWarps];  ///< sums of squares
   alignas(16) float branch_reduce[kMaxDecodeRows][kWarps];
-  uint32_t parity;  ///< of layer 0 in this step
   int kv_len[kMaxDecodeRows], position[kMaxDecodeRows], cache_slot[kMaxDecodeRows];
   int pages[kMaxDecodeRows][kKeptPages];  ///< the first of each row
   bool single;                            ///< a launch of one stage: own() comes from and goes to x_save

@@ -135,21 +135,11 @@ __device__ __forceinline__ void find_run(const DecodeStage& s, WarpWalk& walk) {
   walk.tiles = at;
 }
 
-/// Where the results of a stage go, by one thread, in the stage's description.
-__device__ __forceinline__ void find_outputs(DecodeStage& s) {
-  const DecodeContext& ctx = decode_context;
-  const uint32_t copy = (ctx.parity + s.out_layer) & 1;
-  const int64_t row = int64_t{ctx.n_rows} * s.out_width, codes = int64_t{ctx.n_rows} * s.w[0].rows;
-  s.now = s.out + copy * row, s.other = s.out + (copy ^ 1) * row;
-  s.now_codes = s.out_codes + copy * codes, s.other_codes = s.out_codes + (copy ^ 1) * codes;
-}
-
 /// By one lane of each warp: where the product of this stage begins.
 template <int M>
 static __device__ __noinline__ void begin_product(int which) {
   const DecodeStage& s = decode_stages[which];
   WarpWalk& walk = this_walk();
-  if (threadIdx.x == 0) find_outputs(decode_stages[which]);
   int first = static_cast<int>(blockIdx.x) - s.first_cta;
   if (first < 0) first += grid_size();
   walk.tiles = {first, 0, 0, first};

@@ -42,11 +42,11 @@ __device__ __forceinline__ void put_hidden_codes(const DecodeStage& s, int m, in
   code |= __shfl_down_sync(~0u, code, 2) << 16;  // and k + 2, k + 3
   if (!valid) return;
   const int64_t at = int64_t{m} * s.w[0].rows + unit * 16 + row, of_scale = int64_t{m} * s.out_width + unit;
-  if (row % 4 == 0) put_codes(s.now_codes + at, s.other_codes + at, code);
+  if (row % 4 == 0) put_codes(s.out_codes + at, s.other_codes + at, code);
   if (row == 0) {
     float scale = largest > 1e-30f ? largest * (1.0f / 127.0f) : 0.0f;
     if (!(largest < 1e38f)) scale = __uint_as_float(0x7fc00000u);
-    put(s.now + of_scale, s.other + of_scale, scale);
+    put(s.out + of_scale, s.other + of_scale, scale);
   }
 }
 
@@ -57,7 +57,7 @@ __device__ __forceinline__ void put_hidden_pair(const DecodeStage& s, int m, int
   const uint32_t half = bits == 0x8000 ? 0 : bits, word = half | __shfl_down_sync(~0u, half, 1) << 16;
   if (!valid || at % 2 != 0) return;
   const int64_t i = int64_t{m} * s.out_width + at / 2;
-  store_relaxed(s.now + i, word);
+  store_relaxed(s.out + i, word);
   store_relaxed(s.other + i, kEmpty);
 }
 
@@ -67,7 +67,7 @@ struct ExchangePlace {
 };
 __device__ __forceinline__ ExchangePlace exchange_place(const DecodeStage& s, int m, int at) {
   const int64_t i = int64_t{m} * s.out_width + at;
-  return {s.now + i, s.other + i};
+  return {s.out + i, s.other + i};
 }
 
 /// Gate and up of a unit become a hidden value; `i` counts units, rows and tokens.
@@ -110,7 +110,9 @@ __device__ __forceinline__ void finish_rows(const DecodeStage& s, const DecodeCo
   real = real && r < w.rows;
   const float bias = real && w.bias ? w.bias[r] : 0.0f;
   const ExchangePlace place = exchange_place(s, m, at);
-  const float* x = ctx.own(s.own_copy, first_unit / grid_size() + u, m) + row;  // of a residual output
+  int own = u;  // of a residual output: which of this CTA's tiles
+  for (int before = first_unit; before >= grid_size(); before -= grid_size()) ++own;
+  const float* x = ctx.own(s.own_copy, own, m) + row;
   if (wait) consumer_sync();
   if (!real) return;
   float v = fmaf(slot_sum<M>(w, u, m, row), row_factor(s, ctx, m), bias);

@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
     ctx.act = p.shared.act, ctx.partial = p.shared.partial;
     ctx.n_slots = p.shared.n_slots, ctx.slot_bytes = p.shared.slot_bytes, ctx.act_row_bytes = p.shared.act_row_bytes;
     ctx.n_rows = p.n_rows, ctx.own_offset = p.shared.own, ctx.own_tiles = p.shared.own_tiles, ctx.dim = p.dim;
-    ctx.parity = p.parity, ctx.single = p.single_stage != 0, ctx.x_save = p.x_save;
+    ctx.single = p.single_stage != 0, ctx.x_save = p.x_save;
 #if __CUDA_ARCH__ >= 900
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif

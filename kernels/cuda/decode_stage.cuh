@@ -94,25 +94,23 @@ __device__ __forceinline__ void scout(const float* row, int width) {
 __device__ __forceinline__ void announce(int part) {
   if (threadIdx.x != 0) return;
   const DecodeStage& s = current_stage();
-  const uint32_t copy = (decode_context.parity + s.out_layer) & 1;
-  put(s.soon + copy * s.n_soon + part, s.soon + (copy ^ 1) * s.n_soon + part, 1);
+  put(s.soon + part, s.soon_other + part, 1);
 }
 
 /// The same where results are announced: until all are near, which `known` says without a look. Then all threads ask
 /// for them, and no trip to the L2 lies between the results and those who want them.
-__device__ __forceinline__ void scout_soon(const DecodeStage& s, uint32_t copy, bool known) {
-  const float* soon = s.soon + copy * s.n_soon;
+__device__ __forceinline__ void scout_soon(const DecodeStage& s, bool known) {
   for (int i = helper_thread(); i < s.n_soon && !known; i += kConsumers) {
-    uint32_t word = load_relaxed(soon + i);
-    poll_on(soon + i, word);
+    uint32_t word = load_relaxed(s.soon + i);
+    poll_on(s.soon + i, word);
   }
   consumer_sync();
 }
 
 /// Before results of attention. Where parts of it are split, all CTAs are done at about the same time.
-__device__ __forceinline__ void scout_attention(const DecodeStage& s, uint32_t copy, const float* row, int width) {
+__device__ __forceinline__ void scout_attention(const DecodeStage& s, const float* row, int width) {
   if (s.n_soon == 0 || decode_context.single || this_walk().meets) return scout(row, width);
-  scout_soon(s, copy, this_walk().attended);
+  scout_soon(s, this_walk().attended);
 }
 
 __device__ inline void decode_embedding_row(const EmbeddingArg& e, int row, float* x, int dim) {
@@ -143,9 +141,8 @@ static __device__ __noinline__ void load_embedding() {
 static __device__ __noinline__ void reduce_branch() {
   const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
-  const uint32_t copy = (ctx.parity + s.in_layer) & 1;
   for (int m = 0; m < ctx.n_rows; ++m) {
-    const float* branch = s.in + (static_cast<int64_t>(copy) * ctx.n_rows + m) * s.in_width + ctx.dim;
+    const float* branch = s.in + static_cast<int64_t>(m) * s.in_width + ctx.dim;
     float squares = 0;
     for (int i = threadIdx.x * 4; i < ctx.dim; i += kConsumers * 4) {
       const float4 b = poll4(branch + i);
@@ -169,38 +166,46 @@ __device__ __forceinline__ float4 load_constant4(const float* p) {
   return v;
 }
 
+/// Where x comes from, looked up before it is waited for.
+struct StreamSource {
+  bool starts;             ///< from the embedding
+  const float* post_norm;  ///< of the last branch, still to come; or null
+  __device__ __forceinline__ explicit StreamSource(const DecodeStage& s)
+      : starts(s.starts != 0), post_norm(s.post_norm) {}
+};
+
 /// Eight values of x in row m, from i on: as soon as they are there, from what first loads have found.
-__device__ __forceinline__ void finish_x(const DecodeStage& s, const DecodeContext& ctx, const float* row, int m, int i,
-                                         uint4 p, uint4 q, float4& a, float4& b) {
-  if (s.starts) {
+__device__ __forceinline__ void finish_x(const StreamSource& from, const DecodeStage& s, const DecodeContext& ctx,
+                                         const float* row, int m, int i, uint4 p, uint4 q, float4& a, float4& b) {
+  if (from.starts) {
     const float4* x = reinterpret_cast<const float4*>(embedded(s, m) + i);
     a = x[0], b = x[1];
     return;
   }
   poll_on(row + i, p, q);
   a = as_floats(p), b = as_floats(q);
-  if (!s.post_norm) return;
+  if (!from.post_norm) return;
   const float factor = s.post_scale * inverse_rms(total(ctx.branch_reduce[m]), ctx.dim, s.post_eps);
   const float4 c = poll4(row + ctx.dim + i), d = poll4(row + ctx.dim + i + 4);
-  const float4 u = load_constant4(s.post_norm + i), v = load_constant4(s.post_norm + i + 4);
+  const float4 u = load_constant4(from.post_norm + i), v = load_constant4(from.post_norm + i + 4);
   a.x += factor * (c.x * u.x), a.y += factor * (c.y * u.y), a.z += factor * (c.z * u.z), a.w += factor * (c.w * u.w);
   b.x += factor * (d.x * v.x), b.y += factor * (d.y * v.y), b.z += factor * (d.z * v.z), b.w += factor * (d.w * v.w);
 }
 
-/// f16 does not reach as far as x may: there the power of two of the last norm's factor goes ahead. This finds one where
-/// there was no norm before.
+/// f16 does not reach as far as x may: there the power of two of the last norm's factor goes ahead. This finds one
+/// where there was no norm before.
 static __device__ __noinline__ void find_ahead() {
   const DecodeStage& s = current_stage();
   DecodeContext& ctx = decode_context;
-  const uint32_t copy = (ctx.parity + s.in_layer) & 1;
+  const StreamSource source(s);
   for (int m = 0; m < ctx.n_rows; ++m) {
-    const float* row = s.in + (static_cast<int64_t>(copy) * ctx.n_rows + m) * s.in_width;
+    const float* row = s.in + static_cast<int64_t>(m) * s.in_width;
     float squares = 0;
     for (int i = threadIdx.x * 8; i < ctx.dim; i += kConsumers * 8) {
       float4 a, b;
       uint4 p{}, q{};
-      if (!s.starts) p = load_relaxed4(row + i), q = load_relaxed4(row + i + 4);
-      finish_x(s, ctx, row, m, i, p, q, a, b);
+      if (!source.starts) p = load_relaxed4(row + i), q = load_relaxed4(row + i + 4);
+      finish_x(source, s, ctx, row, m, i, p, q, a, b);
       squares += squares_of(a, b);
     }
     squares = warp_sum(squares);
@@ -222,16 +227,20 @@ struct OwnTiles {
     if (first < 0) first += grid;
     if (s.own_first_cta < 0) first = INT32_MAX;
   }
-  /// Eight values of row m from i on, by the thread that has them.
-  __device__ __forceinline__ void keep(const DecodeContext& ctx, int m, int i, float4 a, float4 b) const {
-    for (int tile = first, k = 0; tile <= i / kTileRows; tile += grid, ++k) {
-      if (tile != i / kTileRows) continue;
-      float4* to = reinterpret_cast<float4*>(ctx.own(copy, k, m) + i % kTileRows);
-      to[0] = a, to[1] = b;
-      if (!ctx.single) continue;
-      to = reinterpret_cast<float4*>(ctx.x_save + static_cast<int64_t>(m) * ctx.dim + i);
-      to[0] = a, to[1] = b;
-    }
+  /// Which of them has value i of a row, or -1.
+  __device__ __forceinline__ int find(int i) const {
+    for (int tile = first, k = 0; tile <= i / kTileRows; tile += grid, ++k)
+      if (tile == i / kTileRows) return k;
+    return -1;
+  }
+  /// Eight values of row m from i on, which tile k has.
+  __device__ __forceinline__ void keep(const DecodeContext& ctx, int k, int m, int i, float4 a, float4 b) const {
+    if (k < 0) return;
+    float4* to = reinterpret_cast<float4*>(ctx.own(copy, k, m) + i % kTileRows);
+    to[0] = a, to[1] = b;
+    if (!ctx.single) return;
+    to = reinterpret_cast<float4*>(ctx.x_save + static_cast<int64_t>(m) * ctx.dim + i);
+    to[0] = a, to[1] = b;
   }
 };
 
@@ -259,15 +268,15 @@ static __device__ __noinline__ void stage_residual() {
   constexpr int kStep = kConsumers * 8;
   const int t = threadIdx.x, warp = t / 32, lane = t % 32, dim = ctx.dim, n_rows = ctx.n_rows, width = s.in_width;
   const int n_groups = (dim + 31) / 32;
-  if (s.starts) {
+  const StreamSource source(s);
+  if (source.starts) {
     load_embedding();
-  } else if (s.post_norm) {
+  } else if (source.post_norm) {
     reduce_branch();
   }
   const bool scales = !kInt8 && s.form == ActForm::f16;
-  if (scales && (s.starts || ctx.single)) find_ahead();
-  const uint32_t copy = (ctx.parity + s.in_layer) & 1;
-  const float* in = s.in + static_cast<int64_t>(copy) * n_rows * width;
+  if (scales && (source.starts || ctx.single)) find_ahead();
+  const float* in = s.in;
   const OwnTiles own(s);
   float squares[M] = {};
   for (int base = 0; base < dim; base += kStep) {
@@ -276,17 +285,18 @@ static __device__ __noinline__ void stage_residual() {
     uint4 p[M] = {}, q[M] = {};
 #pragma unroll
     for (int m = 0; m < M; ++m)
-      if (valid && !s.starts && m < n_rows)
+      if (valid && !source.starts && m < n_rows)
         p[m] = load_relaxed4(in + m * width + i), q[m] = load_relaxed4(in + m * width + i + 4);
     float4 w0{}, w1{};  // of the norm
     if (valid) w0 = load_constant4(s.norm + i), w1 = load_constant4(s.norm + i + 4);
+    const int kept = valid ? own.find(i) : -1;
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       if (m >= n_rows) break;
       float4 a{}, b{};
       if (valid) {
-        finish_x(s, ctx, in + m * width, m, i, p[m], q[m], a, b);
-        own.keep(ctx, m, i, a, b);
+        finish_x(source, s, ctx, in + m * width, m, i, p[m], q[m], a, b);
+        own.keep(ctx, kept, m, i, a, b);
         squares[m] += squares_of(a, b);
         a.x *= w0.x, a.y *= w0.y, a.z *= w0.z, a.w *= w0.w, b.x *= w1.x, b.y *= w1.y, b.z *= w1.z, b.w *= w1.w;
       }
@@ -352,9 +362,8 @@ static __device__ __noinline__ void stage_vector() {
   const int t = threadIdx.x, cols = s.cols, n_groups = (cols + 31) / 32;
   const int n_rows = ctx.n_rows, width = s.in_width;
   const bool exchanged = s.input != StageInput::plain, quantized = s.form == ActForm::int8;
-  const uint32_t copy = exchanged ? (ctx.parity + s.in_layer) & 1 : 0;
-  const float* in = s.in + static_cast<int64_t>(copy) * n_rows * width;
-  if (exchanged) scout_attention(s, copy, in + (n_rows - 1) * width, cols);
+  const float* in = s.in;
+  if (exchanged) scout_attention(s, in + (n_rows - 1) * width, cols);
   for (int base = 0; base < cols; base += kStep) {
     const int i = base + t * 8;
     uint4 p[M] = {}, q[M] = {};
@@ -399,14 +408,13 @@ static __device__ __noinline__ void stage_hidden_codes() {
   DecodeContext& ctx = decode_context;
   constexpr int kOnes = 0x01010101;
   const int cols = s.cols, n_groups = cols / 32;
-  const uint32_t copy = (ctx.parity + s.in_layer) & 1;
-  const uint8_t* codes = s.in_codes + static_cast<int64_t>(copy) * ctx.n_rows * cols;
-  const float* scales = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
+  const uint8_t* codes = s.in_codes;
+  const float* scales = s.in;
   const auto sum = [&](uint4 c) {
     const int half = __dp4a(static_cast<int>(c.x), kOnes, __dp4a(static_cast<int>(c.y), kOnes, 0));
     return static_cast<float>(__dp4a(static_cast<int>(c.z), kOnes, __dp4a(static_cast<int>(c.w), kOnes, half)));
   };
-  scout_soon(s, copy, false);
+  scout_soon(s, false);
   for (int g = threadIdx.x; g < n_groups; g += kConsumers) {
     uint4 low[M] = {}, high[M] = {};
     uint2 both[M] = {};
@@ -445,8 +453,7 @@ static __device__ __noinline__ void stage_hidden_pairs() {
   DecodeContext& ctx = decode_context;
   constexpr int kAtOnce = M == 1 ? 4 : 8;
   const int n = s.cols / 8, end = ctx.n_rows * n;
-  const uint32_t copy = (ctx.parity + s.in_layer) & 1;
-  const float* in = s.in + static_cast<int64_t>(copy) * ctx.n_rows * s.in_width;
+  const float* in = s.in;
   scout(in + (ctx.n_rows - 1) * s.in_width, s.cols / 2);
   for (int first = threadIdx.x; first < end; first += kAtOnce * kConsumers) {
     uint4 v[kAtOnce] = {};

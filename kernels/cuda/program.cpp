@@ -37,11 +37,6 @@ int format_index(FormatList<F...>, DType dtype) {
   return at;
 }
 
-template <class T>
-T* offset(T* p, const uint8_t* base) {
-  return reinterpret_cast<T*>(const_cast<uint8_t*>(base) + reinterpret_cast<uintptr_t>(p));
-}
-
 }  // namespace
 
 ActForm act_form(DType weight) {
@@ -159,17 +154,32 @@ std::optional<DecodeStage> product_stage(const MatmulArgs& args, bool accumulate
   return s;
 }
 
-void Program::place(uint8_t* base) {
-  for (DecodeStage& s : stages) {
-    const bool exchanged_in = s.kind == StageKind::attention || s.input == StageInput::vector ||
-                              s.input == StageInput::hidden || (s.input == StageInput::residual && !s.starts);
-    if (s.kind == StageKind::attention) s.attention.meet = offset(s.attention.meet, base);
-    if (s.n_soon > 0) s.soon = offset(s.soon, base);
-    if (exchanged_in) s.in = offset(s.in, base);
-    if (s.input == StageInput::hidden && s.form == ActForm::int8) s.in_codes = offset(s.in_codes, base);
-    if (s.output != StageOutput::logits && s.output != StageOutput::plain) s.out = offset(s.out, base);
-    if (s.output == StageOutput::hidden && s.hidden_form == ActForm::int8) s.out_codes = offset(s.out_codes, base);
+std::vector<DecodeStage> Program::placed(uint8_t* base, uint32_t parity) const {
+  std::vector<DecodeStage> all = stages;
+  const auto copy = [base](auto*& p, int64_t size, uint32_t which) {
+    p = reinterpret_cast<std::remove_reference_t<decltype(p)>>(base + reinterpret_cast<uintptr_t>(p)) + size * which;
+  };
+  const auto both = [&](auto*& now, auto*& other, int64_t size, uint32_t which) {
+    other = now;
+    copy(now, size, which), copy(other, size, which ^ 1);
+  };
+  for (DecodeStage& s : all) {
+    const uint32_t in = (parity + static_cast<uint32_t>(s.in_layer)) & 1,
+                   out = (parity + static_cast<uint32_t>(s.out_layer)) & 1;
+    const bool hidden_in = s.input == StageInput::hidden, hidden_out = s.output == StageOutput::hidden;
+    const bool exchanged_in = s.kind == StageKind::attention || s.input == StageInput::vector || hidden_in ||
+                              (s.input == StageInput::residual && !s.starts);
+    if (exchanged_in) copy(s.in, int64_t{n_rows} * s.in_width, in);
+    if (hidden_in && s.form == ActForm::int8) copy(s.in_codes, int64_t{n_rows} * s.cols, in);
+    if (s.output != StageOutput::logits && s.output != StageOutput::plain)
+      both(s.out, s.other, int64_t{n_rows} * s.out_width, out);
+    if (hidden_out && s.hidden_form == ActForm::int8)
+      both(s.out_codes, s.other_codes, int64_t{n_rows} * s.w[0].rows, out);
+    if (s.n_soon > 0) both(s.soon, s.soon_other, s.n_soon, hidden_out ? out : in);
+    if (s.kind == StageKind::attention)
+      both(s.attention.meet, s.attention.meet_other, static_cast<int64_t>(meet_floats(s)), in);
   }
+  return all;
 }
 
 int32_t Program::stages_of(int64_t n_ops) const {
@@ -363,7 +373,8 @@ void Recorder::ffn(const FfnArgs& a) {
     s.out_width = narrow(hidden_form == ActForm::int8 ? ffn_dim / 16 : ffn_dim);
     if (!hidden_) {
       hidden_ = exchange(ffn_dim);
-      hidden_codes_ = reinterpret_cast<uint8_t*>(reserve(static_cast<size_t>(2 * n_tokens_ * ffn_dim)));
+      if (hidden_form == ActForm::int8)
+        hidden_codes_ = reinterpret_cast<uint8_t*>(reserve(static_cast<size_t>(2 * n_tokens_ * ffn_dim)));
     }
     s.out = hidden_, s.out_codes = hidden_codes_;
   }

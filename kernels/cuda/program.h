@@ -1,7 +1,8 @@
 // A decode step as data: the stages of a forward pass over up to kMaxDecodeRows tokens, one of each sequence, in the
 // order in which the kernel of decode.cuh walks them. Recorder turns the calls of the backend seam into such a program;
 // it is pure logic on shapes and addresses, testable without a GPU. Results pass from stage to stage through exchange
-// buffers, two copies of each by the parity of the layer, whose empty places hold -0.0 (see exchange.cuh).
+// buffers, two copies of each by the parity of the layer, whose empty places hold -0.0 (see exchange.cuh). Which copy a
+// stage reads and which it writes is settled here: a program has descriptions for steps that begin with either.
 #pragma once
 
 #include <cstdint>
@@ -104,9 +105,9 @@ struct AttentionArg {
   float eps = 0, scale = 1, softcap = 0;
   int32_t window = 0, max_splits = 1;
   int32_t chunk_keys = 0;  ///< positions of a chunk of the ring; 0: keys and values do not pass through it
-  int32_t k_page_bytes = 0, v_page_bytes = 0;  ///< of one head in one page
-  int32_t k_rotation = 1, v_rotation = 1;      ///< of heads in the cache, kv_rotation()
-  float* meet = nullptr;  ///< exchange [2][parts][max_splits][8][head_dim + 2]: what the splits of a part found
+  int32_t k_page_bytes = 0, v_page_bytes = 0;    ///< of one head in one page
+  int32_t k_rotation = 1, v_rotation = 1;        ///< of heads in the cache, kv_rotation()
+  float *meet = nullptr, *meet_other = nullptr;  ///< exchange [parts][max_splits][8][head_dim + 2]: what splits found
 };
 
 struct alignas(16) DecodeStage {
@@ -121,15 +122,14 @@ struct alignas(16) DecodeStage {
   MatrixArg w[3];
   int32_t cols = 0;                                   ///< of the input
   int32_t in_layer = 0, out_layer = 0;                ///< their parity chooses the copy of the exchange
-  float *in = nullptr, *out = nullptr;                ///< exchange, two copies of [rows][width]; plain: the only copy
-  uint8_t *in_codes = nullptr, *out_codes = nullptr;  ///< hidden int8: [2][rows][cols] beside scales in `in`, `out`
   int32_t in_width = 0, out_width = 0;                ///< floats of a row
-  // Of this layer's copy of the exchange and of the other one, row 0: found by the kernel before they are needed.
-  float *now = nullptr, *other = nullptr;
-  uint8_t *now_codes = nullptr, *other_codes = nullptr;
-  float* soon = nullptr;  ///< exchange [2][n_soon]: that results are near, a word of each part of attention of each
-                          ///< token, or of each CTA in gate and up where these leave codes; written by one stage and
-                          ///< read by the next
+  float *in = nullptr, *out = nullptr;                ///< [rows][width]; out in the exchange: this layer's copy
+  uint8_t *in_codes = nullptr, *out_codes = nullptr;  ///< hidden int8: [rows][cols] beside scales in `in`, `out`
+  float* other = nullptr;                             ///< the copy that is emptied while `out` is written
+  uint8_t* other_codes = nullptr;
+  /// Exchange [n_soon]: that results are near, a word of each part of attention of each token, or of each CTA in gate
+  /// and up where these leave codes; written by one stage and read by the next.
+  float *soon = nullptr, *soon_other = nullptr;
   int32_t n_soon = 0;
   int32_t in_rotation = 1;  ///< of the input, to be taken back: of attention's values
   // residual input, where post_norm is given [rows][2 * dim]: x without the last branch, then that branch
@@ -141,8 +141,8 @@ struct alignas(16) DecodeStage {
   float residual_scale = 1;
   int32_t own_first_cta = -1;  ///< first_cta of the output's stage; -1: nothing is kept
   int32_t own_copy = 0;        ///< of the two places for kept rows
-  int32_t gelu = 0;        ///< else SiLU
-  int32_t accumulate = 0;  ///< plain output
+  int32_t gelu = 0;            ///< else SiLU
+  int32_t accumulate = 0;      ///< plain output
   float logit_scale = 1, softcap = 0;
   AttentionArg attention;
 };
@@ -166,7 +166,6 @@ struct DecodeLaunch {
   int32_t single_stage = 0;            ///< rows of x that a CTA keeps come from and go to x_save
   const AttentionArg* rows = nullptr;  ///< of the first attention stage: its tables of rows; null: none
   SharedPlan shared;
-  uint32_t parity = 0;      ///< layers of all steps so far, modulo 2: says which copies of the exchange are empty
   float* x_save = nullptr;  ///< [rows][dim], between launches of single stages
 };
 
@@ -177,7 +176,7 @@ struct ProgramLimits {
   double memory_gbps = 3350;  ///< by the data sheet
 };
 
-/// A complete recorded step. Addresses of exchange buffers are offsets until place() is told where they lie.
+/// A complete recorded step. Addresses of exchange buffers are offsets, of their first copies; see placed().
 class Program {
  public:
   std::vector<DecodeStage> stages;
@@ -188,15 +187,16 @@ class Program {
   std::vector<int32_t> op_starts;  ///< stages before each op of the step
   /// Stages of the first n_ops ops.
   int32_t stages_of(int64_t n_ops) const;
-  /// Adds the base address to everything that lies in the exchange.
-  void place(uint8_t* exchange);
+  /// The stages with addresses in the exchange at `exchange`, of a step before which there were `parity` layers in all,
+  /// modulo 2.
+  std::vector<DecodeStage> placed(uint8_t* exchange, uint32_t parity) const;
 
   // Set by the backend once the program lies on the device.
   std::shared_ptr<void> memory;
   uint8_t* exchange = nullptr;
-  DecodeLaunch launch;
-  uint32_t parity = 0;
-  bool was_cut = false;  ///< the last launch ended within the step: what nobody read is still in the exchange
+  DecodeLaunch launch[2];  ///< by the parity
+  uint32_t parity = 0;     ///< layers of all steps so far, modulo 2: says which copies of the exchange are empty
+  bool was_cut = false;    ///< the last launch ended within the step: what nobody read is still in the exchange
 };
 
 class Recorder {

@@ -164,18 +164,63 @@ TEST_CASE("a program says where it is announced that results are near, and who r
         CHECK((s[4].soon == s[3].soon && s[4].n_soon == s[3].n_soon));
         CHECK((s[3].n_soon == 0 || s[3].soon != s[1].soon));
       }
-      // Two copies of each within the exchange, which place() moves with everything else.
+      // Two copies of each within the exchange.
       const auto end = [](const DecodeStage& s) {
         return reinterpret_cast<uintptr_t>(s.soon) + 2 * sizeof(float) * static_cast<size_t>(s.n_soon);
       };
       for (const DecodeStage& s : program->stages)
         if (s.n_soon > 0) CHECK(end(s) <= program->exchange_bytes);
       std::vector<uint8_t> memory(program->exchange_bytes);
-      const auto before = reinterpret_cast<uintptr_t>(of_attention);
-      program->place(memory.data());
-      CHECK(reinterpret_cast<uint8_t*>(program->stages[2].soon) == memory.data() + before);
-      CHECK(program->stages[1].soon == program->stages[2].soon);
+      const auto stages = program->placed(memory.data(), 0);
+      const auto first = reinterpret_cast<float*>(memory.data() + reinterpret_cast<uintptr_t>(of_attention));
+      CHECK((stages[1].soon == first && stages[1].soon_other == first + 8 * n));
+      CHECK((stages[2].soon == first && stages[2].soon_other == first + 8 * n));
+      CHECK((stages[6].soon == first + 8 * n && stages[6].soon_other == first));
     }
+}
+
+TEST_CASE("a stage reads the copy that the one before has written, and what is written is not what is emptied") {
+  for (const DType type : {DType::Q4_K, DType::BF16})
+    for (const int64_t n : {1, 3})
+      for (const uint32_t parity : {0U, 1U}) {
+        INFO(static_cast<int>(type) << " " << n << " tokens, parity " << parity);
+        const auto program = two_layers(type, n, 132);
+        std::vector<uint8_t> memory(program->exchange_bytes);
+        const auto stages = program->placed(memory.data(), parity),
+                   swapped = program->placed(memory.data(), parity ^ 1);
+        const auto within = [&](const void* p, size_t bytes) {
+          const auto* at = static_cast<const uint8_t*>(p);
+          return at > memory.data() && at + bytes <= memory.data() + memory.size();
+        };
+        for (size_t i = 0; i + 1 < stages.size(); ++i) {  // all but logits
+          INFO("stage " << i);
+          const DecodeStage &s = stages[i], &next = stages[i + 1];
+          CHECK(next.in == s.out);
+          CHECK(next.in_codes == s.out_codes);
+          const size_t bytes = static_cast<size_t>(n * s.out_width) * sizeof(float);
+          CHECK((within(s.out, bytes) && within(s.other, bytes)));
+          CHECK((s.out + n * s.out_width <= s.other || s.other + n * s.out_width <= s.out));
+          CHECK((swapped[i].out == s.other && swapped[i].other == s.out));
+          CHECK((swapped[i].out_codes == s.other_codes && swapped[i].other_codes == s.out_codes));
+          const size_t n_same = stages.size() / 2;  // of a layer
+          if (i + n_same + 1 < stages.size())
+            CHECK((stages[i + n_same].out == s.other && stages[i + n_same].other == s.out));
+          CHECK((s.output == StageOutput::hidden && type == DType::Q4_K) == (s.out_codes != nullptr));
+        }
+      }
+}
+
+TEST_CASE("each CTA keeps the rows of x to which its tiles of the next residual output are added") {
+  const auto program = two_layers(DType::Q4_K, 1, 132);
+  for (size_t layer = 0; layer < 2; ++layer) {
+    const DecodeStage* s = &program->stages[5 * layer];
+    CHECK((s[0].own_first_cta == s[2].first_cta && s[0].own_copy == s[2].own_copy));
+    CHECK((s[3].own_first_cta == s[4].first_cta && s[3].own_copy == s[4].own_copy));
+    CHECK(s[0].own_copy != s[3].own_copy);
+    CHECK((s[2].output == StageOutput::residual && s[4].output == StageOutput::residual));
+  }
+  CHECK(program->stages[10].own_first_cta == -1);  // logits: nothing is added any more
+  CHECK(program->shared.own_tiles == 2);           // of 192 tiles, 132 CTAs
 }
 
 TEST_CASE("a small model has as many announcing CTAs as take part") {
