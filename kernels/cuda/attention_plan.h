@@ -25,6 +25,7 @@ struct SplitPlan {
   int units = 0;     ///< whole units of kSplitUnit positions that are dealt out evenly
 
   INFER_HD int cut(int i) const {
+    if (n_splits == 1) return (first + kSplitUnit - 1) / kSplitUnit * kSplitUnit + kSplitUnit * i * units;
     const int each = units / n_splits, longer = units % n_splits;
     return (first + kSplitUnit - 1) / kSplitUnit * kSplitUnit + kSplitUnit * (i * each + (i < longer ? i : longer));
   }

@@ -43,7 +43,7 @@ ProgramLimits decode_limits() {
   };
   get(n_sms, cudaDevAttrMultiProcessorCount), get(shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   get(clock_khz, cudaDevAttrMemoryClockRate), get(bus_bits, cudaDevAttrGlobalMemoryBusWidth);
-  return known[device] = {n_sms, shared - kStaticShared, 2.0 * clock_khz * 1e3 * bus_bits / 8 / 1e9};
+  return known[device] = {n_sms, shared - kFixedShared, 2.0 * clock_khz * 1e3 * bus_bits / 8 / 1e9};
 }
 
 void launch_decode(const DecodeLaunch& launch, int n_ctas, bool cooperative, cudaStream_t stream) {

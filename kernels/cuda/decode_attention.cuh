@@ -29,11 +29,11 @@ struct UnitShared {
 static_assert(sizeof(UnitShared) <= 512);
 
 __device__ __forceinline__ UnitShared& unit_at(int area) {
-  return *reinterpret_cast<UnitShared*>(decode_memory + area);
+  return *reinterpret_cast<UnitShared*>(decode_memory() + area);
 }
 // By offsets from decode_memory, never through pointers in the struct: those would be generic ones.
 __device__ __forceinline__ float* unit_numbers(int area, int at) {
-  return reinterpret_cast<float*>(decode_memory + area + 512) + at;
+  return reinterpret_cast<float*>(decode_memory() + area + 512) + at;
 }
 __device__ __forceinline__ float* unit_q(int area) { return unit_numbers(area, 0); }
 __device__ __forceinline__ float* unit_k(int area, int head_dim) {
@@ -89,7 +89,7 @@ inline constexpr int kKeyWarp = kUnitRows, kValueWarp = kUnitRows + 1;
 template <int kHeadDim>
 __device__ __forceinline__ void prepare_unit(int area) {
   const DecodeStage& s = current_stage();
-  const DecodeContext& ctx = decode_context;
+  const DecodeContext& ctx = decode_context();
   const AttentionArg& a = s.attention;
   const UnitShared& u = unit_at(area);
   constexpr int dim = kHeadDim;
@@ -113,7 +113,7 @@ __device__ __forceinline__ void store_newest(int area) {
   const int warp = this_warp(), lane = static_cast<int>(threadIdx.x % 32);
   if (u.split != u.n_splits - 1 || (warp != kKeyWarp && warp != kValueWarp)) return;
   const AttentionArg& a = current_stage().attention;
-  const int slot = decode_context.cache_slot[u.m];
+  const int slot = decode_context().cache_slot[u.m];
   if (warp == kKeyWarp)
     store_kv<typename Cache::Keys>(a.k_cache, a.n_kv_heads, u.range.kv_head, kHeadDim, slot, unit_k(area, kHeadDim),
                                    lane);
@@ -185,7 +185,7 @@ static __device__ __noinline__ void attend(int area) {
   constexpr int kKeys = ring_chunk_keys(kKeyBytes + kValueBytes), kBlocks = kKeys / kBlockKeys;
   constexpr int kWorkers = team_warps(M) / kBlocks;  // of a team, each for the blocks of a chunk
   static_assert(kKeys == kPageTokens || (!Keys::codes && !Values::codes), "half a page of codes is not contiguous");
-  DecodeContext& ctx = decode_context;
+  DecodeContext& ctx = decode_context();
   UnitShared& u = unit_at(area);
   float* scratch = unit_scratch(area, kHeadDim);
   float* numbers = scratch + kWarps * 2 * kUnitRows;
@@ -254,36 +254,40 @@ struct UnitName {
   int m, kv_head, head_group;
   SplitPlan plan;
 };
-__device__ __forceinline__ int n_head_groups(const AttentionArg& a) {
-  return ceil_div(a.n_heads / a.n_kv_heads, kUnitRows);
-}
+// Divisions take 100 cycles, so there are none where there is nothing to divide.
 __device__ __forceinline__ UnitName unit_name(const AttentionArg& a, int part) {
   UnitName u;
-  const int n = n_head_groups(a);
-  u.m = part / (a.n_kv_heads * n), u.kv_head = part / n % a.n_kv_heads, u.head_group = part % n;
-  u.plan = plan_splits(decode_context.kv_len[u.m], a.window, a.max_splits);
+  const int of_token = a.n_kv_heads * a.n_head_groups;
+  for (u.m = 0; part >= of_token; ++u.m) part -= of_token;
+  u.kv_head = part, u.head_group = 0;
+  if (a.n_head_groups > 1) u.kv_head = part / a.n_head_groups, u.head_group = part % a.n_head_groups;
+  u.plan = plan_splits(decode_context().kv_len[u.m], a.window, a.max_splits);
   return u;
 }
 /// Query heads of the unit, and the first of them.
 __device__ __forceinline__ int unit_rows(const AttentionArg& a, int head_group) {
-  return min(kUnitRows, a.n_heads / a.n_kv_heads - head_group * kUnitRows);
+  return min(kUnitRows, a.group - head_group * kUnitRows);
 }
 __device__ __forceinline__ int unit_head(const AttentionArg& a, const UnitName& u) {
-  return u.kv_head * (a.n_heads / a.n_kv_heads) + u.head_group * kUnitRows;
+  return u.kv_head * a.group + u.head_group * kUnitRows;
 }
 /// The page numbers of the positions [0, end) of row m.
 __device__ __forceinline__ const int32_t* unit_pages(const AttentionArg& a, int m, int end) {
-  return end <= kKeptPages * kPageTokens ? decode_context.pages[m]
+  return end <= kKeptPages * kPageTokens ? decode_context().pages[m]
                                          : a.page_table + static_cast<int64_t>(m) * a.max_pages;
 }
 /// Calls f(part, split) for the units of this CTA.
 template <class F>
 __device__ __forceinline__ void for_units(const DecodeStage& s, const F& f) {
   const AttentionArg& a = s.attention;
-  const int n_parts = decode_context.n_rows * a.n_kv_heads * n_head_groups(a);
+  const int n_parts = decode_context().n_rows * a.n_kv_heads * a.n_head_groups;
   int unit = static_cast<int>(blockIdx.x) - s.first_cta;
   if (unit < 0) unit += grid_size();
-  for (; unit < n_parts * a.max_splits; unit += grid_size()) f(unit % n_parts, unit / n_parts);
+  for (; unit < n_parts * a.max_splits; unit += grid_size()) {
+    int part = unit, split = 0;
+    if (unit >= n_parts) part = unit % n_parts, split = unit / n_parts;
+    f(part, split);
+  }
 }
 
 /// Empties a split's places in the other copy: by whoever would fill them, whether or not there is such a split now,
@@ -292,7 +296,7 @@ __device__ __forceinline__ void empty_meeting_places(int part, int split) {
   const DecodeStage& s = current_stage();
   if (s.attention.max_splits == 1) return;
   float* other = meeting_place(s.attention.meet_other, s.attention, part, split);
-  const int rows = min(kUnitRows, s.attention.n_heads / s.attention.n_kv_heads);
+  const int rows = min(kUnitRows, s.attention.group);
   for (int i = threadIdx.x; i < rows * (s.attention.head_dim + 2); i += kConsumers) store_relaxed(other + i, kEmpty);
 }
 
@@ -362,8 +366,8 @@ static __device__ __noinline__ void attention_stage(int area, bool has_next) {
     WarpWalk& walk = this_walk();
     walk.found = has_next, walk.attended = walk.meets = false;
     const AttentionArg& a = current_stage().attention;
-    for (int m = 0; m < decode_context.n_rows; ++m)
-      walk.meets = walk.meets || plan_splits(decode_context.kv_len[m], a.window, a.max_splits).n_splits > 1;
+    for (int m = 0; m < decode_context().n_rows; ++m)
+      walk.meets = walk.meets || plan_splits(decode_context().kv_len[m], a.window, a.max_splits).n_splits > 1;
     if (has_next) begin_product<M>(after_which(walk.which));
   }
   for_units(current_stage(), [&](int part, int split) {

@@ -43,6 +43,7 @@ struct DecodeContext {
   /// f32 [kept_tiles][kWarps][rows][16].
   int act, own_offset, partial;
   int n_slots, slot_bytes, act_row_bytes, n_rows, dim, own_tiles;
+  unsigned per_grid;  ///< 2^32 / CTAs, rounded up: x / CTAs is the upper word of x * per_grid for x * CTAs < 2^32
   alignas(16) float reduce[kMaxDecodeRows][kWarps];  ///< sums of squares
   alignas(16) float branch_reduce[kMaxDecodeRows][kWarps];
   int kv_len[kMaxDecodeRows], position[kMaxDecodeRows], cache_slot[kMaxDecodeRows];
@@ -52,19 +53,30 @@ struct DecodeContext {
   float factor[kMaxDecodeRows];  ///< of the sums: what of 1 / rms is left to the epilogue
   float ahead[kMaxDecodeRows];   ///< a power of two near 1 / rms of the last residual input
 
-  __device__ __forceinline__ uint8_t* act_row(int m) const { return decode_memory + act + m * act_row_bytes; }
-  __device__ __forceinline__ float* sums() const { return reinterpret_cast<float*>(decode_memory + partial); }
+  __device__ __forceinline__ uint8_t* act_row(int m) const { return decode_memory() + act + m * act_row_bytes; }
+  __device__ __forceinline__ float* sums() const { return reinterpret_cast<float*>(decode_memory() + partial); }
   /// Of this CTA's tile number `tile`, row m.
   __device__ __forceinline__ float* own(int copy, int tile, int m) const {
-    return reinterpret_cast<float*>(decode_memory + own_offset) + ((copy * own_tiles + tile) * n_rows + m) * kTileRows;
+    return reinterpret_cast<float*>(decode_memory() + own_offset) +
+           ((copy * own_tiles + tile) * n_rows + m) * kTileRows;
   }
 };
 
-static __shared__ DecodeContext decode_context;
-static __shared__ RingBarriers decode_barriers;
-/// The one at hand, the next two, of which the second is on its way, and the one before, where some warps are still
-/// finishing: there is no barrier at the end of a stage but those that the next one needs anyway.
-static __shared__ DecodeStage decode_stages[4];
+/// What lies at the beginning of shared memory.
+struct FixedShared {
+  DecodeContext context;
+  RingBarriers barriers;
+  /// The one at hand, the next two, of which the second is on its way, and the one before, where some warps are still
+  /// finishing: there is no barrier at the end of a stage but those that the next one needs anyway.
+  DecodeStage stages[4];
+  DecodeStage fetch_stages[2];  ///< of the fetching warp: the one at hand and the next
+};
+static_assert(sizeof(FixedShared) <= kFixedShared && kFixedShared % 128 == 0);
+
+__device__ __forceinline__ FixedShared& fixed_shared() { return *reinterpret_cast<FixedShared*>(decode_fixed()); }
+__device__ __forceinline__ DecodeContext& decode_context() { return fixed_shared().context; }
+__device__ __forceinline__ RingBarriers& decode_barriers() { return fixed_shared().barriers; }
+__device__ __forceinline__ DecodeStage (&decode_stages())[4] { return fixed_shared().stages; }
 
 /// threadIdx.x, that / 32, and gridDim.x. The compiler is not to know that they are always the same: it would keep them
 /// and what follows from them over calls, in local memory, which is an L2 trip away.
@@ -73,15 +85,15 @@ __device__ __forceinline__ int this_thread() {
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
   return thread;
 }
-__device__ __forceinline__ int this_warp() { return this_thread() / 32; }
+__device__ __forceinline__ int this_warp() { return static_cast<int>(static_cast<unsigned>(this_thread()) / 32); }
 __device__ __forceinline__ int grid_size() {
   int n;
   asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(n));
   return n;
 }
 
-__device__ __forceinline__ WarpWalk& this_walk() { return decode_context.walk[this_warp()]; }
-__device__ __forceinline__ const DecodeStage& current_stage() { return decode_stages[this_walk().which]; }
+__device__ __forceinline__ WarpWalk& this_walk() { return decode_context().walk[this_warp()]; }
+__device__ __forceinline__ const DecodeStage& current_stage() { return decode_stages()[this_walk().which]; }
 __device__ __forceinline__ int after_which(int which) { return (which + 1) % 4; }
 
 }  // namespace infer::cuda

@@ -51,7 +51,7 @@ __device__ __forceinline__ void dot_plain(const uint8_t* rows, int row_bytes, in
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       float a[n];
-      widen<F>(*reinterpret_cast<const uint4*>(decode_memory + act + (m < n_rows ? m : 0) * act_row_bytes + at), a);
+      widen<F>(*reinterpret_cast<const uint4*>(decode_memory() + act + (m < n_rows ? m : 0) * act_row_bytes + at), a);
 #pragma unroll
       for (int r = 0; r < R; ++r)
 #pragma unroll
@@ -73,7 +73,7 @@ __device__ __forceinline__ void mma_plain(const uint8_t* rows, int row_bytes, in
     const int at = begin + lane % 4 * 16;
     uint4 w{}, a{};
     if (at < end) w = *reinterpret_cast<const uint4*>(rows + at);
-    if (at < end && r < n_rows) a = *reinterpret_cast<const uint4*>(decode_memory + act + at);
+    if (at < end && r < n_rows) a = *reinterpret_cast<const uint4*>(decode_memory() + act + at);
     Type::mma(acc, a.x, 0, a.y, 0, w.x, w.y);
     Type::mma(acc, a.z, 0, a.w, 0, w.z, w.w);
   }
@@ -87,10 +87,10 @@ __device__ __forceinline__ void for_chunks(int n_chunks, int n_slots, int slot_b
   int i = place.skip;
   place.skip = (place.skip - n_chunks) & (n_teams(M) - 1);
   for (; i < n_chunks; i += n_teams(M)) {
-    barrier_wait(&decode_barriers.full[place.slot], place.phase);
-    dot(decode_memory + place.slot * slot_bytes, i);
+    barrier_wait(&decode_barriers().full[place.slot], place.phase);
+    dot(decode_memory() + place.slot * slot_bytes, i);
     __syncwarp();
-    if (lane == 0) barrier_arrive(&decode_barriers.empty[place.slot]);
+    if (lane == 0) barrier_arrive(&decode_barriers().empty[place.slot]);
     place.advance(n_slots, n_teams(M));
   }
 }
@@ -112,14 +112,15 @@ __device__ __forceinline__ SumsOfRow sums_of_row(const MatrixArg& w, int row) {
 template <int M>
 __device__ __forceinline__ void find_run(const DecodeStage& s, WarpWalk& walk) {
   TileWalk at = walk.tiles;
+  const DecodeContext& ctx = decode_context();
   const int room = kept_tiles(M) - at.kept, grid = grid_size();
   int matrix = at.part, n_tiles = 1, end = s.n_units;
   if (s.n_parts == 1) {
-    matrix = 0, end = s.w[0].n_tiles;
-    while (at.unit >= end) end += s.w[++matrix].n_tiles;
-    for (int m = matrix + 1; m < s.n_matrices && s.w[m].kernel == s.w[matrix].kernel; ++m) end += s.w[m].n_tiles;
+    for (matrix = 0; at.unit >= s.w[matrix].end;) ++matrix;
+    end = s.w[matrix].run_end;
   }
-  const int n_units = (end - at.unit + grid - 1) / grid;
+  const auto to_share = static_cast<unsigned>(end - at.unit + grid - 1);
+  const int n_units = static_cast<int>(grid == 1 ? to_share : __umulhi(to_share, ctx.per_grid));
   if (s.n_parts == 1) {
     n_tiles = min(n_units, room);
     at.unit += n_tiles * grid;
@@ -138,7 +139,7 @@ __device__ __forceinline__ void find_run(const DecodeStage& s, WarpWalk& walk) {
 /// By one lane of each warp: where the product of this stage begins.
 template <int M>
 static __device__ __noinline__ void begin_product(int which) {
-  const DecodeStage& s = decode_stages[which];
+  const DecodeStage& s = decode_stages()[which];
   WarpWalk& walk = this_walk();
   int first = static_cast<int>(blockIdx.x) - s.first_cta;
   if (first < 0) first += grid_size();
@@ -154,7 +155,7 @@ template <class F, int M, bool kWhole>
 __device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
   constexpr int kTeams = n_teams(M), kTeamWarps = team_warps(M);
   const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
+  DecodeContext& ctx = decode_context();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kTeamWarps;
   const int n_slots = ctx.n_slots, slot_bytes = ctx.slot_bytes, act = ctx.act, act_row_bytes = ctx.act_row_bytes;
   const int n_rows = ctx.n_rows, n_chunks = s.w[matrix].n_chunks;
@@ -164,12 +165,12 @@ __device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
   // Calls dot(chunk in shared memory, its number in the tile) for this team's chunks, and flush(sums, which part of
   // them) where a tile ends.
   const auto for_run = [&](const auto& dot, const auto& flush) {
-    const uint32_t barriers = kept_in_register(shared_address(&decode_barriers));
+    const uint32_t barriers = kept_in_register(shared_address(&decode_barriers()));
     while (left > 0) {
       for (; i >= n_chunks; i -= n_chunks) sums += kWarps * M * kTileRows;
       const uint32_t full = barriers + place.slot * 8, empty = full + kMaxSlots * 8;
       barrier_wait(full, place.phase);
-      dot(decode_memory + place.slot * slot_bytes, i);
+      dot(decode_memory() + place.slot * slot_bytes, i);
       __syncwarp();
       if (lane == 0) barrier_arrive(empty);
       place.advance(n_slots, kTeams);

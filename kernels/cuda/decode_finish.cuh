@@ -15,7 +15,7 @@ __device__ __forceinline__ float row_factor(const DecodeStage& s, const DecodeCo
 template <int M>
 __device__ __forceinline__ float slot_sum(const MatrixArg& w, int slot, int m, int row) {
   const auto [first, n] = sums_of_row<M>(w, row);
-  const float* sums = decode_context.sums() + ((slot * kWarps + first) * M + m) * kTileRows + row;
+  const float* sums = decode_context().sums() + ((slot * kWarps + first) * M + m) * kTileRows + row;
   float part[kWarps];
 #pragma unroll
   for (int i = 0; i < kWarps; ++i) part[i] = i < n ? sums[i * M * kTileRows] : 0.0f;
@@ -137,7 +137,7 @@ __device__ __forceinline__ void finish_rows(const DecodeStage& s, const DecodeCo
 template <int M>
 __device__ __noinline__ void finish_units() {
   const DecodeStage& s = current_stage();
-  const DecodeContext& ctx = decode_context;
+  const DecodeContext& ctx = decode_context();
   const TileWalk& walk = this_walk().tiles;
   const int first_unit = walk.first, n = s.n_parts == 2 ? walk.kept / 2 : walk.kept,
             end = ceil_div(n * 16 * M, 32) * 32;

@@ -52,7 +52,7 @@ __device__ __forceinline__ void float_step(const uint8_t* chunk, Chunk<F> c, int
 #pragma unroll
   for (int i = 0; i < 8; i += 2) {
     uint4 x{};  // of two quads
-    if (r < n_rows) x = *reinterpret_cast<const uint4*>(decode_memory + at + i * 8);
+    if (r < n_rows) x = *reinterpret_cast<const uint4*>(decode_memory() + at + i * 8);
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       const uint2 low = e4m3_in_f16(q[0][i + k]), high = e4m3_in_f16(q[1][i + k]);

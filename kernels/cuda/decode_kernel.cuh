@@ -26,10 +26,9 @@ __device__ __forceinline__ void visit_number(int i, const Function& f) {
   }
 }
 
-/// The run at hand, whichever format it is of.
+/// A run, whichever format it is of.
 template <int M>
-__device__ __forceinline__ void dot_any() {
-  const TileRun run = this_walk().run;
+__device__ __forceinline__ void dot_any(const TileRun& run) {
   visit_number<0, kDotKernels>(run.kernel, [&]<int kKernel>() {
     using F = DotFormat<kKernel>;
     if constexpr (F::block > 1 || dot_kernel_is_whole(kKernel))
@@ -42,26 +41,26 @@ __device__ __forceinline__ void dot_any() {
 /// a call is looked up again.
 template <int M>
 __device__ __forceinline__ void product_stage() {
-  const bool first_lane = threadIdx.x % 32 == 0;
-  if (first_lane) {
+  if (threadIdx.x % 32 == 0) {  // before, not while the input is waited for: that cost 2 %
     WarpWalk& walk = this_walk();
     if (!walk.found) begin_product<M>(walk.which);
     walk.found = false;
   }
   __syncwarp();
-  stage_input<M>(this_walk().run.n_tiles > 0);
+  stage_input<M>();
   wait_for_copies();  // of the description two stages ahead, which all see after the next barrier
-  if (this_walk().run.n_tiles == 0) return consumer_sync();
   while (true) {
-    dot_any<M>();
+    const TileRun run = this_walk().run;
+    if (run.n_tiles == 0) return consumer_sync();
+    dot_any<M>(run);
     if (this_walk().after != AfterRun::run) {
       finish_units<M>();
       if (this_walk().after == AfterRun::finish) return;
       consumer_sync();
-      if (first_lane) this_walk().tiles.first = this_walk().tiles.unit, this_walk().tiles.kept = 0;
+      if (threadIdx.x % 32 == 0) this_walk().tiles.first = this_walk().tiles.unit, this_walk().tiles.kept = 0;
     }
     __syncwarp();  // all have read what comes after the last one
-    if (first_lane) find_run<M>(current_stage(), this_walk());
+    if (threadIdx.x % 32 == 0) find_run<M>(current_stage(), this_walk());
     __syncwarp();
   }
 }
@@ -88,7 +87,7 @@ template <int M>
 __device__ inline void fetch_all(const DecodeLaunch& p, DecodeStage (&stages)[2]) {
   if (!fetches()) return;
   const int lane = kFetchLanes == 1 ? 0 : threadIdx.x % 32;
-  Fetcher fetcher(p.shared, decode_barriers);
+  Fetcher fetcher(p.shared, decode_barriers());
   const DecodeStage& first = p.stages ? p.stages[p.begin] : p.single;
   int i = is_streamed(first) ? p.begin : first.next_streamed, which = 0;
   if (i < p.end) copy_stage<kFetchLanes>(stages[0], p, i, lane);
@@ -106,27 +105,26 @@ __device__ inline void fetch_all(const DecodeLaunch& p, DecodeStage (&stages)[2]
   }
 }
 
-static_assert(sizeof(DecodeContext) + sizeof(RingBarriers) + 6 * sizeof(DecodeStage) + 64 <= kStaticShared);
-
 template <int M>
 __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid_constant__ DecodeLaunch p) {
-  __shared__ DecodeStage fetch_stages[2];
-  DecodeContext& ctx = decode_context;
+  DecodeContext& ctx = decode_context();
   const int t = threadIdx.x;
   if (t == 0) {
+    if (decode_fixed() != decode_shared) __trap();
     for (int i = 0; i < p.shared.n_slots; ++i)
-      barrier_init(&decode_barriers.full[i], kFullArrivals), barrier_init(&decode_barriers.empty[i], team_warps(M));
+      barrier_init(&decode_barriers().full[i], kFullArrivals), barrier_init(&decode_barriers().empty[i], team_warps(M));
     ctx.act = p.shared.act, ctx.partial = p.shared.partial;
     ctx.n_slots = p.shared.n_slots, ctx.slot_bytes = p.shared.slot_bytes, ctx.act_row_bytes = p.shared.act_row_bytes;
     ctx.n_rows = p.n_rows, ctx.own_offset = p.shared.own, ctx.own_tiles = p.shared.own_tiles, ctx.dim = p.dim;
+    ctx.per_grid = 0xffffffffu / gridDim.x + 1;  // of one CTA it does not fit, and is not asked for
     ctx.single = p.single_stage != 0, ctx.x_save = p.x_save;
 #if __CUDA_ARCH__ >= 900
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
   }
   if (t < kConsumers) {
-    copy_stage<kConsumers>(decode_stages[0], p, p.begin, t);
-    if (p.begin + 1 < p.end) copy_stage<kConsumers>(decode_stages[1], p, p.begin + 1, t);
+    copy_stage<kConsumers>(decode_stages()[0], p, p.begin, t);
+    if (p.begin + 1 < p.end) copy_stage<kConsumers>(decode_stages()[1], p, p.begin + 1, t);
   }
   if (t < kConsumers && t % 32 == 0) {
     const int team = t / (team_warps(M) * 32);
@@ -144,12 +142,12 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   }
   wait_for_copies();
   __syncthreads();
-  if (t >= kConsumers) return fetch_all<M>(p, fetch_stages);
+  if (t >= kConsumers) return fetch_all<M>(p, fixed_shared().fetch_stages);
   while (true) {
     // The description two stages ahead is asked for now and needed later.
     const int after_next = this_walk().stage + 2;
     if (after_next < p.end)
-      copy_stage<kConsumers>(decode_stages[(after_next - p.begin) % 4], p, after_next, helper_thread());
+      copy_stage<kConsumers>(decode_stages()[(after_next - p.begin) % 4], p, after_next, helper_thread());
     if (current_stage().kind == StageKind::attention) {
       attention_stage<M>(p.shared.act, after_next <= p.end);
     } else {
@@ -166,15 +164,15 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
 template <int M>
 void launch_decode_rows(const DecodeLaunch& launch, int n_ctas, bool cooperative, cudaStream_t stream) {
   const auto kernel = decode_kernel<M>;
-  const auto bytes = static_cast<size_t>(launch.shared.total);
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.shared.total), "decode");
+  const int bytes = kFixedShared + launch.shared.total;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "decode");
   const dim3 grid(static_cast<unsigned>(n_ctas)), block(kConsumers + 32);
   if (cooperative) {
     DecodeLaunch copy = launch;
     void* args[] = {&copy};
-    check(cudaLaunchCooperativeKernel(kernel, grid, block, args, bytes, stream), "decode");
+    check(cudaLaunchCooperativeKernel(kernel, grid, block, args, static_cast<size_t>(bytes), stream), "decode");
   } else {
-    kernel<<<grid, block, bytes, stream>>>(launch);
+    kernel<<<grid, block, static_cast<size_t>(bytes), stream>>>(launch);
     check(cudaGetLastError(), "decode");
   }
 }

@@ -73,7 +73,7 @@ struct ActFragment {
   __device__ __forceinline__ void load(int mine, int at) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %5, 0;\n@p ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];\n}"
                  : "+r"(v[0]), "+r"(v[1]), "+r"(v[2]), "+r"(v[3])
-                 : "r"(shared_address(decode_memory) + at), "r"(mine));
+                 : "r"(shared_address(decode_memory()) + at), "r"(mine));
   }
   __device__ __forceinline__ void clear() { v[0] = v[1] = v[2] = v[3] = 0; }
 };
@@ -87,9 +87,9 @@ __device__ __forceinline__ float2 byte_pair(uint32_t x, uint32_t mask, uint32_t 
 /// Four floats of two neighbouring groups, at a multiple of 16 only where kAligned.
 template <bool kAligned>
 __device__ __forceinline__ float4 load_four(int at) {
-  if constexpr (kAligned) return *reinterpret_cast<const float4*>(decode_memory + at);
-  const float2 a = *reinterpret_cast<const float2*>(decode_memory + at),
-               b = *reinterpret_cast<const float2*>(decode_memory + at + 8);
+  if constexpr (kAligned) return *reinterpret_cast<const float4*>(decode_memory() + at);
+  const float2 a = *reinterpret_cast<const float2*>(decode_memory() + at),
+               b = *reinterpret_cast<const float2*>(decode_memory() + at + 8);
   return {a.x, a.y, b.x, b.y};
 }
 

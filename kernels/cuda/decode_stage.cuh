@@ -109,7 +109,7 @@ __device__ __forceinline__ void scout_soon(const DecodeStage& s, bool known) {
 
 /// Before results of attention. Where parts of it are split, all CTAs are done at about the same time.
 __device__ __forceinline__ void scout_attention(const DecodeStage& s, const float* row, int width) {
-  if (s.n_soon == 0 || decode_context.single || this_walk().meets) return scout(row, width);
+  if (s.n_soon == 0 || decode_context().single || this_walk().meets) return scout(row, width);
   scout_soon(s, this_walk().attended);
 }
 
@@ -126,21 +126,21 @@ __device__ inline void decode_embedding_row(const EmbeddingArg& e, int row, floa
 
 /// Behind the activations of row m, until they are made: its embedding, f32 [dim].
 __device__ __forceinline__ float* embedded(const DecodeStage& s, int m) {
-  const int dim = decode_context.dim, of_int8 = (dim + 31) / 32 * 48;
+  const int dim = decode_context().dim, of_int8 = (dim + 31) / 32 * 48;
   const int bytes = s.form == ActForm::int8 ? of_int8 : s.form == ActForm::f32 ? dim * 4 : dim * 2;
-  return reinterpret_cast<float*>(decode_context.act_row(m) + bytes);
+  return reinterpret_cast<float*>(decode_context().act_row(m) + bytes);
 }
 static __device__ __noinline__ void load_embedding() {
   const DecodeStage& s = current_stage();
-  for (int m = 0; m < decode_context.n_rows; ++m)
-    decode_embedding_row(s.embedding, m, embedded(s, m), decode_context.dim);
+  for (int m = 0; m < decode_context().n_rows; ++m)
+    decode_embedding_row(s.embedding, m, embedded(s, m), decode_context().dim);
   consumer_sync();
 }
 
 /// The factor scale / rms of the last branch, where its norm is still to come.
 static __device__ __noinline__ void reduce_branch() {
   const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
+  DecodeContext& ctx = decode_context();
   for (int m = 0; m < ctx.n_rows; ++m) {
     const float* branch = s.in + static_cast<int64_t>(m) * s.in_width + ctx.dim;
     float squares = 0;
@@ -196,7 +196,7 @@ __device__ __forceinline__ void finish_x(const StreamSource& from, const DecodeS
 /// where there was no norm before.
 static __device__ __noinline__ void find_ahead() {
   const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
+  DecodeContext& ctx = decode_context();
   const StreamSource source(s);
   for (int m = 0; m < ctx.n_rows; ++m) {
     const float* row = s.in + static_cast<int64_t>(m) * s.in_width;
@@ -247,7 +247,7 @@ struct OwnTiles {
 /// Between launches of single stages those tiles lie in memory.
 static __device__ __noinline__ void fetch_own() {
   const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
+  DecodeContext& ctx = decode_context();
   int tile = static_cast<int>(blockIdx.x) - s.first_cta;
   if (tile < 0) tile += grid_size();
   for (int k = 0; tile < s.n_units; tile += grid_size(), ++k)
@@ -264,7 +264,7 @@ static __device__ __noinline__ void fetch_own() {
 template <int M, bool kInt8>
 static __device__ __noinline__ void stage_residual() {
   const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
+  DecodeContext& ctx = decode_context();
   constexpr int kStep = kConsumers * 8;
   const int t = threadIdx.x, warp = t / 32, lane = t % 32, dim = ctx.dim, n_rows = ctx.n_rows, width = s.in_width;
   const int n_groups = (dim + 31) / 32;
@@ -357,7 +357,7 @@ __device__ __forceinline__ void hadamard_lanes(float4& a, float4& b, int block) 
 template <int M>
 static __device__ __noinline__ void stage_vector() {
   const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
+  DecodeContext& ctx = decode_context();
   constexpr int kStep = kConsumers * 8;
   const int t = threadIdx.x, cols = s.cols, n_groups = (cols + 31) / 32;
   const int n_rows = ctx.n_rows, width = s.in_width;
@@ -405,7 +405,7 @@ static __device__ __noinline__ void stage_vector() {
 template <int M>
 static __device__ __noinline__ void stage_hidden_codes() {
   const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
+  DecodeContext& ctx = decode_context();
   constexpr int kOnes = 0x01010101;
   const int cols = s.cols, n_groups = cols / 32;
   const uint8_t* codes = s.in_codes;
@@ -450,7 +450,7 @@ static __device__ __noinline__ void stage_hidden_codes() {
 template <int M>
 static __device__ __noinline__ void stage_hidden_pairs() {
   const DecodeStage& s = current_stage();
-  DecodeContext& ctx = decode_context;
+  DecodeContext& ctx = decode_context();
   constexpr int kAtOnce = M == 1 ? 4 : 8;
   const int n = s.cols / 8, end = ctx.n_rows * n;
   const float* in = s.in;
@@ -483,13 +483,20 @@ static __device__ __noinline__ void stage_hidden_pairs() {
 /// Whether hidden values of this form pass as pairs of 16 bits.
 __device__ __forceinline__ bool is_pair_form(ActForm form) { return form == ActForm::f16 || form == ActForm::bf16; }
 
+/// Whether this CTA has units of the stage.
+__device__ __forceinline__ bool has_units(const DecodeStage& s) {
+  int first = static_cast<int>(blockIdx.x) - s.first_cta;
+  if (first < 0) first += grid_size();
+  return first < s.n_units;
+}
+
 template <int M>
-__device__ __forceinline__ void stage_input(bool has_units) {
+__device__ __forceinline__ void stage_input() {
   const DecodeStage& s = current_stage();
-  if (s.output == StageOutput::residual && decode_context.single) fetch_own();
+  if (s.output == StageOutput::residual && decode_context().single) fetch_own();
   if (s.input == StageInput::residual) {
     s.form == ActForm::int8 ? stage_residual<M, true>() : stage_residual<M, false>();
-  } else if (has_units) {
+  } else if (has_units(s)) {
     if (s.input == StageInput::hidden && s.form == ActForm::int8) {
       stage_hidden_codes<M>();
     } else if (s.input == StageInput::hidden && is_pair_form(s.form)) {
@@ -499,7 +506,7 @@ __device__ __forceinline__ void stage_input(bool has_units) {
     }
   }
   if (s.form == ActForm::int8 && s.cols % 32 != 0) {
-    for (int m = 0; m < decode_context.n_rows; ++m) pad_row(s.form, decode_context.act_row(m), s.cols);
+    for (int m = 0; m < decode_context().n_rows; ++m) pad_row(s.form, decode_context().act_row(m), s.cols);
     consumer_sync();
   }
 }

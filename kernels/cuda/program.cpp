@@ -129,13 +129,21 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
 
 namespace {
 /// Independent parts of attention: KV heads times groups of up to kUnitRows query heads.
-int parts_of_token(const AttentionArg& a) {
-  return a.n_kv_heads * ((a.n_heads / a.n_kv_heads + kUnitRows - 1) / kUnitRows);
-}
+int parts_of_token(const AttentionArg& a) { return a.n_kv_heads * a.n_head_groups; }
 
 /// Of one copy of what the splits of an attention stage leave each other.
 size_t meet_floats(const DecodeStage& s) {
   return static_cast<size_t>(s.n_units) * kUnitRows * static_cast<size_t>(s.attention.head_dim + 2);
+}
+
+/// Where runs of tiles of one kernel end, in a stage whose matrices come one after the other.
+void find_ends(DecodeStage& s) {
+  int32_t tiles = 0;
+  for (int i = 0; i < s.n_matrices; ++i) s.w[i].end = tiles += s.w[i].n_tiles;
+  for (int i = s.n_matrices; i-- > 0;) {
+    const bool goes_on = i + 1 < s.n_matrices && s.w[i + 1].kernel == s.w[i].kernel;
+    s.w[i].run_end = goes_on ? s.w[i + 1].run_end : s.w[i].end;
+  }
 }
 }  // namespace
 
@@ -147,6 +155,7 @@ std::optional<DecodeStage> product_stage(const MatmulArgs& args, bool accumulate
   s.n_matrices = 1;
   s.w[0] = *w;
   s.n_units = w->n_tiles;
+  find_ends(s);
   s.cols = w->cols;
   s.in = args.x.as<float>(), s.out = args.out.as<float>();
   s.in_width = narrow(args.x.cols()), s.out_width = narrow(args.out.cols());
@@ -309,6 +318,7 @@ void Recorder::attention(const AttentionArgs& a) {
   t.k_cache = a.k_cache.as<uint8_t>(), t.v_cache = a.v_cache.as<uint8_t>();
   t.k_type = static_cast<int32_t>(a.k_cache.dtype), t.v_type = static_cast<int32_t>(a.v_cache.dtype);
   t.n_heads = narrow(a.q.dims[1]), t.n_kv_heads = narrow(a.k_cache.dims[1]), t.head_dim = narrow(a.q.dims[2]);
+  t.group = t.n_heads / t.n_kv_heads, t.n_head_groups = (t.group + kUnitRows - 1) / kUnitRows;
   t.page_table = a.page_table.as<int32_t>(), t.max_pages = narrow(a.page_table.cols());
   t.kv_len = a.kv_len.as<int32_t>(), t.positions = r.positions.as<int32_t>(), t.slots = r.slots.as<int32_t>();
   t.q_norm = r.q_norm ? r.q_norm.as<float>() : nullptr, t.k_norm = r.k_norm ? r.k_norm.as<float>() : nullptr;
@@ -442,6 +452,7 @@ std::unique_ptr<Program> Recorder::finish() {
   for (size_t i = p.stages.size(); i-- > 0;) {
     DecodeStage& s = p.stages[i];
     s.next_streamed = after;
+    find_ends(s);
     if (is_streamed(s)) after = narrow(static_cast<int64_t>(i));
     if (s.output == StageOutput::residual) owner = s.first_cta;
     if (s.input == StageInput::residual && s.output != StageOutput::logits) s.own_first_cta = owner;

@@ -29,7 +29,7 @@ constexpr int team_warps(int rows) { return kWarps / n_teams(rows); }
 constexpr int plain_rows(int rows) { return kTileRows / n_teams(rows); }
 inline constexpr int kMaxSlots = 16;  ///< of the ring
 /// Shared memory that the decode kernel has beside what a plan lays out; checked where that is compiled.
-inline constexpr int kStaticShared = 6656;
+inline constexpr int kFixedShared = 6656;
 /// Tiles whose sums, one of each warp, are kept until they are finished: by the rows that a kernel is made for.
 constexpr int kept_tiles(int rows) { return rows <= 2 ? 16 : 4; }
 
@@ -81,6 +81,8 @@ struct MatrixArg {
   int32_t dtype = 0, kernel = 0;  ///< kernel: dot_kernel_of
   int32_t rows = 0, cols = 0;
   int32_t n_tiles = 0, n_chunks = 0;
+  int32_t end = 0, run_end = 0;  ///< tiles of the stage up to this matrix's last, and to that of the last one
+                                 ///< behind it of the same kernel
   int32_t chunk_bytes = 0, last_bytes = 0;  ///< of a tile's chunks; plain formats: of one row of a chunk
   int64_t tile_bytes = 0;                   ///< plain formats: row stride
   int32_t out_offset = 0;                   ///< of row 0 in the stage's output row
@@ -99,6 +101,8 @@ struct AttentionArg {
   uint8_t *k_cache = nullptr, *v_cache = nullptr;
   int32_t k_type = 0, v_type = 0;
   int32_t n_heads = 0, n_kv_heads = 0, head_dim = 0, max_pages = 0;
+  int32_t group = 1;          ///< query heads of a KV head
+  int32_t n_head_groups = 1;  ///< units that these make
   const int32_t *page_table = nullptr, *kv_len = nullptr, *positions = nullptr, *slots = nullptr;
   const float *q_norm = nullptr, *k_norm = nullptr, *cos_sin = nullptr, *sinks = nullptr;
   int32_t rope_pairs = 0, adjacent = 0;

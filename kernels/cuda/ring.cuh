@@ -89,9 +89,22 @@ __device__ __forceinline__ void before_refill() {
 #endif
 }
 
-/// All dynamic shared memory of a CTA, the ring first. By this name, not by pointers kept somewhere: so the compiler
-/// sees that accesses are to shared memory, with addresses of 32 bits.
-extern __shared__ __align__(128) uint8_t decode_memory[];
+/// All shared memory of a CTA: kFixedShared bytes of what is always there (decode_context.cuh), then what the plan lays
+/// out, the ring first. By these names, not by pointers kept somewhere: so the compiler sees that accesses are to
+/// shared memory, with addresses of 32 bits.
+extern __shared__ __align__(128) uint8_t decode_shared[];
+#if __CUDA_ARCH__ == 900
+/// There it begins behind the kilobyte that the system keeps, since the kernel has no other shared memory (it looks
+/// once whether that is so). A name's address is asked of the machine every time (SR_CgaCtaId, 30 cycles, in each
+/// function and after each call); a number is not.
+inline constexpr uint32_t kSharedBegin = 1024;
+__device__ __forceinline__ uint8_t* decode_fixed() {
+  return static_cast<uint8_t*>(__cvta_shared_to_generic(kSharedBegin));
+}
+#else
+__device__ __forceinline__ uint8_t* decode_fixed() { return decode_shared; }
+#endif
+__device__ __forceinline__ uint8_t* decode_memory() { return decode_fixed() + kFixedShared; }
 
 struct RingBarriers {
   uint64_t full[kMaxSlots], empty[kMaxSlots];
@@ -160,7 +173,7 @@ class Fetcher {
   __device__ Fetcher(const SharedPlan& plan, RingBarriers& barriers)
       : first_(kept_in_register(shared_address(barriers.full))),
         end_(first_ + plan.n_slots * 8),
-        memory_(kept_in_register(shared_address(decode_memory))),
+        memory_(kept_in_register(shared_address(decode_memory()))),
         slot_bytes_(plan.slot_bytes),
         slot_(memory_),
         place_{first_, 0},

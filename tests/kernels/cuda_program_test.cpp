@@ -9,7 +9,7 @@ using namespace infer::cuda;
 
 namespace {
 
-constexpr ProgramLimits kH100{132, 232448 - kStaticShared, 3352}, kH200{132, 232448 - kStaticShared, 4917};
+constexpr ProgramLimits kH100{132, 232448 - kFixedShared, 3352}, kH200{132, 232448 - kFixedShared, 4917};
 
 /// A stage that multiplies with a matrix that is said to lie somewhere; nobody looks there.
 DecodeStage stage_of(DType type, int64_t rows, int64_t cols) {
@@ -100,17 +100,19 @@ Tensor some(DType type, std::initializer_list<int64_t> dims) {
   return t;
 }
 
-/// Two layers of `n` tokens, one of each sequence: 24 query heads of 8 KV heads, weights of one type.
-std::unique_ptr<Program> two_layers(DType type, int64_t n, int n_sms) {
+/// Two layers of `n` tokens, one of each sequence: 24 query heads of 8 KV heads, weights of one type but for the
+/// values'.
+std::unique_ptr<Program> two_layers(DType type, int64_t n, int n_sms, std::optional<DType> values = {}) {
   constexpr int64_t kDim = 3072, kFfn = 8192, kHead = 128, kHeads = 24, kKvHeads = 8, kVocab = 32000;
-  Recorder r({n_sms, 232448 - kStaticShared, 4917});
+  Recorder r({n_sms, 232448 - kFixedShared, 4917});
   EmbedArgs embed{some(DType::BF16, {kVocab, kDim}), some(DType::I32, {n}), 1, some(DType::F32, {n, kDim})};
   embed.table.layout = kFileBlocks;
   r.embed(embed);
   for (int layer = 0; layer < 2; ++layer) {
     AttnInArgs in;
     in.x = some(DType::F32, {n, kDim}), in.norm = some(DType::F32, {kDim});
-    in.wq = some(type, {kHeads * kHead, kDim}), in.wk = some(type, {kKvHeads * kHead, kDim}), in.wv = in.wk;
+    in.wq = some(type, {kHeads * kHead, kDim}), in.wk = some(type, {kKvHeads * kHead, kDim});
+    in.wv = some(values.value_or(type), {kKvHeads * kHead, kDim});
     RopeStoreArgs& rope = in.rope_store;
     rope.q = some(DType::F32, {n, kHeads, kHead}), rope.k = some(DType::F32, {n, kKvHeads, kHead}), rope.v = rope.k;
     rope.rope.cos_sin = some(DType::F32, {4096, kHead / 2, 2});
@@ -227,4 +229,16 @@ TEST_CASE("a small model has as many announcing CTAs as take part") {
   const auto program = two_layers(DType::Q4_K, 1, 600);  // more than its 512 tiles of gate
   CHECK(program->n_ctas == 512);
   CHECK(program->stages[3].n_soon == 512);
+}
+
+TEST_CASE("runs of tiles of one kernel end where the next matrix has another") {
+  const auto same = two_layers(DType::Q4_K, 1, 132);
+  const DecodeStage& qkv = same->stages[0];  // 192 + 64 + 64 tiles
+  CHECK((qkv.w[0].end == 192 && qkv.w[1].end == 256 && qkv.w[2].end == 320));
+  for (const MatrixArg& w : qkv.w) CHECK(w.run_end == 320);
+  const DecodeStage alone = stage_of(DType::BF16, 4100, 256);
+  CHECK((alone.w[0].end == alone.n_units && alone.w[0].run_end == alone.n_units));
+  const auto mixed = two_layers(DType::Q4_K, 1, 132, DType::Q6_K);
+  const DecodeStage& s = mixed->stages[5];
+  CHECK((s.w[0].run_end == 256 && s.w[1].run_end == 256 && s.w[2].run_end == 320));
 }
