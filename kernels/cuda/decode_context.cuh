@@ -92,6 +92,15 @@ __device__ __forceinline__ int grid_size() {
   return n;
 }
 
+// What a caller knows already goes to functions that are not inlined as an address in shared memory: through a
+// reference they would read it as if it could lie anywhere.
+__device__ __forceinline__ const DecodeStage& stage_at(uint32_t address) {
+  return *static_cast<const DecodeStage*>(__cvta_shared_to_generic(address));
+}
+__device__ __forceinline__ WarpWalk& walk_at(uint32_t address) {
+  return *static_cast<WarpWalk*>(__cvta_shared_to_generic(address));
+}
+
 __device__ __forceinline__ WarpWalk& this_walk() { return decode_context().walk[this_warp()]; }
 __device__ __forceinline__ const DecodeStage& current_stage() { return decode_stages()[this_walk().which]; }
 __device__ __forceinline__ int after_which(int which) { return (which + 1) % 4; }

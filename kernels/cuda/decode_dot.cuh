@@ -148,18 +148,24 @@ static __device__ __noinline__ void begin_product(int which) {
   if (first < s.n_units) find_run<M>(s, walk);
 }
 
+/// Where this warp's walk lies, and what comes after a run.
+struct RunEnd {
+  uint32_t walk;
+  AfterRun after;
+};
+
 /// A run of tiles of format F whose sums go to the places `kept` and on. Every team walks over its own chunks only:
 /// what a warp does for each tile is done four times for each scheduler of the SM, and once cost as much as a third of
 /// the products. kWhole: all chunks of quantised weights have all their groups.
 template <class F, int M, bool kWhole>
-__device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
+__device__ __noinline__ RunEnd dot_tiles(uint32_t walk_address, int n_tiles, int matrix, int kept) {
   constexpr int kTeams = n_teams(M), kTeamWarps = team_warps(M);
-  const DecodeStage& s = current_stage();
+  const DecodeStage& s = decode_stages()[walk_at(walk_address).which];
   DecodeContext& ctx = decode_context();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kTeamWarps;
   const int n_slots = ctx.n_slots, slot_bytes = ctx.slot_bytes, act = ctx.act, act_row_bytes = ctx.act_row_bytes;
   const int n_rows = ctx.n_rows, n_chunks = s.w[matrix].n_chunks;
-  RingPlace place = this_walk().place;
+  RingPlace place = walk_at(walk_address).place;
   float* sums = ctx.sums() + kept * kWarps * M * kTileRows;
   int i = place.skip, left = n_tiles * n_chunks - place.skip;  // number in its tile; chunks from there to the end
   // Calls dot(chunk in shared memory, its number in the tile) for this team's chunks, and flush(sums, which part of
@@ -251,7 +257,9 @@ __device__ __noinline__ void dot_tiles(int n_tiles, int matrix, int kept) {
   }
   place.skip = -left;
   __syncwarp();  // all have read where the team was
-  if (lane == 0) this_walk().place = place;
+  WarpWalk& walk = this_walk();
+  if (lane == 0) walk.place = place;
+  return {shared_address(&walk), walk.after};
 }
 
 }  // namespace infer::cuda

@@ -135,14 +135,15 @@ __device__ __forceinline__ void finish_rows(const DecodeStage& s, const DecodeCo
 /// Waits for the sums of all warps and finishes the units whose sums lie in the slots. What can be known before is
 /// looked up before, by the warps that have something to finish.
 template <int M>
-__device__ __noinline__ void finish_units() {
-  const DecodeStage& s = current_stage();
+__device__ __noinline__ void finish_units(uint32_t walk_address, AfterRun after) {
+  const WarpWalk& of_warp = walk_at(walk_address);
+  const DecodeStage& s = decode_stages()[of_warp.which];
   const DecodeContext& ctx = decode_context();
-  const TileWalk& walk = this_walk().tiles;
+  const TileWalk& walk = of_warp.tiles;
   const int first_unit = walk.first, n = s.n_parts == 2 ? walk.kept / 2 : walk.kept,
             end = ceil_div(n * 16 * M, 32) * 32;
   const bool hidden = s.output == StageOutput::hidden;
-  if (hidden && s.n_soon > 0 && this_walk().after == AfterRun::finish) announce(static_cast<int>(blockIdx.x));
+  if (hidden && s.n_soon > 0 && after == AfterRun::finish) announce(static_cast<int>(blockIdx.x));
   if (static_cast<int>(threadIdx.x) >= end) return consumer_sync();
   for (int i = threadIdx.x; i < end; i += kConsumers) {
     const bool wait = i < kConsumers;

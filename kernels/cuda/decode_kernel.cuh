@@ -5,7 +5,7 @@
 //
 // Grid: at most one CTA per SM. Block: 544 threads. Shared memory: SharedPlan, nearly all there is. Bytes: the weights
 // of the stages, read once, plus activations in L2. Bound by memory; what is lost is the time at stage boundaries. One
-// row of 8B on an H200 (H100, of 2026-11-26), 2026-11-27: BF16 87 % (89 %), Q8_0 80 % (89 %), Q4_K_M 63 % (75 %) of the
+// row of 8B on an H200 (H100, of 2026-11-26), 2026-11-27: BF16 87 % (89 %), Q8_0 82 % (89 %), Q4_K_M 66 % (75 %) of the
 // read speed.
 #pragma once
 
@@ -28,40 +28,44 @@ __device__ __forceinline__ void visit_number(int i, const Function& f) {
 
 /// A run, whichever format it is of.
 template <int M>
-__device__ __forceinline__ void dot_any(const TileRun& run) {
+__device__ __forceinline__ RunEnd dot_any(uint32_t walk, const TileRun& run) {
+  RunEnd end{};
   visit_number<0, kDotKernels>(run.kernel, [&]<int kKernel>() {
     using F = DotFormat<kKernel>;
     if constexpr (F::block > 1 || dot_kernel_is_whole(kKernel))
-      dot_tiles<F, M, dot_kernel_is_whole(kKernel)>(run.n_tiles, run.matrix, run.kept);
+      end = dot_tiles<F, M, dot_kernel_is_whole(kKernel)>(walk, run.n_tiles, run.matrix, run.kept);
   });
   __syncwarp();
+  return end;
 }
 
-/// A product stage: all units of this CTA, as many at a time as there is room for their sums. Whatever is needed after
-/// a call is looked up again.
+/// A product stage: all units of this CTA, as many at a time as there is room for their sums. Where this warp's walk
+/// lies is asked for anew after a call, and not more often: each time it takes 70 cycles until something of it is
+/// there.
 template <int M>
-__device__ __forceinline__ void product_stage() {
+__device__ __forceinline__ void product_stage(WarpWalk& at_begin) {
+  const DecodeStage& s = decode_stages()[at_begin.which];
   if (threadIdx.x % 32 == 0) {  // before, not while the input is waited for: that cost 2 %
-    WarpWalk& walk = this_walk();
-    if (!walk.found) begin_product<M>(walk.which);
-    walk.found = false;
+    if (!at_begin.found) begin_product<M>(at_begin.which);
+    at_begin.found = false;
   }
   __syncwarp();
-  stage_input<M>();
+  uint32_t walk = stage_input<M>(s, shared_address(&at_begin));
   wait_for_copies();  // of the description two stages ahead, which all see after the next barrier
   while (true) {
-    const TileRun run = this_walk().run;
+    const TileRun run = walk_at(walk).run;
     if (run.n_tiles == 0) return consumer_sync();
-    dot_any<M>(run);
-    if (this_walk().after != AfterRun::run) {
-      finish_units<M>();
-      if (this_walk().after == AfterRun::finish) return;
+    const RunEnd end = dot_any<M>(walk, run);
+    if (end.after != AfterRun::run) {
+      finish_units<M>(end.walk, end.after);
+      if (end.after == AfterRun::finish) return;
       consumer_sync();
       if (threadIdx.x % 32 == 0) this_walk().tiles.first = this_walk().tiles.unit, this_walk().tiles.kept = 0;
     }
     __syncwarp();  // all have read what comes after the last one
     if (threadIdx.x % 32 == 0) find_run<M>(current_stage(), this_walk());
     __syncwarp();
+    walk = shared_address(&this_walk());
   }
 }
 
@@ -143,20 +147,23 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   wait_for_copies();
   __syncthreads();
   if (t >= kConsumers) return fetch_all<M>(p, fixed_shared().fetch_stages);
+  int stage = p.begin, which = 0;
+  WarpWalk* walk = &this_walk();
   while (true) {
     // The description two stages ahead is asked for now and needed later.
-    const int after_next = this_walk().stage + 2;
+    const int after_next = stage + 2;
     if (after_next < p.end)
-      copy_stage<kConsumers>(decode_stages()[(after_next - p.begin) % 4], p, after_next, helper_thread());
-    if (current_stage().kind == StageKind::attention) {
+      copy_stage<kConsumers>(decode_stages()[after_which(after_which(which))], p, after_next, helper_thread());
+    if (decode_stages()[which].kind == StageKind::attention) {
       attention_stage<M>(p.shared.act, after_next <= p.end);
     } else {
-      product_stage<M>();
+      product_stage<M>(*walk);
     }
-    WarpWalk& walk = this_walk();
-    if (walk.stage + 1 >= p.end) return;
+    walk = &this_walk();
+    stage = walk->stage + 1, which = after_which(walk->which);
+    if (stage >= p.end) return;
     __syncwarp();
-    if (threadIdx.x % 32 == 0) ++walk.stage, walk.which = after_which(walk.which);
+    if (threadIdx.x % 32 == 0) walk->stage = stage, walk->which = which;
     __syncwarp();
   }
 }

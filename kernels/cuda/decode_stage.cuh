@@ -130,16 +130,16 @@ __device__ __forceinline__ float* embedded(const DecodeStage& s, int m) {
   const int bytes = s.form == ActForm::int8 ? of_int8 : s.form == ActForm::f32 ? dim * 4 : dim * 2;
   return reinterpret_cast<float*>(decode_context().act_row(m) + bytes);
 }
-static __device__ __noinline__ void load_embedding() {
-  const DecodeStage& s = current_stage();
+static __device__ __noinline__ void load_embedding(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
   for (int m = 0; m < decode_context().n_rows; ++m)
     decode_embedding_row(s.embedding, m, embedded(s, m), decode_context().dim);
   consumer_sync();
 }
 
-/// The factor scale / rms of the last branch, where its norm is still to come.
-static __device__ __noinline__ void reduce_branch() {
-  const DecodeStage& s = current_stage();
+/// Sums of squares of the last branch, where its norm is still to come.
+static __device__ __noinline__ void reduce_branch(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
   for (int m = 0; m < ctx.n_rows; ++m) {
     const float* branch = s.in + static_cast<int64_t>(m) * s.in_width + ctx.dim;
@@ -194,8 +194,8 @@ __device__ __forceinline__ void finish_x(const StreamSource& from, const DecodeS
 
 /// f16 does not reach as far as x may: there the power of two of the last norm's factor goes ahead. This finds one
 /// where there was no norm before.
-static __device__ __noinline__ void find_ahead() {
-  const DecodeStage& s = current_stage();
+static __device__ __noinline__ void find_ahead(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
   const StreamSource source(s);
   for (int m = 0; m < ctx.n_rows; ++m) {
@@ -219,7 +219,8 @@ static __device__ __noinline__ void find_ahead() {
   consumer_sync();
 }
 
-/// What of x the CTA adds to when the branch is there: its tiles of the stage that does so.
+/// What of x this CTA adds to when the branch is there: its tiles of the stage that does so. Kept from when all of x was
+/// read, so that nothing is read again.
 struct OwnTiles {
   int first, grid, copy;
   __device__ __forceinline__ explicit OwnTiles(const DecodeStage& s)
@@ -245,8 +246,8 @@ struct OwnTiles {
 };
 
 /// Between launches of single stages those tiles lie in memory.
-static __device__ __noinline__ void fetch_own() {
-  const DecodeStage& s = current_stage();
+static __device__ __noinline__ void fetch_own(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
   int tile = static_cast<int>(blockIdx.x) - s.first_cta;
   if (tile < 0) tile += grid_size();
@@ -262,20 +263,20 @@ static __device__ __noinline__ void fetch_own() {
 /// 4096. A load into registers for which another one is under way waits for that, even where it is predicated off, so
 /// each has its own place.
 template <int M, bool kInt8>
-static __device__ __noinline__ void stage_residual() {
-  const DecodeStage& s = current_stage();
+static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
   constexpr int kStep = kConsumers * 8;
   const int t = threadIdx.x, warp = t / 32, lane = t % 32, dim = ctx.dim, n_rows = ctx.n_rows, width = s.in_width;
   const int n_groups = (dim + 31) / 32;
   const StreamSource source(s);
   if (source.starts) {
-    load_embedding();
+    load_embedding(stage);
   } else if (source.post_norm) {
-    reduce_branch();
+    reduce_branch(stage);
   }
   const bool scales = !kInt8 && s.form == ActForm::f16;
-  if (scales && (source.starts || ctx.single)) find_ahead();
+  if (scales && (source.starts || ctx.single)) find_ahead(stage);
   const float* in = s.in;
   const OwnTiles own(s);
   float squares[M] = {};
@@ -314,6 +315,7 @@ static __device__ __noinline__ void stage_residual() {
     const float sum = warp_sum(squares[m]);
     if (lane == 0) ctx.reduce[m][warp] = sum;
   }
+  const uint32_t walk = shared_address(&this_walk());
   consumer_sync();
   if (warp < n_rows) {  // read after the sums are complete, hence after a barrier
     const float inverse = inverse_rms(total(ctx.reduce[warp]), dim, s.eps);
@@ -323,6 +325,7 @@ static __device__ __noinline__ void stage_residual() {
       ctx.ahead[warp] = power > 0 && isfinite(power) ? power : 1.0f;  // for f16, should it come next
     }
   }
+  return walk;
 }
 
 /// Four floats of plain memory, zeros beyond `left`.
@@ -355,8 +358,8 @@ __device__ __forceinline__ void hadamard_lanes(float4& a, float4& b, int block) 
 
 /// f32 values of the exchange (or of plain memory) into activations, eight to a thread.
 template <int M>
-static __device__ __noinline__ void stage_vector() {
-  const DecodeStage& s = current_stage();
+static __device__ __noinline__ void stage_vector(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
   constexpr int kStep = kConsumers * 8;
   const int t = threadIdx.x, cols = s.cols, n_groups = (cols + 31) / 32;
@@ -403,8 +406,8 @@ static __device__ __noinline__ void stage_vector() {
 
 /// Groups of 16 that gate and up have quantised already, two to a thread, of all rows side by side.
 template <int M>
-static __device__ __noinline__ void stage_hidden_codes() {
-  const DecodeStage& s = current_stage();
+static __device__ __noinline__ void stage_hidden_codes(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
   constexpr int kOnes = 0x01010101;
   const int cols = s.cols, n_groups = cols / 32;
@@ -448,8 +451,8 @@ static __device__ __noinline__ void stage_hidden_codes() {
 
 /// Hidden values that gate and up have rounded already, eight to a load and several loads side by side.
 template <int M>
-static __device__ __noinline__ void stage_hidden_pairs() {
-  const DecodeStage& s = current_stage();
+static __device__ __noinline__ void stage_hidden_pairs(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
   constexpr int kAtOnce = M == 1 ? 4 : 8;
   const int n = s.cols / 8, end = ctx.n_rows * n;
@@ -490,25 +493,29 @@ __device__ __forceinline__ bool has_units(const DecodeStage& s) {
   return first < s.n_units;
 }
 
+/// Returns where this warp's walk lies. (stage_residual knows; others would return it through local memory.)
 template <int M>
-__device__ __forceinline__ void stage_input() {
-  const DecodeStage& s = current_stage();
-  if (s.output == StageOutput::residual && decode_context().single) fetch_own();
+__device__ __forceinline__ uint32_t stage_input(const DecodeStage& s, uint32_t walk) {
+  const uint32_t stage = shared_address(&s);
+  if (s.output == StageOutput::residual && decode_context().single) fetch_own(stage);
   if (s.input == StageInput::residual) {
-    s.form == ActForm::int8 ? stage_residual<M, true>() : stage_residual<M, false>();
+    walk = s.form == ActForm::int8 ? stage_residual<M, true>(stage) : stage_residual<M, false>(stage);
   } else if (has_units(s)) {
     if (s.input == StageInput::hidden && s.form == ActForm::int8) {
-      stage_hidden_codes<M>();
+      stage_hidden_codes<M>(stage);
     } else if (s.input == StageInput::hidden && is_pair_form(s.form)) {
-      stage_hidden_pairs<M>();
+      stage_hidden_pairs<M>(stage);
     } else {
-      stage_vector<M>();
+      stage_vector<M>(stage);
     }
+    walk = shared_address(&this_walk());
   }
-  if (s.form == ActForm::int8 && s.cols % 32 != 0) {
-    for (int m = 0; m < decode_context().n_rows; ++m) pad_row(s.form, decode_context().act_row(m), s.cols);
+  const DecodeStage& same = decode_stages()[walk_at(walk).which];
+  if (same.form == ActForm::int8 && same.cols % 32 != 0) {
+    for (int m = 0; m < decode_context().n_rows; ++m) pad_row(same.form, decode_context().act_row(m), same.cols);
     consumer_sync();
   }
+  return walk;
 }
 
 }  // namespace infer::cuda
