@@ -14,8 +14,7 @@
 
 namespace infer::cuda {
 
-inline constexpr int64_t kWgmmaLeast =
-    3;  ///< rows from which wgmma beats mma, and stage by stage the persistent kernel
+inline constexpr int64_t kWgmmaLeast = 3;  ///< rows from which wgmma beats mma
 inline constexpr int64_t kMatvecMost = 2;  ///< rows up to which matvec reads a weight best
 inline constexpr int64_t kNever = kMostCrossoverRows + 1;
 static_assert(kMostProgramRows == kMaxDecodeRows);

@@ -6,8 +6,8 @@
 // int8 have a flag of their own: a byte of -128, which quantisation never makes.
 //
 // Where many CTAs would poll in vain while few still work, they wait for words of the same kind that say that results
-// are near (announce() in decode_stage.cuh). Such a word may be left from steps that had no use for it; who believes it
-// only polls earlier.
+// are near (announce() in decode_activations.cuh). Such a word may be left from steps that had no use for it; who
+// believes it only polls earlier.
 //
 // Words are read and written with relaxed loads and stores of gpu scope: a word is either empty or complete, and no
 // other memory is read on the strength of it. All CTAs must be resident (cooperative launch).

@@ -1,6 +1,8 @@
 // How the decode kernel's shared memory is laid out: pure arithmetic on shapes, no device is needed.
 #include "kernels/cuda/program.h"
 
+#include <array>
+
 #include "kernels/cuda/packed.h"
 #include "tests/catch.h"
 
@@ -101,10 +103,10 @@ Tensor some(DType type, std::initializer_list<int64_t> dims) {
 }
 
 /// Two layers of `n` tokens, one of each sequence: 24 query heads of 8 KV heads, weights of one type but for the
-/// values'.
-std::unique_ptr<Program> two_layers(DType type, int64_t n, int n_sms, std::optional<DType> values = {}) {
+/// values'. post_norms: of the layers, whether there is a norm of what they add to x.
+void record(Recorder& r, DType type, int64_t n, std::optional<DType> values = {},
+            const std::array<bool, 2>& post_norms = {}) {
   constexpr int64_t kDim = 3072, kFfn = 8192, kHead = 128, kHeads = 24, kKvHeads = 8, kVocab = 32000;
-  Recorder r({n_sms, 232448 - kFixedShared, 4917});
   EmbedArgs embed{some(DType::BF16, {kVocab, kDim}), some(DType::I32, {n}), 1, some(DType::F32, {n, kDim})};
   embed.table.layout = kFileBlocks;
   r.embed(embed);
@@ -127,6 +129,7 @@ std::unique_ptr<Program> two_layers(DType type, int64_t n, int n_sms, std::optio
     AttnOutArgs out;
     out.attn = some(DType::F32, {n, kHeads * kHead}), out.wo = some(type, {kDim, kHeads * kHead});
     out.add.x = in.x, out.add.branch = in.x;
+    if (post_norms[static_cast<size_t>(layer)]) out.add.norm = in.norm;
     r.attn_out(out);
     FfnArgs ffn;
     ffn.norm = in.norm, ffn.w_gate = some(type, {kFfn, kDim}), ffn.w_up = ffn.w_gate;
@@ -137,6 +140,14 @@ std::unique_ptr<Program> two_layers(DType type, int64_t n, int n_sms, std::optio
   logits.x = some(DType::F32, {n, kDim}), logits.norm = some(DType::F32, {kDim}), logits.rows = some(DType::I32, {n});
   logits.head = some(type, {kVocab, kDim}), logits.out = some(DType::F32, {n, kVocab});
   r.logits(logits);
+}
+
+ProgramLimits limits_of(int n_sms) { return {n_sms, 232448 - kFixedShared, 4917}; }
+
+std::unique_ptr<Program> two_layers(DType type, int64_t n, int n_sms, std::optional<DType> values = {},
+                                    const std::array<bool, 2>& post_norms = {}) {
+  Recorder r(limits_of(n_sms));
+  record(r, type, n, values, post_norms);
   auto program = r.finish();
   INFO(r.reason());
   REQUIRE(program);
@@ -241,4 +252,22 @@ TEST_CASE("runs of tiles of one kernel end where the next matrix has another") {
   const auto mixed = two_layers(DType::Q4_K, 1, 132, DType::Q6_K);
   const DecodeStage& s = mixed->stages[5];
   CHECK((s.w[0].run_end == 256 && s.w[1].run_end == 256 && s.w[2].run_end == 320));
+}
+
+TEST_CASE("where what is added is to be normed first, x and the branch travel side by side") {
+  constexpr int kDim = 3072;
+  const auto program = two_layers(DType::Q4_K, 1, 132, {}, {true, true});
+  for (size_t layer = 0; layer < 2; ++layer) {
+    const DecodeStage* s = &program->stages[5 * layer];
+    CHECK((s[2].out_width == 2 * kDim && s[4].out_width == 2 * kDim));
+    CHECK((s[3].in_width == 2 * kDim && s[3].post_norm != nullptr));
+    CHECK((s[5].in_width == 2 * kDim && s[5].post_norm != nullptr));  // the next layer's, or the logits'
+  }
+  CHECK((program->stages[0].starts != 0 && program->stages[0].post_norm == nullptr));
+  const auto without = two_layers(DType::Q4_K, 1, 132);
+  CHECK((without->stages[2].out_width == kDim && without->stages[3].post_norm == nullptr));
+  Recorder mixed(limits_of(132));
+  record(mixed, DType::Q4_K, 1, {}, {true, false});
+  CHECK(!mixed.finish());
+  CHECK(mixed.reason().find("norm of what they add") != std::string::npos);
 }

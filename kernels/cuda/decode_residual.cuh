@@ -1,0 +1,225 @@
+// The residual stream x as a stage's input: read from the exchange by every CTA, normed into activations, and the rows
+// that this CTA will add to kept. Residual and norm are recomputed by every CTA, since an activation vector costs less
+// to read than a barrier.
+#pragma once
+
+#include "kernels/cuda/decode_activations.cuh"
+
+namespace infer::cuda {
+
+__device__ inline void decode_embedding_row(const EmbeddingArg& e, int row, float* x, int dim) {
+  const uint8_t* from = e.table + e.ids[row] * e.row_bytes;
+  visit_format(static_cast<DType>(e.dtype), [&]<class F>() {
+    for (int g = threadIdx.x; g * kGroup < dim; g += kConsumers) {
+      float w[kGroup];
+      const int n = decode_row_group<F>(reinterpret_cast<const typename F::Block*>(from), g, dim, w);
+      for (int i = 0; i < n; ++i) x[g * kGroup + i] = e.scale * w[i];
+    }
+  });
+}
+
+/// Behind the activations of row m, until they are made: its embedding, f32 [dim].
+__device__ __forceinline__ float* embedded(const DecodeStage& s, int m) {
+  const int dim = decode_context().dim, of_int8 = (dim + 31) / 32 * 48;
+  const int bytes = s.form == ActForm::int8 ? of_int8 : s.form == ActForm::f32 ? dim * 4 : dim * 2;
+  return reinterpret_cast<float*>(decode_context().act_row(m) + bytes);
+}
+static __device__ __noinline__ void load_embedding(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
+  for (int m = 0; m < decode_context().n_rows; ++m)
+    decode_embedding_row(s.embedding, m, embedded(s, m), decode_context().dim);
+  consumer_sync();
+}
+
+/// Sums of squares of the last branch, where its norm is still to come.
+static __device__ __noinline__ void reduce_branch(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
+  DecodeContext& ctx = decode_context();
+  for (int m = 0; m < ctx.n_rows; ++m) {
+    const float* branch = s.in + static_cast<int64_t>(m) * s.in_width + ctx.dim;
+    float squares = 0;
+    for (int i = threadIdx.x * 4; i < ctx.dim; i += kConsumers * 4) {
+      const float4 b = poll4(branch + i);
+      squares += b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
+    }
+    squares = warp_sum(squares);
+    if (threadIdx.x % 32 == 0) ctx.branch_reduce[m][this_warp()] = squares;
+  }
+  consumer_sync();
+}
+
+__device__ __forceinline__ float squares_of(float4 a, float4 b) {
+  return a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
+}
+__device__ __forceinline__ float power_of_two(float x) { return __uint_as_float(__float_as_uint(x) & 0x7f800000u); }
+
+/// Four floats that no kernel writes while this one runs.
+__device__ __forceinline__ float4 load_constant4(const float* p) {
+  float4 v;
+  asm volatile("ld.global.nc.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p));
+  return v;
+}
+
+/// Where x comes from, looked up before it is waited for.
+struct StreamSource {
+  bool starts;             ///< from the embedding
+  const float* post_norm;  ///< of the last branch, still to come; or null
+  __device__ __forceinline__ explicit StreamSource(const DecodeStage& s)
+      : starts(s.starts != 0), post_norm(s.post_norm) {}
+};
+
+/// Eight values of x in row m, from i on: as soon as they are there, from what first loads have found.
+__device__ __forceinline__ void finish_x(const StreamSource& from, const DecodeStage& s, const DecodeContext& ctx,
+                                         const float* row, int m, int i, uint4 p, uint4 q, float4& a, float4& b) {
+  if (from.starts) {
+    const float4* x = reinterpret_cast<const float4*>(embedded(s, m) + i);
+    a = x[0], b = x[1];
+    return;
+  }
+  poll_on(row + i, p, q);
+  a = as_floats(p), b = as_floats(q);
+  if (!from.post_norm) return;
+  const float factor = s.post_scale * inverse_rms(total(ctx.branch_reduce[m]), ctx.dim, s.post_eps);
+  const float4 c = poll4(row + ctx.dim + i), d = poll4(row + ctx.dim + i + 4);
+  const float4 u = load_constant4(from.post_norm + i), v = load_constant4(from.post_norm + i + 4);
+  a.x += factor * (c.x * u.x), a.y += factor * (c.y * u.y), a.z += factor * (c.z * u.z), a.w += factor * (c.w * u.w);
+  b.x += factor * (d.x * v.x), b.y += factor * (d.y * v.y), b.z += factor * (d.z * v.z), b.w += factor * (d.w * v.w);
+}
+
+/// f16 does not reach as far as x may: there the power of two of the last norm's factor goes ahead. This finds one
+/// where there was no norm before.
+static __device__ __noinline__ void find_ahead(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
+  DecodeContext& ctx = decode_context();
+  const StreamSource source(s);
+  for (int m = 0; m < ctx.n_rows; ++m) {
+    const float* row = s.in + static_cast<int64_t>(m) * s.in_width;
+    float squares = 0;
+    for (int i = threadIdx.x * 8; i < ctx.dim; i += kConsumers * 8) {
+      float4 a, b;
+      uint4 p{}, q{};
+      if (!source.starts) p = load_relaxed4(row + i), q = load_relaxed4(row + i + 4);
+      finish_x(source, s, ctx, row, m, i, p, q, a, b);
+      squares += squares_of(a, b);
+    }
+    squares = warp_sum(squares);
+    if (threadIdx.x % 32 == 0) ctx.reduce[m][this_warp()] = squares;
+  }
+  consumer_sync();
+  if (const int m = this_warp(); m < ctx.n_rows) {
+    const float power = power_of_two(inverse_rms(total(ctx.reduce[m]), ctx.dim, s.eps));
+    if (threadIdx.x % 32 == 0) ctx.ahead[m] = power > 0 && isfinite(power) ? power : 1.0f;
+  }
+  consumer_sync();
+}
+
+/// What of x this CTA adds to when the branch is there: its tiles of the stage that does so. Kept from when all of x
+/// was read, so that nothing is read again.
+struct OwnTiles {
+  int first, grid, copy;
+  __device__ __forceinline__ explicit OwnTiles(const DecodeStage& s)
+      : first(static_cast<int>(blockIdx.x) - s.own_first_cta), grid(grid_size()), copy(s.own_copy) {
+    if (first < 0) first += grid;
+    if (s.own_first_cta < 0) first = INT32_MAX;
+  }
+  /// Which of them has value i of a row, or -1.
+  __device__ __forceinline__ int find(int i) const {
+    for (int tile = first, k = 0; tile <= i / kTileRows; tile += grid, ++k)
+      if (tile == i / kTileRows) return k;
+    return -1;
+  }
+  /// Eight values of row m from i on, which tile k has.
+  __device__ __forceinline__ void keep(const DecodeContext& ctx, int k, int m, int i, float4 a, float4 b) const {
+    if (k < 0) return;
+    float4* to = reinterpret_cast<float4*>(ctx.own(copy, k, m) + i % kTileRows);
+    to[0] = a, to[1] = b;
+    if (!ctx.single) return;
+    to = reinterpret_cast<float4*>(ctx.x_save + static_cast<int64_t>(m) * ctx.dim + i);
+    to[0] = a, to[1] = b;
+  }
+};
+
+/// Between launches of single stages those tiles lie in memory.
+static __device__ __noinline__ void fetch_own(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
+  DecodeContext& ctx = decode_context();
+  int tile = static_cast<int>(blockIdx.x) - s.first_cta;
+  if (tile < 0) tile += grid_size();
+  for (int k = 0; tile < s.n_units; tile += grid_size(), ++k)
+    for (int i = threadIdx.x; i < ctx.n_rows * kTileRows; i += kConsumers) {
+      const int m = i / kTileRows, at = tile * kTileRows + i % kTileRows;
+      if (at < ctx.dim) ctx.own(s.own_copy, k, m)[i % kTileRows] = ctx.x_save[static_cast<int64_t>(m) * ctx.dim + at];
+    }
+}
+
+/// x, then its norm into the activations, of which the factor 1 / rms is left to the epilogue. A thread takes eight
+/// values of all rows at a time, all loads side by side: with 512 threads that is one trip to the L2 for a width of
+/// 4096. A load into registers for which another one is under way waits for that, even where it is predicated off, so
+/// each has its own place.
+template <int M, bool kInt8>
+static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
+  DecodeContext& ctx = decode_context();
+  constexpr int kStep = kConsumers * 8;
+  const int t = threadIdx.x, warp = t / 32, lane = t % 32, dim = ctx.dim, n_rows = ctx.n_rows, width = s.in_width;
+  const int n_groups = (dim + 31) / 32;
+  const StreamSource source(s);
+  if (source.starts) {
+    load_embedding(stage);
+  } else if (source.post_norm) {
+    reduce_branch(stage);
+  }
+  const bool scales = !kInt8 && s.form == ActForm::f16;
+  if (scales && (source.starts || ctx.single)) find_ahead(stage);
+  const float* in = s.in;
+  const OwnTiles own(s);
+  float squares[M] = {};
+  for (int base = 0; base < dim; base += kStep) {
+    const int i = base + t * 8;
+    const bool valid = i < dim;
+    uint4 p[M] = {}, q[M] = {};
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+      if (valid && !source.starts && m < n_rows)
+        p[m] = load_relaxed4(in + m * width + i), q[m] = load_relaxed4(in + m * width + i + 4);
+    float4 w0{}, w1{};  // of the norm
+    if (valid) w0 = load_constant4(s.norm + i), w1 = load_constant4(s.norm + i + 4);
+    const int kept = valid ? own.find(i) : -1;
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      if (m >= n_rows) break;
+      float4 a{}, b{};
+      if (valid) {
+        finish_x(source, s, ctx, in + m * width, m, i, p[m], q[m], a, b);
+        own.keep(ctx, kept, m, i, a, b);
+        squares[m] += squares_of(a, b);
+        a.x *= w0.x, a.y *= w0.y, a.z *= w0.z, a.w *= w0.w, b.x *= w1.x, b.y *= w1.y, b.z *= w1.z, b.w *= w1.w;
+      }
+      if constexpr (kInt8) {
+        put_int8(ctx.act_row(m), n_groups, i, a, b, valid);
+      } else if (valid) {
+        const float ahead = scales ? ctx.ahead[m] : 1.0f;
+        put_wide(s.form, ctx.act_row(m), i, {a.x * ahead, a.y * ahead, a.z * ahead, a.w * ahead});
+        put_wide(s.form, ctx.act_row(m), i + 4, {b.x * ahead, b.y * ahead, b.z * ahead, b.w * ahead});
+      }
+    }
+  }
+#pragma unroll
+  for (int m = 0; m < M; ++m) {
+    const float sum = warp_sum(squares[m]);
+    if (lane == 0) ctx.reduce[m][warp] = sum;
+  }
+  const uint32_t walk = shared_address(&this_walk());
+  consumer_sync();
+  if (warp < n_rows) {  // read after the sums are complete, hence after a barrier
+    const float inverse = inverse_rms(total(ctx.reduce[warp]), dim, s.eps);
+    const float power = power_of_two(inverse);
+    if (lane == 0) {
+      ctx.factor[warp] = scales ? inverse / ctx.ahead[warp] : inverse;
+      ctx.ahead[warp] = power > 0 && isfinite(power) ? power : 1.0f;  // for f16, should it come next
+    }
+  }
+  return walk;
+}
+
+}  // namespace infer::cuda
