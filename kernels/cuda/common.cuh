@@ -58,18 +58,23 @@ __device__ __forceinline__ void wait_for_previous_kernel() {
 /// Launches a kernel that calls wait_for_previous_kernel() before it reads or writes anything that others touch: it may
 /// start, and be there, while the one before it runs.
 template <class... Params, class... Args>
-void launch_early(const char* what, void (*kernel)(Params...), int64_t blocks, int threads, size_t shared_bytes,
+void launch_early(const char* what, void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes,
                   cudaStream_t stream, Args... args) {
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>(blocks);
+  config.gridDim = grid;
   config.blockDim = static_cast<unsigned>(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &early, config.numAttrs = 1;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), what);
+}
+template <class... Params, class... Args>
+void launch_early(const char* what, void (*kernel)(Params...), int64_t blocks, int threads, size_t shared_bytes,
+                  cudaStream_t stream, Args... args) {
+  launch_early(what, kernel, dim3(static_cast<unsigned>(blocks)), threads, shared_bytes, stream, args...);
 }
 
 /// 2^x with an error of 2 ulp; exp2_fast(-inf) is 0.

@@ -24,7 +24,7 @@ void CudaBackend::combine(const CombineArgs& a) {
 }
 
 void CudaBackend::moe_ffn(const MoeFfnArgs& a) {
-  if (recorder_) return recorder_->unsupported("a mixture of experts");
+  if (recorder_) return recorder_->moe_ffn(a);
   if (!fusion_.ffn) return Backend::moe_ffn(a);
   if (experts_by_token(a)) return moe_ffn_by_token(a);
   const MoeFfnSteps s = steps(a);

@@ -47,6 +47,7 @@ ProgramLimits decode_limits() {
 }
 
 void launch_decode(const DecodeLaunch& launch, int n_ctas, bool cooperative, cudaStream_t stream) {
+  if (launch.shared.experts) return launch_decode_1_experts(launch, n_ctas, cooperative, stream);
   if (launch.shared.kernel_rows == 1) return launch_decode_1(launch, n_ctas, cooperative, stream);
   if (launch.shared.kernel_rows == 2) return launch_decode_2(launch, n_ctas, cooperative, stream);
   launch_decode_4(launch, n_ctas, cooperative, stream);

@@ -42,9 +42,54 @@ __device__ __forceinline__ float* unit_k(int area, int head_dim) {
 __device__ __forceinline__ float* unit_v(int area, int head_dim) { return unit_k(area, head_dim) + head_dim; }
 __device__ __forceinline__ float* unit_scratch(int area, int head_dim) { return unit_k(area, head_dim) + 2 * head_dim; }
 
-/// One warp brings one head of q or k from the exchange: norm (optional), factor, rotation.
-template <int kHeadDim>
-__device__ __forceinline__ void load_head(const float* from, float* to, const float* norm, float factor,
+/// The warps that bring the newest position's key and value; those before them bring queries.
+inline constexpr int kKeyWarp = kUnitRows, kValueWarp = kUnitRows + 1;
+
+/// Where a norm of q or of k spans all heads: the warps that bring no head add up the squares of all of them, and then
+/// those that do take the factor to what they have prepared without it.
+static __device__ __noinline__ void norm_all_heads(int area) {
+  const DecodeStage& s = current_stage();
+  const AttentionArg& a = s.attention;
+  DecodeContext& ctx = decode_context();
+  const UnitShared& u = unit_at(area);
+  const int m = u.m, head_dim = a.head_dim, n_q = a.n_heads * head_dim, n = n_q + a.n_kv_heads * head_dim;
+  const int warp = this_warp(), n_idle = kKeyWarp - u.range.n_rows, n_helpers = n_idle + kWarps - kValueWarp - 1;
+  const int helper = warp > kValueWarp ? n_idle + warp - kValueWarp - 1 : warp < kKeyWarp ? warp - u.range.n_rows : -1;
+  const float* row = s.in + static_cast<int64_t>(m) * s.in_width;
+  constexpr int kAtOnce = 4;
+  float of_q = 0, of_k = 0;
+  if (helper >= 0)
+    for (int first = (helper * 32 + static_cast<int>(threadIdx.x % 32)) * 4; first < n;
+         first += n_helpers * 128 * kAtOnce) {
+      uint4 v[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int i = first + k * n_helpers * 128;
+        v[k] = i < n ? load_relaxed4(row + i) : uint4{};
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int i = first + k * n_helpers * 128;
+        if (i >= n) break;
+        poll_on(row + i, v[k]);
+        const float4 x = as_floats(v[k]);
+        (i < n_q ? of_q : of_k) += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+      }
+    }
+  of_q = warp_sum(of_q), of_k = warp_sum(of_k);
+  if (threadIdx.x % 32 == 0) ctx.reduce[m][warp] = of_q, ctx.branch_reduce[m][warp] = of_k;
+  consumer_sync();
+  const bool key = warp == kKeyWarp;
+  if (!(key ? a.k_spans : warp < u.range.n_rows && a.q_spans)) return;
+  const float factor = inverse_rms(total(key ? ctx.branch_reduce[m] : ctx.reduce[m]), key ? n - n_q : n_q, a.eps);
+  float* head = key ? unit_k(area, head_dim) : unit_q(area) + warp * head_dim;
+  for (int i = static_cast<int>(threadIdx.x % 32); i < head_dim; i += 32) head[i] *= factor;
+}
+
+/// One warp brings one head of q or k from the exchange: norm (optional), factor, rotation. spans: without the
+/// norm's factor, which is of all heads.
+template <int kHeadDim, bool kExperts>
+__device__ __forceinline__ void load_head(const float* from, float* to, const float* norm, bool spans, float factor,
                                           const AttentionArg& a, int position, bool rotates, int rotation) {
   constexpr int kMostPairs = ceil_div(kHeadDim, 64), kLoads = ceil_div(kHeadDim, 128);  // of a lane
   const int lane = threadIdx.x % 32;
@@ -66,7 +111,7 @@ __device__ __forceinline__ void load_head(const float* from, float* to, const fl
     }
     *reinterpret_cast<float4*>(to + i) = v;
   }
-  if (norm) factor *= inverse_rms(warp_sum(squares), kHeadDim, a.eps);
+  if (norm && !(kExperts && spans)) factor *= inverse_rms(warp_sum(squares), kHeadDim, a.eps);
   __syncwarp();
   // Pairs that turn, then what is left where a head turns in part only; the factor on the way.
 #pragma unroll
@@ -82,11 +127,8 @@ __device__ __forceinline__ void load_head(const float* from, float* to, const fl
   hadamard(to, kHeadDim, rotation, lane);
 }
 
-/// The warps that bring the newest position's key and value; those before them bring queries.
-inline constexpr int kKeyWarp = kUnitRows, kValueWarp = kUnitRows + 1;
-
 /// Queries, and the newest position's key and value, from the exchange: one warp a head.
-template <int kHeadDim>
+template <int kHeadDim, bool kExperts>
 __device__ __forceinline__ void prepare_unit(int area) {
   const DecodeStage& s = current_stage();
   const DecodeContext& ctx = decode_context();
@@ -100,9 +142,12 @@ __device__ __forceinline__ void prepare_unit(int area) {
     const int head = key ? a.n_heads + kv_head : value ? a.n_heads + a.n_kv_heads + kv_head : u.first_head + warp;
     float* to = key ? unit_k(area, dim) : value ? unit_v(area, dim) : unit_q(area) + warp * dim;
     const float* norm = key ? a.k_norm : value ? nullptr : a.q_norm;
-    load_head<dim>(qkv + head * dim, to, norm, key || value ? 1.0f : a.scale, a, ctx.position[u.m],
-                   !value && a.rope_pairs > 0, value ? a.v_rotation : a.k_rotation);
+    const bool spans = kExperts && (key ? a.k_spans : !value && a.q_spans);
+    if (spans) norm += (key ? kv_head : head) * dim;
+    load_head<dim, kExperts>(qkv + head * dim, to, norm, spans, key || value ? 1.0f : a.scale, a, ctx.position[u.m],
+                             !value && a.rope_pairs > 0, value ? a.v_rotation : a.k_rotation);
   }
+  if (kExperts && (a.q_spans || a.k_spans)) norm_all_heads(area);
   consumer_sync();
 }
 
@@ -160,11 +205,11 @@ __device__ __forceinline__ void emit(const UnitShared& u, int head, int dim, flo
 }
 
 /// Any cache that does not pass through the ring.
-template <int kHeadDim, class Cache>
+template <int kHeadDim, class Cache, bool kExperts>
 static __device__ __noinline__ void attend_pages(int area) {
   const UnitShared& u = unit_at(area);
   const auto prepare = [&] {
-    prepare_unit<kHeadDim>(area);
+    prepare_unit<kHeadDim, kExperts>(area);
     store_newest<kHeadDim, Cache>(area);
     if (u.n_splits == 1) announce(u.part);
     consumer_sync();
@@ -176,7 +221,7 @@ static __device__ __noinline__ void attend_pages(int area) {
 /// Keys and values out of the ring, chunk by chunk, like weights. A team takes one chunk in turn; its blocks go to one
 /// or two warps of it, the next chunk's to the next ones, so that who takes a block depends on nothing but its number
 /// in the unit. The newest position, which the ring cannot have, is put into the slot from where prepare_unit left it.
-template <int kHeadDim, class Cache, int M>
+template <int kHeadDim, class Cache, int M, bool kExperts>
 static __device__ __noinline__ void attend(int area) {
   using Keys = typename Cache::Keys;
   using Values = typename Cache::Values;
@@ -190,7 +235,7 @@ static __device__ __noinline__ void attend(int area) {
   float* scratch = unit_scratch(area, kHeadDim);
   float* numbers = scratch + kWarps * 2 * kUnitRows;
   uint4* query = reinterpret_cast<uint4*>(numbers);
-  prepare_unit<kHeadDim>(area);
+  prepare_unit<kHeadDim, kExperts>(area);
   AttentionUnit unit{};
   unit.q = unit_q(area), unit.n_rows = u.range.n_rows, unit.softcap = u.range.softcap;
   unit.begin = u.range.begin, unit.end = u.range.end, unit.row_max = u.row_max, unit.row_sum = u.row_sum;
@@ -232,20 +277,20 @@ constexpr bool has_persistent_pairs() {
 }
 static_assert(has_persistent_pairs());
 
-template <int M>
+template <int M, bool kExperts>
 __device__ inline void attend_any(int area) {
   const AttentionArg& a = current_stage().attention;
   visit_head_size(a.head_dim, [&]<int kHeadDim>() {
     const DType type = static_cast<DType>(a.k_type);
-    if (type == DType::F16) return attend<kHeadDim, CacheF16, M>(area);
-    if (type == DType::BF16) return attend<kHeadDim, CacheBF16, M>(area);
+    if (type == DType::F16) return attend<kHeadDim, CacheF16, M, kExperts>(area);
+    if (type == DType::BF16) return attend<kHeadDim, CacheBF16, M, kExperts>(area);
     if constexpr (kHeadDim % 32 == 0) {
       if (type == DType::Q8_0)
-        return a.v_type == a.k_type ? attend<kHeadDim, CacheQ8_0, M>(area)
-                                    : attend<kHeadDim, CachePair<CacheQ8_0, CacheQ4_0>, M>(area);
-      if (type == DType::Q4_0) return attend<kHeadDim, CacheQ4_0, M>(area);
+        return a.v_type == a.k_type ? attend<kHeadDim, CacheQ8_0, M, kExperts>(area)
+                                    : attend<kHeadDim, CachePair<CacheQ8_0, CacheQ4_0>, M, kExperts>(area);
+      if (type == DType::Q4_0) return attend<kHeadDim, CacheQ4_0, M, kExperts>(area);
     }
-    attend_pages<kHeadDim, CacheF32>(area);
+    attend_pages<kHeadDim, CacheF32, kExperts>(area);
   });
 }
 
@@ -359,7 +404,7 @@ static __device__ __noinline__ bool name_unit(int area, int part, int split) {
 /// All that this CTA can find by itself comes first, and only then what others have found: where CTAs have more than
 /// one unit, those of a part may be on CTAs that each wait for the other. What the next stage wants to know first is
 /// found while nothing else can be done; that stage has a barrier before it uses the area.
-template <int M>
+template <int M, bool kExperts>
 static __device__ __noinline__ void attention_stage(int area, bool has_next) {
   consumer_sync();  // all have left the stage before, whose description the next one's copies may replace
   if (threadIdx.x % 32 == 0) {
@@ -370,13 +415,14 @@ static __device__ __noinline__ void attention_stage(int area, bool has_next) {
       walk.meets = walk.meets || plan_splits(decode_context().kv_len[m], a.window, a.max_splits).n_splits > 1;
     if (has_next) begin_product<M>(after_which(walk.which));
   }
+  __syncwarp();
   for_units(current_stage(), [&](int part, int split) {
     empty_meeting_places(part, split);
     consumer_sync();  // before the area is used again
     if (!name_unit(area, part, split)) return;
     consumer_sync();
     if (threadIdx.x % 32 == 0) this_walk().attended = true;
-    attend_any<M>(area);
+    attend_any<M, kExperts>(area);
     if (unit_at(area).n_splits > 1 && current_stage().n_units <= grid_size()) meet_splits(area);
   });
   wait_for_copies();  // of a description that is not needed before the next stage's barriers

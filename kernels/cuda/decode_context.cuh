@@ -37,11 +37,21 @@ struct WarpWalk {
   bool meets;     ///< some of its parts were split
 };
 
+/// A token's experts: found by one warp, wanted by the fetching one, and when their hidden values are finished.
+struct ChosenExperts {
+  uint64_t made;  ///< barrier
+  int ids[kMostActive];
+  float weights[kMostActive];
+  /// Behind it: a row of the router's weights.
+  __device__ __forceinline__ uint8_t* router() { return reinterpret_cast<uint8_t*>(this) + kChoiceBytes; }
+};
+static_assert(sizeof(ChosenExperts) <= kChoiceBytes);
+
 struct DecodeContext {
   WarpWalk walk[kWarps];  ///< of each consumer warp
   /// Offsets into decode_memory: activation rows; rows of x that this CTA adds to, f32 [2][own_tiles][rows][16]; sums
-  /// f32 [kept_tiles][kWarps][rows][16].
-  int act, own_offset, partial;
+  /// f32 [kept_tiles][kWarps][rows][16]; the choice of experts.
+  int act, own_offset, partial, choice;
   int n_slots, slot_bytes, act_row_bytes, n_rows, dim, own_tiles;
   unsigned per_grid;  ///< 2^32 / CTAs, rounded up: x / CTAs is the upper word of x * per_grid for x * CTAs < 2^32
   alignas(16) float reduce[kMaxDecodeRows][kWarps];  ///< sums of squares
@@ -75,6 +85,9 @@ static_assert(sizeof(FixedShared) <= kFixedShared && kFixedShared % 128 == 0);
 
 __device__ __forceinline__ FixedShared& fixed_shared() { return *reinterpret_cast<FixedShared*>(decode_fixed()); }
 __device__ __forceinline__ DecodeContext& decode_context() { return fixed_shared().context; }
+__device__ __forceinline__ ChosenExperts& chosen_experts() {
+  return *reinterpret_cast<ChosenExperts*>(decode_memory() + decode_context().choice);
+}
 __device__ __forceinline__ RingBarriers& decode_barriers() { return fixed_shared().barriers; }
 __device__ __forceinline__ DecodeStage (&decode_stages())[4] { return fixed_shared().stages; }
 

@@ -70,21 +70,30 @@ __device__ __forceinline__ ExchangePlace exchange_place(const DecodeStage& s, in
   return {s.out + i, s.other + i};
 }
 
-/// Gate and up of a unit become a hidden value; `i` counts units, rows and tokens.
-template <int M>
+/// Gate and up of a unit become a hidden value; `i` counts units, rows and tokens, of which there are n whole units.
+template <int M, bool kExperts>
 __device__ __forceinline__ void finish_hidden(const DecodeStage& s, const DecodeContext& ctx, int first_unit, int n,
-                                              int i, bool wait) {
+                                              int i) {
   const int row = i % 16, m = i / 16 % M, u = i / (16 * M), unit = first_unit + u * grid_size();
   const int at = unit * 16 + row;
-  const bool real = u < n && m < ctx.n_rows && at < s.w[0].rows;
-  const float gate_bias = real && s.w[0].bias ? s.w[0].bias[at] : 0.0f;
-  const float up_bias = real && s.w[1].bias ? s.w[1].bias[at] : 0.0f;
-  if (wait) consumer_sync();
+  const bool mine = i / 32 * 32 < n * 16 * M;  // whole warps: lanes quantise together
+  bool real = false;
+  float gate_bias = 0, up_bias = 0;
+  int expert = -1;
+  if (mine) {
+    real = u < n && m < ctx.n_rows && at < s.w[0].rows;
+    if (real && s.w[0].bias) gate_bias = s.w[0].bias[at];
+    if (real && s.w[1].bias) up_bias = s.w[1].bias[at];
+    if (kExperts && s.n_active > 0) expert = unit / s.experts.n_tiles;
+  }
+  consumer_sync();
+  if (!mine) return;
   float v = 0;
   if (real) {
     const float factor = row_factor(s, ctx, m);
     const float gate = slot_sum<M>(s.w[0], 2 * u, m, row), up = slot_sum<M>(s.w[1], 2 * u + 1, m, row);
-    v = activated(fmaf(gate, factor, gate_bias), fmaf(up, factor, up_bias), s.gelu != 0);
+    v = activated(fmaf(gate, factor, gate_bias), fmaf(up, factor, up_bias), s.gelu);
+    if (kExperts && expert >= 0) v *= chosen_experts().weights[expert];
   }
   if (s.hidden_form == ActForm::int8) {
     put_hidden_codes(s, m, unit, row, v, real);
@@ -99,23 +108,29 @@ __device__ __forceinline__ void finish_hidden(const DecodeStage& s, const Decode
 /// Any other output.
 template <int M>
 __device__ __forceinline__ void finish_rows(const DecodeStage& s, const DecodeContext& ctx, int first_unit, int n,
-                                            int i, bool wait) {
+                                            int i) {
   const int row = i % 16, m = i / 16 % M, u = i / (16 * M);
-  int tile = first_unit + u * grid_size(), matrix = 0;
   bool real = u < n && m < ctx.n_rows;
-  if (real)
-    for (; tile >= s.w[matrix].n_tiles; ++matrix) tile -= s.w[matrix].n_tiles;
-  const MatrixArg& w = s.w[matrix];
-  const int r = tile * 16 + row, at = w.out_offset + r;
-  real = real && r < w.rows;
-  const float bias = real && w.bias ? w.bias[r] : 0.0f;
-  const ExchangePlace place = exchange_place(s, m, at);
-  int own = u;  // of a residual output: which of this CTA's tiles
-  for (int before = first_unit; before >= grid_size(); before -= grid_size()) ++own;
-  const float* x = ctx.own(s.own_copy, own, m) + row;
-  if (wait) consumer_sync();
+  const MatrixArg* w = s.w;
+  int at = 0;
+  float bias = 0;
+  ExchangePlace place{};
+  const float* x = nullptr;
+  if (real) {
+    int tile = first_unit + u * grid_size();
+    for (; tile >= w->n_tiles; ++w) tile -= w->n_tiles;
+    const int r = tile * 16 + row;
+    at = w->out_offset + r;
+    real = r < w->rows;
+    if (real && w->bias) bias = w->bias[r];
+    place = exchange_place(s, m, at);
+    int own = u;  // of a residual output: which of this CTA's tiles
+    for (int before = first_unit; before >= grid_size(); before -= grid_size()) ++own;
+    x = ctx.own(s.own_copy, own, m) + row;
+  }
+  consumer_sync();
   if (!real) return;
-  float v = fmaf(slot_sum<M>(w, u, m, row), row_factor(s, ctx, m), bias);
+  float v = fmaf(slot_sum<M>(*w, u, m, row), row_factor(s, ctx, m), bias);
   if (s.output == StageOutput::residual) {
     if (s.out_width == ctx.dim) return put(place.now, place.other, fmaf(s.residual_scale, v, *x));
     put(place.now, place.other, *x);
@@ -132,26 +147,22 @@ __device__ __forceinline__ void finish_rows(const DecodeStage& s, const DecodeCo
   *to = v;
 }
 
-/// Waits for the sums of all warps and finishes the units whose sums lie in the slots. What can be known before is
-/// looked up before, by the warps that have something to finish.
-template <int M>
+/// Waits for the sums of all warps and finishes the units whose sums lie in the slots, a value a thread. What can be
+/// known before is looked up before.
+template <int M, bool kExperts>
 __device__ __noinline__ void finish_units(uint32_t walk_address, AfterRun after) {
   const WarpWalk& of_warp = walk_at(walk_address);
   const DecodeStage& s = decode_stages()[of_warp.which];
   const DecodeContext& ctx = decode_context();
   const TileWalk& walk = of_warp.tiles;
-  const int first_unit = walk.first, n = s.n_parts == 2 ? walk.kept / 2 : walk.kept,
-            end = ceil_div(n * 16 * M, 32) * 32;
+  const int first_unit = walk.first, n = s.n_parts == 2 ? walk.kept / 2 : walk.kept;
+  static_assert(kept_tiles(M) * kTileRows * M <= kConsumers);
   const bool hidden = s.output == StageOutput::hidden;
   if (hidden && s.n_soon > 0 && after == AfterRun::finish) announce(static_cast<int>(blockIdx.x));
-  if (static_cast<int>(threadIdx.x) >= end) return consumer_sync();
-  for (int i = threadIdx.x; i < end; i += kConsumers) {
-    const bool wait = i < kConsumers;
-    if (hidden) {
-      finish_hidden<M>(s, ctx, first_unit, n, i, wait);
-    } else {
-      finish_rows<M>(s, ctx, first_unit, n, i, wait);
-    }
+  if (hidden) {
+    finish_hidden<M, kExperts>(s, ctx, first_unit, n, static_cast<int>(threadIdx.x));
+  } else {
+    finish_rows<M>(s, ctx, first_unit, n, static_cast<int>(threadIdx.x));
   }
 }
 

@@ -42,7 +42,7 @@ __device__ __forceinline__ RunEnd dot_any(uint32_t walk, const TileRun& run) {
 /// A product stage: all units of this CTA, as many at a time as there is room for their sums. Where this warp's walk
 /// lies is asked for anew after a call, and not more often: each time it takes 70 cycles until something of it is
 /// there.
-template <int M>
+template <int M, bool kExperts>
 __device__ __forceinline__ void product_stage(WarpWalk& at_begin) {
   const DecodeStage& s = decode_stages()[at_begin.which];
   if (threadIdx.x % 32 == 0) {  // before, not while the input is waited for: that cost 2 %
@@ -50,14 +50,14 @@ __device__ __forceinline__ void product_stage(WarpWalk& at_begin) {
     at_begin.found = false;
   }
   __syncwarp();
-  uint32_t walk = stage_input<M>(s, shared_address(&at_begin));
+  uint32_t walk = stage_input<M, kExperts>(s, shared_address(&at_begin));
   wait_for_copies();  // of the description two stages ahead, which all see after the next barrier
   while (true) {
     const TileRun run = walk_at(walk).run;
     if (run.n_tiles == 0) return consumer_sync();
     const RunEnd end = dot_any<M>(walk, run);
     if (end.after != AfterRun::run) {
-      finish_units<M>(end.walk, end.after);
+      finish_units<M, kExperts>(end.walk, end.after);
       if (end.after == AfterRun::finish) return;
       consumer_sync();
       if (threadIdx.x % 32 == 0) this_walk().tiles.first = this_walk().tiles.unit, this_walk().tiles.kept = 0;
@@ -86,30 +86,49 @@ __device__ __forceinline__ void copy_stage(DecodeStage& to, const DecodeLaunch& 
   }
 }
 
-/// What the fetching warp does: all stages that stream, one after the other. Descriptions come one stage ahead.
+/// Weights of a token's experts, as soon as it is known which. `choices`: how many have been waited for.
 template <int M>
-__device__ inline void fetch_all(const DecodeLaunch& p, DecodeStage (&stages)[2]) {
+__device__ __forceinline__ void fetch_experts(Fetcher& fetcher, const DecodeStage& s, uint32_t& choices) {
+  const bool up = s.output == StageOutput::hidden;
+  ChosenExperts& chosen = chosen_experts();
+  if (up || decode_context().single) barrier_wait(&chosen.made, choices++ & 1);
+  if (up) {
+    fetcher.template experts_up<plain_rows(M)>(s, chosen.ids);
+  } else {
+    fetcher.template experts_down<plain_rows(M)>(s, chosen.ids);
+  }
+}
+
+/// What the fetching warp does: all stages that stream, one after the other. Descriptions come one stage ahead.
+template <int M, bool kExperts>
+__device__ __forceinline__ void fetch_all(const DecodeLaunch& p) {
   if (!fetches()) return;
+  DecodeStage(&stages)[2] = fixed_shared().fetch_stages;
   const int lane = kFetchLanes == 1 ? 0 : threadIdx.x % 32;
   Fetcher fetcher(p.shared, decode_barriers());
   const DecodeStage& first = p.stages ? p.stages[p.begin] : p.single;
   int i = is_streamed(first) ? p.begin : first.next_streamed, which = 0;
+  uint32_t choices = 0;
   if (i < p.end) copy_stage<kFetchLanes>(stages[0], p, i, lane);
   while (i < p.end) {
     wait_for_copies();
     if (kFetchLanes > 1) __syncwarp();
-    const int next = stages[which].next_streamed;
+    const DecodeStage& s = stages[which];
+    const int next = s.next_streamed;
     if (next < p.end) copy_stage<kFetchLanes>(stages[which ^ 1], p, next, lane);
-    if (stages[which].kind == StageKind::product) {
-      fetcher.template product<plain_rows(M)>(stages[which]);
+    if (s.kind == StageKind::attention) {
+      fetch_cache(fetcher, s);
+    } else if (kExperts && s.n_active > 0) {
+      fetch_experts<M>(fetcher, s, choices);
     } else {
-      fetch_cache(fetcher, stages[which]);
+      fetcher.template product<plain_rows(M)>(s);
     }
     which ^= 1, i = next;
   }
 }
-
-template <int M>
+/// kExperts: with what few models have, so that others need not ask for it all the time: experts, and norms of q and k
+/// that span all heads.
+template <int M, bool kExperts>
 __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid_constant__ DecodeLaunch p) {
   DecodeContext& ctx = decode_context();
   const int t = threadIdx.x;
@@ -117,7 +136,8 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
     if (decode_fixed() != decode_shared) __trap();
     for (int i = 0; i < p.shared.n_slots; ++i)
       barrier_init(&decode_barriers().full[i], kFullArrivals), barrier_init(&decode_barriers().empty[i], team_warps(M));
-    ctx.act = p.shared.act, ctx.partial = p.shared.partial;
+    ctx.act = p.shared.act, ctx.partial = p.shared.partial, ctx.choice = p.shared.choice;
+    if constexpr (kExperts) barrier_init(&chosen_experts().made, 1);
     ctx.n_slots = p.shared.n_slots, ctx.slot_bytes = p.shared.slot_bytes, ctx.act_row_bytes = p.shared.act_row_bytes;
     ctx.n_rows = p.n_rows, ctx.own_offset = p.shared.own, ctx.own_tiles = p.shared.own_tiles, ctx.dim = p.dim;
     ctx.per_grid = 0xffffffffu / gridDim.x + 1;  // of one CTA it does not fit, and is not asked for
@@ -146,7 +166,8 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   }
   wait_for_copies();
   __syncthreads();
-  if (t >= kConsumers) return fetch_all<M>(p, fixed_shared().fetch_stages);
+  start_next_kernel();  // which finds no room before this one ends
+  if (t >= kConsumers) return fetch_all<M, kExperts>(p);
   int stage = p.begin, which = 0;
   WarpWalk* walk = &this_walk();
   while (true) {
@@ -155,9 +176,9 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
     if (after_next < p.end)
       copy_stage<kConsumers>(decode_stages()[after_which(after_which(which))], p, after_next, helper_thread());
     if (decode_stages()[which].kind == StageKind::attention) {
-      attention_stage<M>(p.shared.act, after_next <= p.end);
+      attention_stage<M, kExperts>(p.shared.act, after_next <= p.end);
     } else {
-      product_stage<M>(*walk);
+      product_stage<M, kExperts>(*walk);
     }
     walk = &this_walk();
     stage = walk->stage + 1, which = after_which(walk->which);
@@ -168,9 +189,9 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
   }
 }
 
-template <int M>
+template <int M, bool kExperts = false>
 void launch_decode_rows(const DecodeLaunch& launch, int n_ctas, bool cooperative, cudaStream_t stream) {
-  const auto kernel = decode_kernel<M>;
+  const auto kernel = decode_kernel<M, kExperts>;
   const int bytes = kFixedShared + launch.shared.total;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "decode");
   const dim3 grid(static_cast<unsigned>(n_ctas)), block(kConsumers + 32);

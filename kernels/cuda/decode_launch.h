@@ -10,8 +10,9 @@ namespace infer::cuda {
 void launch_decode(const DecodeLaunch& launch, int n_ctas, bool cooperative, cudaStream_t stream);
 /// What launches on the current device may plan with; the kernel's own static shared memory is taken off.
 ProgramLimits decode_limits();
-/// Defined in decode_1.cu, decode_2.cu and decode_4.cu, which compile side by side.
+/// Each defined in a file of its own, so that they compile side by side.
 void launch_decode_1(const DecodeLaunch&, int n_ctas, bool cooperative, cudaStream_t);
+void launch_decode_1_experts(const DecodeLaunch&, int n_ctas, bool cooperative, cudaStream_t);
 void launch_decode_2(const DecodeLaunch&, int n_ctas, bool cooperative, cudaStream_t);
 void launch_decode_4(const DecodeLaunch&, int n_ctas, bool cooperative, cudaStream_t);
 

@@ -3,7 +3,7 @@
 // to read than a barrier.
 #pragma once
 
-#include "kernels/cuda/decode_activations.cuh"
+#include "kernels/cuda/decode_experts.cuh"
 
 namespace infer::cuda {
 
@@ -156,7 +156,9 @@ static __device__ __noinline__ void fetch_own(uint32_t stage) {
 /// values of all rows at a time, all loads side by side: with 512 threads that is one trip to the L2 for a width of
 /// 4096. A load into registers for which another one is under way waits for that, even where it is predicated off, so
 /// each has its own place.
-template <int M, bool kInt8>
+///
+/// kRoutes: also makes this CTA's logits of the router and with them the choice of experts.
+template <int M, bool kInt8, bool kRoutes = false>
 static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
@@ -173,7 +175,9 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
   if (scales && (source.starts || ctx.single)) find_ahead(stage);
   const float* in = s.in;
   const OwnTiles own(s);
-  float squares[M] = {};
+  float squares[M] = {}, routed = 0;
+  const RouterRow router(s.experts);
+  if constexpr (kRoutes) router.fetch(s.experts, dim);
   for (int base = 0; base < dim; base += kStep) {
     const int i = base + t * 8;
     const bool valid = i < dim;
@@ -194,6 +198,10 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
         own.keep(ctx, kept, m, i, a, b);
         squares[m] += squares_of(a, b);
         a.x *= w0.x, a.y *= w0.y, a.z *= w0.z, a.w *= w0.w, b.x *= w1.x, b.y *= w1.y, b.z *= w1.z, b.w *= w1.w;
+        if constexpr (kRoutes) {
+          wait_for_copies();
+          routed += router.dot(i, a, b);
+        }
       }
       if constexpr (kInt8) {
         put_int8(ctx.act_row(m), n_groups, i, a, b, valid);
@@ -209,6 +217,10 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
     const float sum = warp_sum(squares[m]);
     if (lane == 0) ctx.reduce[m][warp] = sum;
   }
+  if constexpr (kRoutes) {
+    routed = warp_sum(routed);
+    if (lane == 0) ctx.reduce[1][warp] = routed;  // a row that one token has no use for
+  }
   const uint32_t walk = shared_address(&this_walk());
   consumer_sync();
   if (warp < n_rows) {  // read after the sums are complete, hence after a barrier
@@ -217,6 +229,10 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
     if (lane == 0) {
       ctx.factor[warp] = scales ? inverse / ctx.ahead[warp] : inverse;
       ctx.ahead[warp] = power > 0 && isfinite(power) ? power : 1.0f;  // for f16, should it come next
+    }
+    if constexpr (kRoutes) {
+      send_logit(s.experts, total(ctx.reduce[1]) * inverse);
+      make_choice(stage);
     }
   }
   return walk;

@@ -171,12 +171,32 @@ __device__ __forceinline__ bool has_units(const DecodeStage& s) {
   return first < s.n_units;
 }
 
+/// Of the two products of experts.
+static __device__ __noinline__ uint32_t experts_input(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
+  if (s.output == StageOutput::hidden)
+    return s.form == ActForm::int8 ? stage_residual<1, true, true>(stage) : stage_residual<1, false, true>(stage);
+  if (decode_context().single && this_warp() == 0) make_choice(stage);  // again
+  if (has_units(s)) {
+    if (s.form == ActForm::int8) {
+      stage_hidden_codes<1>(stage);
+    } else if (is_pair_form(s.form)) {
+      stage_hidden_pairs<1>(stage);
+    } else {
+      stage_vector<1>(stage);
+    }
+  }
+  return shared_address(&this_walk());
+}
+
 /// Returns where this warp's walk lies. (stage_residual knows; others would return it through local memory.)
-template <int M>
+template <int M, bool kExperts>
 __device__ __forceinline__ uint32_t stage_input(const DecodeStage& s, uint32_t walk) {
   const uint32_t stage = shared_address(&s);
   if (s.output == StageOutput::residual && decode_context().single) fetch_own(stage);
-  if (s.input == StageInput::residual) {
+  if (kExperts && s.n_active > 0) {
+    walk = experts_input(stage);
+  } else if (s.input == StageInput::residual) {
     walk = s.form == ActForm::int8 ? stage_residual<M, true>(stage) : stage_residual<M, false>(stage);
   } else if (has_units(s)) {
     if (s.input == StageInput::hidden && s.form == ActForm::int8) {

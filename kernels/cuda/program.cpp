@@ -21,13 +21,31 @@ int32_t narrow(int64_t n) { return static_cast<int32_t>(n); }
 int64_t align(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 int64_t slot_bytes(const MatrixArg& w) { return w.is_plain ? kPlainSlotBytes : w.chunk_bytes; }
 
-/// Chunks of plain_rows(kernel_rows) rows each: whole ones, or pieces that fill a slot.
-void shape_plain(MatrixArg& m, int kernel_rows) {
-  const int64_t piece = std::min(kPlainSlotBytes / plain_rows(kernel_rows), m.tile_bytes);
-  const int64_t n_pieces = (m.tile_bytes + piece - 1) / piece;
+/// Chunks of plain_rows(kernel_rows) rows each: whole ones, or pieces that fill a slot. `joined` rows lie side by side.
+void shape_plain(MatrixArg& m, int kernel_rows, int32_t joined) {
+  const int64_t row = m.tile_bytes * joined, piece = std::min(kPlainSlotBytes / plain_rows(kernel_rows), row);
+  const int64_t n_pieces = (row + piece - 1) / piece;
   m.chunk_bytes = narrow(piece);
   m.n_chunks = narrow(n_pieces * n_teams(kernel_rows));
-  m.last_bytes = narrow(m.tile_bytes - (n_pieces - 1) * piece);
+  m.last_bytes = narrow(row - (n_pieces - 1) * piece);
+}
+
+/// A matrix of one expert to that of several, whose columns lie side by side. Pieces of chunks are all alike, so a
+/// chunk may begin with those of one expert and end with those of another; n_chunks is 0 where a row ends within one.
+void join_columns(MatrixArg& m, DType dtype, int32_t n) {
+  m.cols *= n;
+  if (m.is_plain) return;  // see shape_plain
+  visit_gpu_format(dtype, [&]<class F>() {
+    if constexpr (F::block > 1) {
+      constexpr int kChunk = Packed<F>::chunk_groups;
+      const int64_t groups = m.cols / kGroup, bytes = m.tile_bytes * n;
+      const bool whole = groups % kChunk == 0;
+      m.kernel = m.kernel / 2 * 2 + whole;
+      m.n_chunks = groups / n % Chunk<F>::kPiece == 0 ? narrow((groups + kChunk - 1) / kChunk) : 0;
+      m.chunk_bytes = Chunk<F>{narrow(std::min<int64_t>(groups, kChunk))}.bytes();
+      m.last_bytes = narrow(bytes - static_cast<int64_t>(m.n_chunks - 1) * m.chunk_bytes);
+    }
+  });
 }
 
 template <class... F>
@@ -84,10 +102,12 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
 SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim, int n_ctas,
                        const ProgramLimits& limits) {
   SharedPlan plan;
-  int64_t act_row = 0, area = 0, slot = 0;
+  int64_t act_row = 0, area = 0, slot = 0, choice = 0;
   bool plain = false;
   for (const DecodeStage& s : stages) {
     if (s.kind == StageKind::attention) {
+      if (s.attention.q_spans || s.attention.k_spans)
+        plan.experts = true, choice = std::max<int64_t>(choice, kChoiceBytes);
       area = std::max<int64_t>(area, attention_area_bytes(s.attention.head_dim));
       const int64_t pair_bytes = int64_t{s.attention.k_page_bytes} + s.attention.v_page_bytes;
       slot = std::max<int64_t>(slot, pair_bytes * s.attention.chunk_keys / kPageTokens);
@@ -95,6 +115,8 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
     }
     const int64_t embedding = s.starts ? s.cols * 4 : 0;  // lies behind what is made of it
     act_row = std::max(act_row, align(act_bytes(s.form, s.cols), 16) + align(embedding, 16));
+    if (s.n_active > 0)
+      plan.experts = true, choice = std::max(choice, kChoiceBytes + align(s.experts.router_row_bytes, 128));
     for (int i = 0; i < s.n_matrices; ++i) {
       slot = std::max<int64_t>(slot, slot_bytes(s.w[i]));
       plain = plain || s.w[i].is_plain;
@@ -108,17 +130,18 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
   // Where one row leaves too few for the instance that is made for it, the next one has fewer teams.
   for (int rows = n_rows <= 2 ? n_rows : kMaxDecodeRows; rows <= kMaxDecodeRows && plan.n_slots == 0; rows *= 2) {
     const int64_t sums = int64_t{kept_tiles(rows)} * kWarps * rows * kTileRows * 4;
-    const int64_t ring = limits.shared_bytes - area - own - sums;
+    const int64_t ring = limits.shared_bytes - area - own - sums - choice;
     plan.kernel_rows = rows;
     plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots) / n_teams(rows) * n_teams(rows));
     plan.act = narrow(plan.n_slots * slot);
     plan.own = plan.act + narrow(area);
     plan.partial = plan.own + narrow(own);
-    plan.total = plan.partial + narrow(sums);
+    plan.choice = plan.partial + narrow(sums);
+    plan.total = plan.choice + narrow(choice);
   }
   for (DecodeStage& s : stages)
     for (int i = 0; i < s.n_matrices; ++i)
-      if (s.w[i].is_plain) shape_plain(s.w[i], plan.kernel_rows);
+      if (s.w[i].is_plain) shape_plain(s.w[i], plan.kernel_rows, s.n_parts == 1 ? std::max(1, s.n_active) : 1);
   plan.slot_bytes = narrow(slot), plan.own_tiles = narrow(own_tiles);
   plan.act_row_bytes = narrow(act_row);
   const double bytes_per_us = limits.memory_gbps * 1e3 / std::max(1, limits.n_sms);
@@ -184,6 +207,7 @@ std::vector<DecodeStage> Program::placed(uint8_t* base, uint32_t parity) const {
       both(s.out, s.other, int64_t{n_rows} * s.out_width, out);
     if (hidden_out && s.hidden_form == ActForm::int8)
       both(s.out_codes, s.other_codes, int64_t{n_rows} * s.w[0].rows, out);
+    if (s.n_active > 0) both(s.experts.logits, s.experts.logits_other, s.experts.n_experts, hidden_out ? out : in);
     if (s.n_soon > 0) both(s.soon, s.soon_other, s.n_soon, hidden_out ? out : in);
     if (s.kind == StageKind::attention)
       both(s.attention.meet, s.attention.meet_other, static_cast<int64_t>(meet_floats(s)), in);
@@ -308,7 +332,6 @@ void Recorder::attention(const AttentionArgs& a) {
   if (!find_cache_pair(a.k_cache.dtype, a.v_cache.dtype).persistent)
     return unsupported("keys and values of these two types");
   const RopeStoreArgs& r = rope_store_;
-  if (r.norms_span_heads()) return unsupported("a norm of q and k over all heads at once");
   DecodeStage& s = add_stage();
   s.kind = StageKind::attention;
   s.input = StageInput::vector;
@@ -325,6 +348,8 @@ void Recorder::attention(const AttentionArgs& a) {
   t.cos_sin = r.rope.cos_sin ? r.rope.cos_sin.as<float>() : nullptr;
   t.rope_pairs = r.rope.cos_sin ? narrow(r.rope.cos_sin.dims[1]) : 0;
   t.adjacent = r.rope.adjacent;
+  t.q_spans = r.spans_heads(r.q_norm), t.k_spans = r.spans_heads(r.k_norm);
+  if (r.norms_span_heads() && n_tokens_ > 1) return unsupported("a norm over all heads, of several tokens");
   t.eps = r.eps, t.scale = a.scale, t.softcap = a.softcap;
   t.sinks = a.sinks ? a.sinks.as<float>() : nullptr;
   t.window = narrow(std::min<int64_t>(a.window, INT32_MAX));
@@ -363,43 +388,105 @@ void Recorder::attn_out(const AttnOutArgs& a) {
   residual_output(s, a.add, after_attn_, 0);
 }
 
+/// Where hidden values go, and in which form.
+void Recorder::hidden_output(DecodeStage& s, DType down, int64_t hidden_dim, Activation activation) {
+  s.output = StageOutput::hidden;
+  s.out_layer = layer_;
+  s.n_parts = 2;
+  s.hidden_form = act_form(down);
+  s.gelu = activation == Activation::gelu_tanh;
+  const bool codes = s.hidden_form == ActForm::int8;
+  s.out_width = narrow(codes ? hidden_dim / 16 : hidden_dim);
+  if (activation == Activation::silu_clamped) unsupported("the clamped activation");
+  if (hidden_dim % 16 != 0) unsupported("a hidden width that is no multiple of 16");
+  if (!hidden_) {
+    hidden_ = exchange(hidden_dim);
+    if (codes) hidden_codes_ = reinterpret_cast<uint8_t*>(reserve(static_cast<size_t>(2 * n_tokens_ * hidden_dim)));
+  }
+  s.out = hidden_, s.out_codes = hidden_codes_;
+  // Hidden values of all layers pass through one buffer, of which each layer empties what the one before wrote.
+  for (const DecodeStage& other : program_->stages) {
+    if (other.output != StageOutput::hidden) continue;
+    if (other.hidden_form != s.hidden_form) unsupported("layers whose down projections want different activations");
+    if (other.n_active != s.n_active) unsupported("layers of which some have experts and some do not");
+  }
+}
+
+void Recorder::hidden_input(DecodeStage& s) {
+  const DecodeStage& before = program_->stages[program_->stages.size() - 2];
+  s.input = StageInput::hidden;
+  s.in_layer = layer_;
+  s.n_units = s.w[0].n_tiles;
+  s.in = hidden_, s.in_codes = hidden_codes_;
+  s.in_width = before.out_width;
+}
+
 void Recorder::ffn(const FfnArgs& a) {
   begin_op();
   if (!reason_.empty()) return;
-  if (a.activation == Activation::silu_clamped) return unsupported("the clamped activation");
-  const ActForm hidden_form = act_form(a.w_down.dtype);
-  const int64_t ffn_dim = a.w_gate.rows();
-  if (ffn_dim % 16 != 0) return unsupported("a hidden width that is no multiple of 16");
-  {
-    DecodeStage& s = add_stage();
-    residual_input(s, a.norm, a.eps, 1);
-    s.output = StageOutput::hidden;
-    s.out_layer = layer_;
-    if (!add_matrix(s, a.w_gate, a.b_gate) || !add_matrix(s, a.w_up, a.b_up)) return;
-    s.n_parts = 2;
-    s.n_units = s.w[0].n_tiles;
-    s.hidden_form = hidden_form;
-    s.gelu = a.activation == Activation::gelu_tanh;
-    s.out_width = narrow(hidden_form == ActForm::int8 ? ffn_dim / 16 : ffn_dim);
-    if (!hidden_) {
-      hidden_ = exchange(ffn_dim);
-      if (hidden_form == ActForm::int8)
-        hidden_codes_ = reinterpret_cast<uint8_t*>(reserve(static_cast<size_t>(2 * n_tokens_ * ffn_dim)));
-    }
-    s.out = hidden_, s.out_codes = hidden_codes_;
+  DecodeStage& up = add_stage();
+  residual_input(up, a.norm, a.eps, 1);
+  if (!add_matrix(up, a.w_gate, a.b_gate) || !add_matrix(up, a.w_up, a.b_up)) return;
+  up.n_units = up.w[0].n_tiles;
+  hidden_output(up, a.w_down.dtype, a.w_gate.rows(), a.activation);
+  DecodeStage& down = add_stage();
+  if (!add_matrix(down, a.w_down, a.b_down)) return;
+  hidden_input(down);
+  residual_output(down, a.add, after_ffn_, 1);
+}
+
+/// The matrices of one expert of a stack, as often as experts are active: one after the other (gate, up) or side by
+/// side (down).
+bool Recorder::add_experts(DecodeStage& s, const Tensor& stack, bool side_by_side) {
+  const int64_t rows = stack.dims[1], cols = stack.dims[2], bytes = packed_matrix_bytes(stack.dtype, rows, cols);
+  if (!add_matrix(s, matrix_of(stack, 0, bytes), Tensor())) return false;
+  program_->weight_bytes += static_cast<double>((s.n_active - 1) * bytes);
+  MatrixArg& w = s.w[s.n_matrices - 1];
+  s.experts.expert_bytes[s.n_matrices - 1] = bytes;
+  if (side_by_side) {
+    s.cols *= s.n_active;
+    join_columns(w, stack.dtype, s.n_active);
+    if (!w.is_plain && w.n_chunks == 0) unsupported("experts whose rows end within a piece of a packed matrix");
+  } else {
+    if (rows % kTileRows != 0) unsupported("experts whose width is no multiple of 16");
+    w.rows *= s.n_active, w.n_tiles *= s.n_active;
   }
-  // Whether a layer's hidden values are codes may differ from layer to layer: then one buffer would serve two forms.
+  return reason_.empty();
+}
+
+void Recorder::moe_ffn(const MoeFfnArgs& a) {
+  begin_op();
+  if (!reason_.empty()) return;
+  const int64_t n_experts = a.w_router.rows(), n_active = a.ids.cols();
+  const DType router = a.w_router.dtype;
+  if (n_tokens_ > 1) return unsupported("experts of several tokens");
+  if (a.w_shared_gate) return unsupported("a shared expert");
+  if (a.b_gate || a.b_up || a.b_down) return unsupported("biases of experts");
+  if (n_active > kMostActive || n_experts > kMostRouted) return unsupported("so many experts");
+  if (a.w_router.layout != kRowMajor) return unsupported("a quantised router");
+  ExpertsArg experts;
+  experts.router = a.w_router.as<uint8_t>(), experts.bias = a.b_router ? a.b_router.as<float>() : nullptr;
+  experts.router_dtype = static_cast<int32_t>(router);
+  experts.router_row_bytes = packed_matrix_bytes(router, 1, dim_);
+  experts.n_experts = narrow(n_experts), experts.sum_to_one = a.sum_to_one, experts.scale = a.weight_scale;
+  experts.n_tiles = narrow(a.w_gate.dims[1] / kTileRows);
+  if (!router_) router_ = exchange(n_experts);
+  experts.logits = router_;
   for (const DecodeStage& other : program_->stages)
-    if (other.output == StageOutput::hidden && other.hidden_form != hidden_form)
-      return unsupported("layers whose down projections want different activations");
-  DecodeStage& s = add_stage();
-  s.input = StageInput::hidden;
-  s.in_layer = layer_;
-  if (!add_matrix(s, a.w_down, a.b_down)) return;
-  s.n_units = s.w[0].n_tiles;
-  s.in = hidden_, s.in_codes = hidden_codes_;
-  s.in_width = narrow(hidden_form == ActForm::int8 ? ffn_dim / 16 : ffn_dim);
-  residual_output(s, a.add, after_ffn_, 1);
+    if (other.n_active > 0 && other.experts.n_experts != n_experts)
+      return unsupported("layers with different numbers of experts");
+  program_->weight_bytes += static_cast<double>(packed_matrix_bytes(router, n_experts, dim_));
+  DecodeStage& up = add_stage();
+  residual_input(up, a.norm, a.eps, 1);
+  up.n_active = narrow(n_active), up.experts = experts;
+  if (!add_experts(up, a.w_gate, false) || !add_experts(up, a.w_up, false)) return;
+  up.n_units = up.w[0].n_tiles;
+  hidden_output(up, a.w_down.dtype, n_active * a.w_gate.dims[1], a.activation);
+  DecodeStage& down = add_stage();
+  down.n_active = narrow(n_active), down.experts = experts;
+  if (!add_experts(down, a.w_down, true)) return;
+  hidden_input(down);
+  residual_output(down, a.add, after_ffn_, 1);
 }
 
 void Recorder::logits(const LogitsArgs& a) {
@@ -433,6 +520,9 @@ std::unique_ptr<Program> Recorder::finish() {
     if (!soon) soon = reinterpret_cast<float*>(reserve(size_t{2} * static_cast<size_t>(p.n_ctas) * sizeof(float)));
     for (DecodeStage* s : {&p.stages[i], &p.stages[i + 1]}) s->soon = soon, s->n_soon = p.n_ctas;
   }
+  for (const DecodeStage& s : p.stages)
+    if (s.n_active > 0 && s.experts.n_experts > p.n_ctas) unsupported("more experts than there are processors");
+  if (!reason_.empty()) return nullptr;
   int next = 0;
   for (DecodeStage& s : p.stages) {
     if (s.kind == StageKind::attention) {
@@ -458,7 +548,7 @@ std::unique_ptr<Program> Recorder::finish() {
     if (s.input == StageInput::residual && s.output != StageOutput::logits) s.own_first_cta = owner;
   }
   p.shared = infer::cuda::plan_shared(p.stages, p.n_rows, dim_, p.n_ctas, limits_);
-  if (p.shared.n_slots < 2) {
+  if (p.shared.n_slots < 2 || (p.shared.experts && p.shared.kernel_rows > 1)) {
     reason_ = "activations that leave no room for weights in shared memory";
     return nullptr;
   }

@@ -38,6 +38,9 @@ constexpr int kept_tiles(int rows) { return rows <= 2 ? 16 : 4; }
 inline constexpr int kAttendBytes = 33792;
 constexpr int attention_area_bytes(int head_dim) { return (2 * 8 + 2) * head_dim * 4 + 512 + kAttendBytes; }
 
+/// Experts of a token in a program, those it is chosen from, and shared memory for the choice beside a router's row.
+inline constexpr int kMostActive = 16, kMostRouted = 128, kChoiceBytes = 256;
+
 /// How the input of a product lies in shared memory: as its weights want it.
 enum class ActForm : int32_t { int8, f16, bf16, f32 };
 
@@ -105,7 +108,9 @@ struct AttentionArg {
   int32_t n_head_groups = 1;  ///< units that these make
   const int32_t *page_table = nullptr, *kv_len = nullptr, *positions = nullptr, *slots = nullptr;
   const float *q_norm = nullptr, *k_norm = nullptr, *cos_sin = nullptr, *sinks = nullptr;
-  int32_t rope_pairs = 0, adjacent = 0;
+  int32_t rope_pairs = 0;
+  bool adjacent = false;
+  bool q_spans = false, k_spans = false;  ///< the norm is of all heads at once, its weights [heads * head_dim]
   float eps = 0, scale = 1, softcap = 0;
   int32_t window = 0, max_splits = 1;
   int32_t chunk_keys = 0;  ///< positions of a chunk of the ring; 0: keys and values do not pass through it
@@ -114,7 +119,23 @@ struct AttentionArg {
   float *meet = nullptr, *meet_other = nullptr;  ///< exchange [parts][max_splits][8][head_dim + 2]: what splits found
 };
 
+/// Of the two products of a token's experts. Gate and up have the tiles of one expert after those of another, in the
+/// order of the choice; down has their columns side by side, so that the sum over experts is that of a longer row.
+/// Which experts those are is found within gate and up: each CTA makes one of the router's logits with the norm, and
+/// all make the same choice of them. What an expert counts goes into its hidden values.
+struct ExpertsArg {
+  const uint8_t* router = nullptr;  ///< plain weights [n_experts, dim]
+  const float* bias = nullptr;      ///< of the router
+  int64_t router_row_bytes = 0;
+  int64_t expert_bytes[2] = {};                      ///< of one expert's matrix of w[i]
+  float *logits = nullptr, *logits_other = nullptr;  ///< exchange [n_experts]
+  int32_t router_dtype = 0, n_experts = 0, sum_to_one = 0;
+  int32_t n_tiles = 0;  ///< of one expert's gate
+  float scale = 1;      ///< on what experts count
+};
+
 struct alignas(16) DecodeStage {
+  DecodeStage() {}  // NOLINT(modernize-use-equals-default): nvcc takes a defaulted one for deleted, for the union
   StageKind kind = StageKind::product;
   StageInput input = StageInput::plain;
   StageOutput output = StageOutput::plain;
@@ -122,6 +143,7 @@ struct alignas(16) DecodeStage {
   ActForm hidden_form = ActForm::int8;  ///< of the stage that reads a hidden output
   int32_t n_matrices = 0, n_parts = 1;  ///< 2 parts: gate and up tiles of the same rows make one unit
   int32_t n_units = 0, first_cta = 0;
+  int32_t n_active = 0;               ///< experts of a token; 0: a product like any other
   int32_t next_streamed = INT32_MAX;  ///< index of the next stage with something for the ring
   MatrixArg w[3];
   int32_t cols = 0;                                   ///< of the input
@@ -145,19 +167,23 @@ struct alignas(16) DecodeStage {
   float residual_scale = 1;
   int32_t own_first_cta = -1;  ///< first_cta of the output's stage; -1: nothing is kept
   int32_t own_copy = 0;        ///< of the two places for kept rows
-  int32_t gelu = 0;            ///< else SiLU
-  int32_t accumulate = 0;      ///< plain output
+  bool gelu = false;           ///< else SiLU
+  bool accumulate = false;     ///< plain output
   float logit_scale = 1, softcap = 0;
-  AttentionArg attention;
+  union {
+    AttentionArg attention{};
+    ExpertsArg experts;  ///< where n_active > 0
+  };
 };
 
 /// Offsets into the dynamic shared memory of a CTA, and the ring's geometry.
 struct SharedPlan {
   int32_t n_slots = 0, slot_bytes = 0, in_flight = 0;
-  int32_t act = 0, own = 0, partial = 0, total = 0;  ///< the ring begins at 0
-  int32_t own_tiles = 0;                             ///< tiles of rows of x that a CTA keeps
+  int32_t act = 0, own = 0, partial = 0, choice = 0, total = 0;  ///< the ring begins at 0
+  int32_t own_tiles = 0;                                         ///< tiles of rows of x that a CTA keeps
   int32_t act_row_bytes = 0;
   int32_t kernel_rows = 1;  ///< the kernel's instance: 1, 2 or 4 rows
+  bool experts = false;     ///< the instance for 1 row that also knows experts, and norms over all heads
 };
 
 /// Whether a stage has something for the ring: weights, or keys and values.
@@ -212,6 +238,7 @@ class Recorder {
   void attention(const AttentionArgs&);
   void attn_out(const AttnOutArgs&);
   void ffn(const FfnArgs&);
+  void moe_ffn(const MoeFfnArgs&);
   void logits(const LogitsArgs&);
   void gather(const Tensor& x, const Tensor& rows, const Tensor& out);
   void unsupported(const char* what);
@@ -225,6 +252,9 @@ class Recorder {
   void begin_op();
   DecodeStage& add_stage();
   bool add_matrix(DecodeStage&, const Tensor& w, const Tensor& bias);
+  bool add_experts(DecodeStage&, const Tensor& stack, bool side_by_side);
+  void hidden_output(DecodeStage&, DType down, int64_t hidden_dim, Activation activation);
+  void hidden_input(DecodeStage&);
   void residual_input(DecodeStage&, const Tensor& norm, float eps, int own_copy);
   void residual_output(DecodeStage&, const AddArgs& add, float*& values, int own_copy);
   size_t reserve(size_t bytes);
@@ -248,7 +278,7 @@ class Recorder {
   } stream_;
   // The exchanges, made at first use.
   float *qkv_ = nullptr, *attn_ = nullptr, *after_attn_ = nullptr, *after_ffn_ = nullptr, *hidden_ = nullptr,
-        *meet_ = nullptr, *soon_ = nullptr;
+        *meet_ = nullptr, *soon_ = nullptr, *router_ = nullptr;
   uint8_t* hidden_codes_ = nullptr;
 };
 

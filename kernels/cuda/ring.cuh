@@ -215,22 +215,47 @@ class Fetcher {
         if (in_turn || ++m >= s.n_matrices) return;
         tile -= n_tiles, n_tiles = s.w[m].n_tiles;
       }
-      if (s.w[m].is_plain) {
-        push_rows<kPlainRows>(s.w[m], tile);
-      } else {
-        push_tile(s.w[m], tile);
-      }
+      push_any<kPlainRows>(s.w[m], s.w[m].data, tile);
       if (in_turn) m ^= 1;
       if (!in_turn || m == 0) tile += static_cast<int>(gridDim.x);
     }
+  }
+
+  /// The same of gate and up of the experts `ids`.
+  template <int kPlainRows>
+  __device__ void experts_up(const DecodeStage& s, const int* ids) {
+    const ExpertsArg& e = s.experts;
+    int tile = static_cast<int>(blockIdx.x) - s.first_cta;
+    if (tile < 0) tile += static_cast<int>(gridDim.x);
+    for (; tile < s.n_units; tile += static_cast<int>(gridDim.x)) {
+      const int place = tile / e.n_tiles, id = ids[place], of_expert = tile - place * e.n_tiles;
+#pragma unroll 1
+      for (int m = 0; m < 2; ++m) push_any<kPlainRows>(s.w[m], s.w[m].data + id * e.expert_bytes[m], of_expert);
+    }
+  }
+  /// And of their down.
+  template <int kPlainRows>
+  __device__ void experts_down(const DecodeStage& s, const int* ids) {
+    int tile = static_cast<int>(blockIdx.x) - s.first_cta;
+    if (tile < 0) tile += static_cast<int>(gridDim.x);
+    for (; tile < s.n_units; tile += static_cast<int>(gridDim.x)) push_joined<kPlainRows>(s, tile, ids);
   }
 
  private:
   // What is to be copied is known before there is room for it: time between the two would be time that the memory
   // rests, since few bytes are in flight.
 
-  __device__ __forceinline__ void push_tile(const MatrixArg& m, int tile) {
-    ChunkCopy copy{m.data + tile * m.tile_bytes, 0, m.chunk_bytes, 1};
+  template <int kPlainRows>
+  __device__ __forceinline__ void push_any(const MatrixArg& m, const uint8_t* data, int tile) {
+    if (m.is_plain) {
+      push_rows<kPlainRows>(m, data, tile);
+    } else {
+      push_tile(m, data, tile);
+    }
+  }
+
+  __device__ __forceinline__ void push_tile(const MatrixArg& m, const uint8_t* data, int tile) {
+    ChunkCopy copy{data + tile * m.tile_bytes, 0, m.chunk_bytes, 1};
     const int last_bytes = m.last_bytes;
 #pragma unroll 1
     for (int left = m.n_chunks; left > 0; --left) {
@@ -242,13 +267,13 @@ class Fetcher {
 
   /// A tile of plain weights: the chunks of its blocks of rows in turn, then those of the next columns.
   template <int kPlainRows>
-  __device__ __forceinline__ void push_rows(const MatrixArg& m, int tile) {
+  __device__ __forceinline__ void push_rows(const MatrixArg& m, const uint8_t* data, int tile) {
     constexpr int kBlocks = kTileRows / kPlainRows;
     const int64_t stride = m.tile_bytes;
     const int rows = m.rows - tile * kTileRows, last_bytes = m.last_bytes;
     const bool whole = m.chunk_bytes == stride;  // rows lie one after the other
     int bytes = m.chunk_bytes;
-    const uint8_t* columns = m.data + tile * kTileRows * stride;
+    const uint8_t* columns = data + tile * kTileRows * stride;
 #pragma unroll 1
     for (int left = m.n_chunks; left > 0; left -= kBlocks) {
       if (left == kBlocks) bytes = last_bytes;
@@ -262,6 +287,43 @@ class Fetcher {
         copy.from += kPlainRows * stride;
       }
       columns += bytes;
+    }
+  }
+
+  /// A tile of matrices that lie side by side: as the two before, but that a chunk, or a row of one, may begin with one
+  /// expert's bytes and end with another's.
+  template <int kPlainRows>
+  __device__ __forceinline__ void push_joined(const DecodeStage& s, int tile, const int* ids) {
+    const MatrixArg& m = s.w[0];
+    const int64_t expert_bytes = s.experts.expert_bytes[0];
+    const int row_bytes = static_cast<int>(m.tile_bytes);  // of one expert; of a tile of it where that is packed
+    const int n_blocks = m.is_plain ? kTileRows / kPlainRows : 1, n_rows = m.is_plain ? kPlainRows : 1;
+    const uint8_t* rows = m.data + (m.is_plain ? tile * kTileRows : tile) * m.tile_bytes;
+    int begin = 0, first = 0;  // of this chunk: in the row of expert number `first`
+#pragma unroll 1
+    for (int left = m.n_chunks; left > 0; left -= n_blocks) {
+      const int bytes = left == n_blocks ? m.last_bytes : m.chunk_bytes;
+      int end = begin, last = first;
+#pragma unroll 1
+      for (int block = 0; block < n_blocks; ++block) {
+        end = begin, last = first;
+        const uint8_t* from = rows + ids[last] * expert_bytes + end;
+        wait_for_room();
+        expect(bytes * n_rows);
+        for (int done = 0; done < bytes;) {
+          const int n = min(bytes - done, row_bytes - end);
+#pragma unroll 1
+          for (int r = 0; r < n_rows; ++r) copy(slot_ + r * bytes + done, from + r * row_bytes, n, false);
+          done += n, end += n;
+          if (end < row_bytes) continue;
+          end = 0;
+          if (++last < s.n_active) from = rows + ids[last] * expert_bytes;
+        }
+        advance();
+        rows += n_rows * row_bytes;
+      }
+      rows -= n_blocks * n_rows * row_bytes;
+      begin = end, first = last;
     }
   }
 

@@ -4,6 +4,7 @@
 // the rule itself is in kernels/sample.h.
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/common.cuh"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/sample.h"
@@ -53,6 +54,8 @@ __device__ void penalise_slice(const SampleArgs& args, const SampleRow& row, flo
 /// after the head), writes vocab / 8 bytes. Bound by the launch and one round of loads, 8 in flight per thread.
 __global__ void __launch_bounds__(kSliceThreads)
     sample_groups_kernel(const __grid_constant__ SampleArgs args, int64_t vocab, int32_t n_groups) {
+  start_next_kernel();
+  wait_for_previous_kernel();
   const SampleRow& row = sample_data<SampleRow>(args.rows)[blockIdx.y];
   if (!row.enabled) return;
   float* logits = sample_data<float>(args.logits) + blockIdx.y * vocab;
@@ -200,6 +203,7 @@ __global__ void __launch_bounds__(kDrawThreads)
     sample_draw_kernel(const __grid_constant__ SampleArgs args, int64_t vocab, int32_t n_groups) {
   extern __shared__ uint32_t keys[];
   __shared__ DrawShared s;
+  wait_for_previous_kernel();
   SampleRow row = sample_data<SampleRow>(args.rows)[blockIdx.x];
   if (!row.enabled) return;
   const float* logits = sample_data<float>(args.logits) + blockIdx.x * vocab;
@@ -238,10 +242,9 @@ void sample(const SampleArgs& args, cudaStream_t stream) {
                                static_cast<int>(key_bytes)),
           "sample");
   const dim3 grid(static_cast<unsigned>((vocab + kSlice - 1) / kSlice), static_cast<unsigned>(n));
-  sample_groups_kernel<<<grid, kSliceThreads, 0, stream>>>(args, vocab, n_groups);
-  check(cudaGetLastError(), "sample");
-  sample_draw_kernel<<<static_cast<unsigned>(n), kDrawThreads, key_bytes, stream>>>(args, vocab, n_groups);
-  check(cudaGetLastError(), "sample");
+  launch_early("sample", sample_groups_kernel, grid, kSliceThreads, 0, stream, args, vocab, n_groups);
+  launch_early("sample", sample_draw_kernel, dim3(static_cast<unsigned>(n)), kDrawThreads, key_bytes, stream, args,
+               vocab, n_groups);
 }
 
 }  // namespace infer::cuda

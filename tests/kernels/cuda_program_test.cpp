@@ -2,6 +2,7 @@
 #include "kernels/cuda/program.h"
 
 #include <array>
+#include <functional>
 
 #include "kernels/cuda/packed.h"
 #include "tests/catch.h"
@@ -98,14 +99,28 @@ float somewhere[4];
 /// A tensor that is said to lie somewhere; nobody looks there.
 Tensor some(DType type, std::initializer_list<int64_t> dims) {
   Tensor t(somewhere, type, dims);
-  if (t.n_dims == 2 && type != DType::F32 && type != DType::I32) t.layout = packed_layout(type);
+  if (t.n_dims >= 2 && type != DType::F32 && type != DType::I32) t.layout = packed_layout(type);
   return t;
 }
+
+/// Eight of 64 experts of 1024.
+MoeFfnArgs experts_of(DType type, int64_t n, int64_t dim) {
+  constexpr int64_t kExperts = 64, kActive = 8, kWidth = 1024;
+  MoeFfnArgs a;
+  a.norm = some(DType::F32, {dim});
+  a.w_router = some(DType::F32, {kExperts, dim}), a.w_router.layout = packed_layout(DType::F32);
+  a.w_gate = some(type, {kExperts, kWidth, dim}), a.w_up = a.w_gate, a.w_down = some(type, {kExperts, dim, kWidth});
+  a.ids = some(DType::I32, {n, kActive});
+  a.add.x = a.add.branch = some(DType::F32, {n, dim});
+  return a;
+}
+/// What else a test wants of a layer's experts; returns false where the layer has none.
+using Experts = std::function<bool(int layer, MoeFfnArgs&)>;
 
 /// Two layers of `n` tokens, one of each sequence: 24 query heads of 8 KV heads, weights of one type but for the
 /// values'. post_norms: of the layers, whether there is a norm of what they add to x.
 void record(Recorder& r, DType type, int64_t n, std::optional<DType> values = {},
-            const std::array<bool, 2>& post_norms = {}) {
+            const std::array<bool, 2>& post_norms = {}, const Experts& experts = {}) {
   constexpr int64_t kDim = 3072, kFfn = 8192, kHead = 128, kHeads = 24, kKvHeads = 8, kVocab = 32000;
   EmbedArgs embed{some(DType::BF16, {kVocab, kDim}), some(DType::I32, {n}), 1, some(DType::F32, {n, kDim})};
   embed.table.layout = kFileBlocks;
@@ -134,7 +149,12 @@ void record(Recorder& r, DType type, int64_t n, std::optional<DType> values = {}
     FfnArgs ffn;
     ffn.norm = in.norm, ffn.w_gate = some(type, {kFfn, kDim}), ffn.w_up = ffn.w_gate;
     ffn.w_down = some(type, {kDim, kFfn}), ffn.add = out.add;
-    r.ffn(ffn);
+    MoeFfnArgs moe = experts_of(type, n, kDim);
+    if (experts && experts(layer, moe)) {
+      r.moe_ffn(moe);
+    } else {
+      r.ffn(ffn);
+    }
   }
   LogitsArgs logits;
   logits.x = some(DType::F32, {n, kDim}), logits.norm = some(DType::F32, {kDim}), logits.rows = some(DType::I32, {n});
@@ -270,4 +290,70 @@ TEST_CASE("where what is added is to be normed first, x and the branch travel si
   record(mixed, DType::Q4_K, 1, {}, {true, false});
   CHECK(!mixed.finish());
   CHECK(mixed.reason().find("norm of what they add") != std::string::npos);
+}
+
+TEST_CASE("a token's experts are two products, of rows one after the other and of columns side by side") {
+  constexpr int64_t kDim = 3072, kWidth = 1024, kActive = 8, kExperts = 64;
+  for (const DType type : {DType::Q4_K, DType::Q6_K, DType::Q8_0, DType::BF16}) {
+    INFO(static_cast<int>(type));
+    Recorder r(limits_of(132));
+    record(r, type, 1, {}, {}, [](int, MoeFfnArgs&) { return true; });
+    const auto program = r.finish();
+    INFO(r.reason());
+    REQUIRE(program);
+    CHECK(program->shared.choice + kChoiceBytes + kDim * 4 == program->shared.total);
+    std::vector<uint8_t> memory(program->exchange_bytes);
+    const auto placed = program->placed(memory.data(), 1);
+    for (size_t layer = 0; layer < 2; ++layer) {
+      const DecodeStage &up = program->stages[5 * layer + 3], &down = program->stages[5 * layer + 4];
+      REQUIRE((up.n_active == kActive && down.n_active == kActive));
+      CHECK(up.n_units == kActive * kWidth / kTileRows);
+      CHECK(up.experts.n_tiles == kWidth / kTileRows);
+      CHECK(up.w[0].rows == kActive * kWidth);
+      CHECK(down.n_units == kDim / kTileRows);
+      CHECK((down.cols == kActive * kWidth && down.w[0].cols == kActive * kWidth));
+      for (const DecodeStage* s : {&up, &down}) {
+        const int64_t rows = s == &up ? kWidth : kDim, cols = s == &up ? kDim : kWidth;
+        CHECK(s->experts.expert_bytes[0] == packed_matrix_bytes(type, rows, cols));
+      }
+      // The chunks of a tile of down are the bytes of the experts' tiles, no more and no less.
+      const MatrixArg& m = down.w[0];
+      const int n_blocks = m.is_plain ? n_teams(1) : 1, n_pieces = m.n_chunks / n_blocks;
+      CHECK(int64_t{n_pieces - 1} * m.chunk_bytes + m.last_bytes == kActive * m.tile_bytes);
+      CHECK(m.chunk_bytes <= program->shared.slot_bytes / (m.is_plain ? plain_rows(1) : 1));
+      // Logits of both stages in one copy, the other emptied; layers in turn.
+      const ExpertsArg &of_up = placed[5 * layer + 3].experts, &of_down = placed[5 * layer + 4].experts;
+      CHECK((of_up.logits == of_down.logits && of_up.logits_other == of_down.logits_other));
+      CHECK(std::abs(of_up.logits - of_up.logits_other) == kExperts);
+      CHECK(of_up.logits == placed[5 * (1 - layer) + 3].experts.logits_other);
+    }
+  }
+}
+
+TEST_CASE("experts that no program takes are refused with the reason") {
+  const auto reason = [](int64_t n, const Experts& experts, int n_sms = 132, DType type = DType::Q4_K) {
+    Recorder r(limits_of(n_sms));
+    record(r, type, n, {}, {}, experts);
+    CHECK(!r.finish());
+    return r.reason();
+  };
+  const auto with = [](const auto& change) {
+    return [change](int, MoeFfnArgs& a) {
+      change(a);
+      return true;
+    };
+  };
+  const Tensor bias = some(DType::F32, {64, 1024});
+  CHECK(reason(2, with([](MoeFfnArgs&) {})) == "experts of several tokens");
+  CHECK(reason(1, with([](MoeFfnArgs& a) { a.w_shared_gate = a.w_gate; })) == "a shared expert");
+  CHECK(reason(1, with([&](MoeFfnArgs& a) { a.b_gate = bias; })) == "biases of experts");
+  CHECK(reason(1, with([](MoeFfnArgs& a) { a.activation = Activation::silu_clamped; })) == "the clamped activation");
+  CHECK(reason(1, with([](MoeFfnArgs& a) { a.w_router.dims[0] = 129; })) == "so many experts");
+  CHECK(reason(1, with([](MoeFfnArgs& a) { a.ids.dims[1] = 17; })) == "so many experts");
+  CHECK(reason(1, with([](MoeFfnArgs& a) { a.w_router = some(DType::Q8_0, {64, 3072}); })) == "a quantised router");
+  CHECK(reason(1, with([](MoeFfnArgs&) {}), 60) == "more experts than there are processors");
+  CHECK(reason(1, [](int layer, MoeFfnArgs&) { return layer == 1; }) ==
+        "layers of which some have experts and some do not");
+  const auto narrow = with([](MoeFfnArgs& a) { a.w_gate.dims[1] = a.w_up.dims[1] = a.w_down.dims[2] = 1056; });
+  CHECK(reason(1, narrow, 132, DType::MXFP4) == "experts whose rows end within a piece of a packed matrix");
 }

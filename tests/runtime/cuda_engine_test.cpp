@@ -38,7 +38,7 @@ struct File {
                .string();
     test::TinyModel tiny;
     tiny.weights = weights;
-    tiny.dim = 256, tiny.ffn_dim = 512, tiny.n_layers = n_layers, tiny.n_experts = n_experts;
+    tiny.dim = 256, tiny.ffn_dim = 512, tiny.n_layers = n_layers, tiny.n_experts = n_experts, tiny.n_active = 3;
     tiny.value_exponent = value_exponent, tiny.context = 1024;
     test::write_tiny_model(path, tiny);
   }
@@ -362,7 +362,7 @@ TEST_CASE("cuda engine: models with experts have the reference's tokens, one by 
     const File file(weights, 6);
     const Model reference = file.load("ref"), model = file.load("cuda");
     Engine oracle(reference, options());
-    for (const char* mode : {"eager", "graph", "auto"})
+    for (const char* mode : kModes)
       for (const int64_t n_seqs : {1, 3, 9}) {
         INFO("weights " << static_cast<int>(weights) << ", mode " << mode << ", sequences " << n_seqs);
         Engine engine(model, options(mode, "f32", n_seqs));
@@ -390,27 +390,32 @@ TEST_CASE("cuda engine: models with experts have the reference's tokens, one by 
   }
 }
 
-TEST_CASE("cuda engine: a layer with experts is six launches for a token") {
+TEST_CASE("cuda engine: a layer with experts is six launches for two tokens, and none of its own for one") {
   if (skipped()) return;
-  std::vector<int64_t> per_token;  // of models with so many layers
-  for (const int64_t n_layers : {2, 3}) {
-    const File file(DType::Q8_0, 6, n_layers);
-    const Model model = file.load("cuda");
-    Engine engine(model, options("eager"));
-    std::vector<int64_t> launches;
-    engine.submit(
-        request(prompt(9), 12),
-        [&](const Token&) {
-          launches.push_back(engine.stats().n_launches);
-          return true;
-        },
-        nullptr);
-    while (engine.step()) {
+  const auto launches_of_layer = [](const std::string& mode, int64_t n_seqs) {
+    std::vector<int64_t> per_token;  // of models with so many layers
+    for (const int64_t n_layers : {2, 3}) {
+      const File file(DType::Q8_0, 6, n_layers);
+      const Model model = file.load("cuda");
+      Engine engine(model, options(mode, "f32", n_seqs));
+      std::vector<int64_t> launches;
+      const TokenCallback look = [&](const Token&) {
+        launches.push_back(engine.stats().n_launches);
+        return true;
+      };
+      for (int64_t i = 0; i < n_seqs; ++i)
+        engine.submit(request(prompt(9, i), 12), i == 0 ? look : TokenCallback(), nullptr);
+      while (engine.step()) {
+      }
+      REQUIRE(launches.size() == 12);
+      per_token.push_back(launches[8] - launches[7]);
     }
-    REQUIRE(launches.size() == 12);
-    per_token.push_back(launches[8] - launches[7]);
-  }
-  CHECK(per_token[1] - per_token[0] == 6);
+    return per_token[1] - per_token[0];
+  };
+  CHECK(launches_of_layer("eager", 2) == 6);
+  CHECK(launches_of_layer("eager", 1) == 5);  // the stages of the program, each by itself
+  CHECK(launches_of_layer("persistent", 1) == 0);
+  CHECK(launches_of_layer("graph", 1) == 0);
 }
 
 TEST_CASE("cuda engine: nothing but launches while tokens flow") {
