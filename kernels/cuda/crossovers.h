@@ -29,9 +29,7 @@ enum class Way {
 
 /// Unpacking a quantised weight pays beyond 128 rows: 32 of them read it once. A plain one needs none.
 inline Crossovers built_in_crossovers(DType format, bool has_wgmma) {
-  // With more rows the tensor cores share what unpacking costs; where there is little or none to unpack, later.
-  const bool bytes = format == DType::Q8_0 || format == DType::W8F;
-  const int64_t program_most = !has_wgmma || bytes ? kMaxDecodeRows : is_plain(format) ? 3 : 2;
+  const int64_t program_most = has_wgmma && is_plain(format) ? 3 : kMaxDecodeRows;
   if (is_plain(format)) return {program_most, kNever, kMatvecMost + 1};
   return {program_most, kMatvecMost + 1, kMostCrossoverRows + 1};
 }

@@ -74,6 +74,16 @@ __device__ inline void pad_row(ActForm form, uint8_t* row, int cols) {
   }
 }
 
+/// Row m of a matrix. Of several rows it is worked out each time: kept over a wait for values, four of them end up in
+/// local memory.
+template <int M, class T>
+__device__ __forceinline__ T* row_of(T* first, int m, int width) {
+  if (M <= 2) return first + m * width;
+  int at = m * width;
+  asm volatile("" : "+r"(at));
+  return first + at;
+}
+
 /// Numbers the threads so that the first ones are not those that have just finished sums and come last.
 __device__ __forceinline__ int helper_thread() { return this_thread() ^ kConsumers / 2; }
 

@@ -12,6 +12,7 @@
 #include "kernels/cuda/decode_context.cuh"
 #include "kernels/cuda/decode_floats.cuh"
 #include "kernels/cuda/decode_mma.cuh"
+#include "kernels/cuda/decode_tokens.cuh"
 
 namespace infer::cuda {
 
@@ -199,6 +200,10 @@ __device__ __noinline__ RunEnd dot_tiles(uint32_t walk_address, int n_tiles, int
                             state);
         },
         [&](int part) { store_sums<M>(state, sums + (part * kTeamWarps + warp) * M * kTileRows); });
+  } else if constexpr (F::block > 1 && M == kMaxDecodeRows && kWhole) {
+    TokenDot<F, M> dot(TokenActs<M>(act, s.cols / kGroup), warp);
+    for_run([&](const uint8_t* chunk, int number) { dot.step(chunk, number); },
+            [&](int part) { dot.store(sums + (part * kTeamWarps + warp) * M * kTileRows); });
   } else if constexpr (F::block > 1) {
     constexpr int kChunk = Packed<F>::chunk_groups, kMine = kWarpGroups<F, M>, kStep = kStepGroups<F, M>;
     const int n_groups = s.cols / kGroup;

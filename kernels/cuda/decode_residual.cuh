@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/cuda/decode_experts.cuh"
+#include "kernels/cuda/decode_tokens.cuh"
 
 namespace infer::cuda {
 
@@ -18,16 +19,20 @@ __device__ inline void decode_embedding_row(const EmbeddingArg& e, int row, floa
   });
 }
 
-/// Behind the activations of row m, until they are made: its embedding, f32 [dim].
+/// Behind the activations (of row m, or of all), until they are made: the row's embedding, f32 [dim].
+template <int M>
 __device__ __forceinline__ float* embedded(const DecodeStage& s, int m) {
-  const int dim = decode_context().dim, of_int8 = (dim + 31) / 32 * 48;
+  const DecodeContext& ctx = decode_context();
+  const int dim = ctx.dim, of_int8 = (dim + 31) / 32 * 48;
+  if (acts_by_token<M>(s)) return reinterpret_cast<float*>(decode_memory() + ctx.act + M * of_int8) + m * dim;
   const int bytes = s.form == ActForm::int8 ? of_int8 : s.form == ActForm::f32 ? dim * 4 : dim * 2;
-  return reinterpret_cast<float*>(decode_context().act_row(m) + bytes);
+  return reinterpret_cast<float*>(ctx.act_row(m) + bytes);
 }
+template <int M>
 static __device__ __noinline__ void load_embedding(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   for (int m = 0; m < decode_context().n_rows; ++m)
-    decode_embedding_row(s.embedding, m, embedded(s, m), decode_context().dim);
+    decode_embedding_row(s.embedding, m, embedded<M>(s, m), decode_context().dim);
   consumer_sync();
 }
 
@@ -69,10 +74,11 @@ struct StreamSource {
 };
 
 /// Eight values of x in row m, from i on: as soon as they are there, from what first loads have found.
+template <int M>
 __device__ __forceinline__ void finish_x(const StreamSource& from, const DecodeStage& s, const DecodeContext& ctx,
                                          const float* row, int m, int i, uint4 p, uint4 q, float4& a, float4& b) {
   if (from.starts) {
-    const float4* x = reinterpret_cast<const float4*>(embedded(s, m) + i);
+    const float4* x = reinterpret_cast<const float4*>(embedded<M>(s, m) + i);
     a = x[0], b = x[1];
     return;
   }
@@ -88,6 +94,7 @@ __device__ __forceinline__ void finish_x(const StreamSource& from, const DecodeS
 
 /// f16 does not reach as far as x may: there the power of two of the last norm's factor goes ahead. This finds one
 /// where there was no norm before.
+template <int M>
 static __device__ __noinline__ void find_ahead(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
@@ -99,7 +106,7 @@ static __device__ __noinline__ void find_ahead(uint32_t stage) {
       float4 a, b;
       uint4 p{}, q{};
       if (!source.starts) p = load_relaxed4(row + i), q = load_relaxed4(row + i + 4);
-      finish_x(source, s, ctx, row, m, i, p, q, a, b);
+      finish_x<M>(source, s, ctx, row, m, i, p, q, a, b);
       squares += squares_of(a, b);
     }
     squares = warp_sum(squares);
@@ -152,13 +159,16 @@ static __device__ __noinline__ void fetch_own(uint32_t stage) {
     }
 }
 
+/// How activations lie: 16 or 32 bits, or int8 of a row at a time or by token.
+enum class Acts { wide, rows, tokens };
+
 /// x, then its norm into the activations, of which the factor 1 / rms is left to the epilogue. A thread takes eight
 /// values of all rows at a time, all loads side by side: with 512 threads that is one trip to the L2 for a width of
 /// 4096. A load into registers for which another one is under way waits for that, even where it is predicated off, so
 /// each has its own place.
 ///
 /// kRoutes: also makes this CTA's logits of the router and with them the choice of experts.
-template <int M, bool kInt8, bool kRoutes = false>
+template <int M, Acts kActs, bool kRoutes = false>
 static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
@@ -167,12 +177,12 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
   const int n_groups = (dim + 31) / 32;
   const StreamSource source(s);
   if (source.starts) {
-    load_embedding(stage);
+    load_embedding<M>(stage);
   } else if (source.post_norm) {
     reduce_branch(stage);
   }
-  const bool scales = !kInt8 && s.form == ActForm::f16;
-  if (scales && (source.starts || ctx.single)) find_ahead(stage);
+  const bool scales = kActs == Acts::wide && s.form == ActForm::f16;
+  if (scales && (source.starts || ctx.single)) find_ahead<M>(stage);
   const float* in = s.in;
   const OwnTiles own(s);
   float squares[M] = {}, routed = 0;
@@ -185,7 +195,7 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
 #pragma unroll
     for (int m = 0; m < M; ++m)
       if (valid && !source.starts && m < n_rows)
-        p[m] = load_relaxed4(in + m * width + i), q[m] = load_relaxed4(in + m * width + i + 4);
+        p[m] = load_relaxed4(row_of<M>(in, m, width) + i), q[m] = load_relaxed4(row_of<M>(in, m, width) + i + 4);
     float4 w0{}, w1{};  // of the norm
     if (valid) w0 = load_constant4(s.norm + i), w1 = load_constant4(s.norm + i + 4);
     const int kept = valid ? own.find(i) : -1;
@@ -194,7 +204,7 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
       if (m >= n_rows) break;
       float4 a{}, b{};
       if (valid) {
-        finish_x(source, s, ctx, in + m * width, m, i, p[m], q[m], a, b);
+        finish_x<M>(source, s, ctx, row_of<M>(in, m, width), m, i, p[m], q[m], a, b);
         own.keep(ctx, kept, m, i, a, b);
         squares[m] += squares_of(a, b);
         a.x *= w0.x, a.y *= w0.y, a.z *= w0.z, a.w *= w0.w, b.x *= w1.x, b.y *= w1.y, b.z *= w1.z, b.w *= w1.w;
@@ -203,7 +213,9 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
           routed += router.dot(i, a, b);
         }
       }
-      if constexpr (kInt8) {
+      if constexpr (kActs == Acts::tokens) {
+        TokenActs<M>(ctx.act, n_groups).put(m, i, a, b, valid);
+      } else if constexpr (kActs == Acts::rows) {
         put_int8(ctx.act_row(m), n_groups, i, a, b, valid);
       } else if (valid) {
         const float ahead = scales ? ctx.ahead[m] : 1.0f;

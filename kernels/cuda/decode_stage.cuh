@@ -43,6 +43,7 @@ static __device__ __noinline__ void stage_vector(uint32_t stage) {
   const int t = threadIdx.x, cols = s.cols, n_groups = (cols + 31) / 32;
   const int n_rows = ctx.n_rows, width = s.in_width;
   const bool exchanged = s.input != StageInput::plain, quantized = s.form == ActForm::int8;
+  const bool by_token = acts_by_token<M>(s);
   const float* in = s.in;
   if (exchanged) scout_attention(s, in + (n_rows - 1) * width, cols);
   for (int base = 0; base < cols; base += kStep) {
@@ -51,11 +52,11 @@ static __device__ __noinline__ void stage_vector(uint32_t stage) {
 #pragma unroll
     for (int m = 0; m < M; ++m)
       if (exchanged && i < cols && m < n_rows)  // whole sixteens
-        p[m] = load_relaxed4(in + m * width + i), q[m] = load_relaxed4(in + m * width + i + 4);
+        p[m] = load_relaxed4(row_of<M>(in, m, width) + i), q[m] = load_relaxed4(row_of<M>(in, m, width) + i + 4);
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       if (m >= n_rows) break;
-      const float* from = in + static_cast<int64_t>(m) * width + i;
+      const float* from = row_of<M>(in, m, width) + i;
       float4 a{}, b{};
       if (i < cols && exchanged) {
         poll_on(from, p[m], q[m]);
@@ -65,7 +66,9 @@ static __device__ __noinline__ void stage_vector(uint32_t stage) {
       }
       if (s.in_rotation > 1) hadamard_lanes(a, b, s.in_rotation);
       uint8_t* row = ctx.act_row(m);
-      if (quantized) {
+      if (by_token) {
+        TokenActs<M>(ctx.act, n_groups).put(m, i, a, b, i < cols);
+      } else if (quantized) {
         put_int8(row, n_groups, i, a, b, i < cols);
       } else if (i < cols) {
         put_wide(s.form, row, i, a);
@@ -95,14 +98,15 @@ static __device__ __noinline__ void stage_hidden_codes(uint32_t stage) {
     const int half = __dp4a(static_cast<int>(c.x), kOnes, __dp4a(static_cast<int>(c.y), kOnes, 0));
     return static_cast<float>(__dp4a(static_cast<int>(c.z), kOnes, __dp4a(static_cast<int>(c.w), kOnes, half)));
   };
+  const bool by_token = acts_by_token<M>(s);
   scout_soon(s, false);
   for (int g = threadIdx.x; g < n_groups; g += kConsumers) {
     uint4 low[M] = {}, high[M] = {};
     uint2 both[M] = {};
     const auto load = [&](int m) {
-      const uint8_t* from = codes + static_cast<int64_t>(m) * cols + g * 32;
+      const uint8_t* from = row_of<M>(codes, m, cols) + g * 32;
       low[m] = load_relaxed4(from), high[m] = load_relaxed4(from + 16);
-      both[m] = load_relaxed2(scales + static_cast<int64_t>(m) * s.in_width + 2 * g);
+      both[m] = load_relaxed2(row_of<M>(scales, m, s.in_width) + 2 * g);
     };
 #pragma unroll
     for (int m = 0; m < M; ++m)
@@ -118,6 +122,12 @@ static __device__ __noinline__ void stage_hidden_codes(uint32_t stage) {
       }
       uint8_t* row = ctx.act_row(m);
       const float2 scale = make_float2(__uint_as_float(both[m].x), __uint_as_float(both[m].y));
+      if (by_token) {
+        const TokenActs<M> to(ctx.act, n_groups);
+        to.put_codes(m, g, 0, low[m], scale.x, sum(low[m]));
+        to.put_codes(m, g, 1, high[m], scale.y, sum(high[m]));
+        continue;
+      }
       reinterpret_cast<uint4*>(row)[g] = low[m];
       reinterpret_cast<uint4*>(row)[n_groups + g] = high[m];
       reinterpret_cast<float2*>(row + n_groups * 32)[g] = scale;
@@ -175,7 +185,8 @@ __device__ __forceinline__ bool has_units(const DecodeStage& s) {
 static __device__ __noinline__ uint32_t experts_input(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   if (s.output == StageOutput::hidden)
-    return s.form == ActForm::int8 ? stage_residual<1, true, true>(stage) : stage_residual<1, false, true>(stage);
+    return s.form == ActForm::int8 ? stage_residual<1, Acts::rows, true>(stage)
+                                   : stage_residual<1, Acts::wide, true>(stage);
   if (decode_context().single && this_warp() == 0) make_choice(stage);  // again
   if (has_units(s)) {
     if (s.form == ActForm::int8) {
@@ -197,7 +208,9 @@ __device__ __forceinline__ uint32_t stage_input(const DecodeStage& s, uint32_t w
   if (kExperts && s.n_active > 0) {
     walk = experts_input(stage);
   } else if (s.input == StageInput::residual) {
-    walk = s.form == ActForm::int8 ? stage_residual<M, true>(stage) : stage_residual<M, false>(stage);
+    walk = acts_by_token<M>(s)       ? stage_residual<M, Acts::tokens>(stage)
+           : s.form == ActForm::int8 ? stage_residual<M, Acts::rows>(stage)
+                                     : stage_residual<M, Acts::wide>(stage);
   } else if (has_units(s)) {
     if (s.input == StageInput::hidden && s.form == ActForm::int8) {
       stage_hidden_codes<M>(stage);

@@ -18,12 +18,19 @@ namespace infer::cuda {
 
 inline constexpr float kIntegerBits = 12582912.0f;  ///< 1.5 * 2^23
 
-/// d = a * b + c with a [16, 32] codes of weights, b [32, 8] codes of activations; all signed.
+/// d = a * b + c with a [16, 32] codes of weights (unsigned where kUnsigned), b [32, 8] codes of activations, signed.
+template <bool kUnsigned = false>
 __device__ __forceinline__ void mma_int8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                                          const int (&c)[4]) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
-      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+  if constexpr (kUnsigned) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+  } else {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+  }
 }
 /// The same of half a group.
 __device__ __forceinline__ void mma_int8_half(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, const int (&c)[4]) {
@@ -54,11 +61,13 @@ struct Int8Lane {
   }
 };
 
-/// Codes of four groups of a tile as left operands: of each group quad j of rows r and r + 8, then quad j + 4.
+/// Codes of four groups of a tile as left operands: of each group quad j of rows r and r + 8, then quad j + 4. kUpper:
+/// of 4 bits the latter stay in the upper halves of their bytes, 16 times as much and unsigned.
 template <class F>
 struct StepCodes {
   uint32_t a[4][4];
 
+  template <bool kUpper = false>
   __device__ __forceinline__ void load(const uint8_t* chunk, Chunk<F> c, int step, const Int8Lane& lane) {
     using P = Packed<F>;
     const int j = lane.j;
@@ -84,6 +93,8 @@ struct StepCodes {
         uint32_t q = low[0][g], second = low[1][g];
         if constexpr (P::low_bits == 4 && P::bias == kTable)
           second = table_quad<F>(q >> 16), q = table_quad<F>(q);
+        else if constexpr (kUpper)
+          second = q & 0xf0f0f0f0u, q &= 0x0f0f0f0fu;
         else if constexpr (P::low_bits == 4)
           second = q >> 4 & 0x0f0f0f0fu, q &= 0x0f0f0f0fu;
         if constexpr (P::high_bits > 0) q |= high[0][g] << P::low_bits, second |= high[1][g] << P::low_bits;

@@ -48,6 +48,13 @@ void join_columns(MatrixArg& m, DType dtype, int32_t n) {
   });
 }
 
+/// Whether activations of several tokens may lie by token: where all chunks of all matrices are whole.
+bool has_whole_codes(const DecodeStage& s) {
+  bool whole = s.form == ActForm::int8;
+  for (int i = 0; i < s.n_matrices; ++i) whole = whole && dot_kernel_is_whole(s.w[i].kernel);
+  return whole;
+}
+
 template <class... F>
 int format_index(FormatList<F...>, DType dtype) {
   int at = -1, i = 0;
@@ -103,6 +110,7 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
                        const ProgramLimits& limits) {
   SharedPlan plan;
   int64_t act_row = 0, area = 0, slot = 0, choice = 0;
+  int64_t tokens = 0, first_tokens = 0;  // of one token where activations lie by token; beside its embedding
   bool plain = false;
   for (const DecodeStage& s : stages) {
     if (s.kind == StageKind::attention) {
@@ -115,6 +123,10 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
     }
     const int64_t embedding = s.starts ? s.cols * 4 : 0;  // lies behind what is made of it
     act_row = std::max(act_row, align(act_bytes(s.form, s.cols), 16) + align(embedding, 16));
+    if (has_whole_codes(s)) {
+      tokens = std::max(tokens, act_bytes(s.form, s.cols));
+      first_tokens = std::max(first_tokens, embedding > 0 ? act_bytes(s.form, s.cols) : 0);
+    }
     if (s.n_active > 0)
       plan.experts = true, choice = std::max(choice, kChoiceBytes + align(s.experts.router_row_bytes, 128));
     for (int i = 0; i < s.n_matrices; ++i) {
@@ -122,23 +134,34 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
       plain = plain || s.w[i].is_plain;
     }
   }
-  area = align(std::max(area, act_row * n_rows), 128);
   slot = align(std::max<int64_t>(slot, 128), 128);
   const int64_t own_tiles = (dim + int64_t{kTileRows} * n_ctas - 1) / (int64_t{kTileRows} * n_ctas);
   const int64_t own = align(2 * own_tiles * n_rows * kTileRows * 4, 128);
   // A number of slots that teams divide: then a slot serves one team only, whose warps see every phase of its barrier.
-  // Where one row leaves too few for the instance that is made for it, the next one has fewer teams.
-  for (int rows = n_rows <= 2 ? n_rows : kMaxDecodeRows; rows <= kMaxDecodeRows && plan.n_slots == 0; rows *= 2) {
+  const auto try_rows = [&](int rows, bool by_token) {
+    int64_t acts = std::max(area, act_row * n_rows);
+    if (by_token) acts = std::max({acts, tokens * rows, first_tokens * rows + n_rows * dim * 4});
+    acts = align(acts, 128);
     const int64_t sums = int64_t{kept_tiles(rows)} * kWarps * rows * kTileRows * 4;
-    const int64_t ring = limits.shared_bytes - area - own - sums - choice;
+    const int64_t ring = limits.shared_bytes - acts - own - sums - choice;
     plan.kernel_rows = rows;
     plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots) / n_teams(rows) * n_teams(rows));
     plan.act = narrow(plan.n_slots * slot);
-    plan.own = plan.act + narrow(area);
+    plan.own = plan.act + narrow(acts);
     plan.partial = plan.own + narrow(own);
     plan.choice = plan.partial + narrow(sums);
     plan.total = plan.choice + narrow(choice);
-  }
+  };
+  // Where one row leaves too few for the instance that is made for it, the next one has fewer teams.
+  const int least = n_rows <= 2 ? n_rows : kMaxDecodeRows;
+  bool by_token = n_rows > 2 && tokens > 0;
+  if (by_token) try_rows(least, true);
+  by_token = by_token && plan.n_slots > 0;
+  for (int rows = least; rows <= kMaxDecodeRows && plan.n_slots == 0; rows *= 2) try_rows(rows, false);
+  if (plan.kernel_rows == kMaxDecodeRows)
+    for (DecodeStage& s : stages)
+      if (s.kind == StageKind::product && s.form == ActForm::int8 && !(by_token && has_whole_codes(s)))
+        for (int i = 0; i < s.n_matrices; ++i) s.w[i].kernel = s.w[i].kernel / 2 * 2;
   for (DecodeStage& s : stages)
     for (int i = 0; i < s.n_matrices; ++i)
       if (s.w[i].is_plain) shape_plain(s.w[i], plan.kernel_rows, s.n_parts == 1 ? std::max(1, s.n_active) : 1);

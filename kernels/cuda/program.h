@@ -31,7 +31,7 @@ inline constexpr int kMaxSlots = 16;  ///< of the ring
 /// Shared memory that the decode kernel has beside what a plan lays out; checked where that is compiled.
 inline constexpr int kFixedShared = 6656;
 /// Tiles whose sums, one of each warp, are kept until they are finished: by the rows that a kernel is made for.
-constexpr int kept_tiles(int rows) { return rows <= 2 ? 16 : 4; }
+constexpr int kept_tiles(int rows) { return rows <= 2 ? 16 : 8; }
 
 /// Bytes of shared memory of an attention stage: queries, results, K and V, what names the unit, kAttendBytes of
 /// scratch (checked against attention_decode.cuh where that is compiled).

@@ -32,8 +32,7 @@ TEST_CASE("crossovers: built in, quantised weights go by matvec, few and wide, p
         const Way many = is_plain(format) || m > 128 ? Way::wide : Way::few;
         REQUIRE(way == (m <= 2 ? Way::matvec : many));
       }
-      const bool bytes = format == DType::Q8_0 || format == DType::W8F;
-      const int64_t most = !wgmma || bytes ? 4 : is_plain(format) ? 3 : 2;
+      const int64_t most = wgmma && is_plain(format) ? 3 : 4;
       CHECK(table.program_most({format}) == most);
     }
     CHECK(table.few_least({DType::F16}) == 129);
