@@ -14,7 +14,6 @@ namespace infer {
 namespace {
 
 constexpr float kMaxF16 = 65504;
-constexpr int kMostZero = 1 << 7;  ///< of matrices that are kept in blocks
 
 /// What is kept, and the memory that it points to.
 struct Made {
@@ -40,10 +39,10 @@ bool is_bf16(float x) { return bf16_to_f32(f32_to_bf16(x)) == x || std::isnan(x)
 /// Calls fn(tile, codes) for every tile.
 template <class Function>
 void for_each_tile(const IntMatrix& m, Function&& fn) {
-  TileCodes codes;
-  for (int64_t row = 0; row < m.rows; row += kTileRows)
-    for (int64_t col = 0; col < m.cols; col += kTileCols) {
-      const Tile tile{row, std::min(kTileRows, m.rows - row), col, std::min(kTileCols, m.cols - col)};
+  TileCodes codes(m.bits, m.tiles);
+  for (int64_t row = 0; row < m.rows; row += m.tiles.rows)
+    for (int64_t col = 0; col < m.cols; col += m.tiles.cols) {
+      const Tile tile{row, std::min(m.tiles.rows, m.rows - row), col, std::min(m.tiles.cols, m.cols - col)};
       m.codes(tile, codes);
       fn(tile, codes);
     }
@@ -53,13 +52,13 @@ void for_each_tile(const IntMatrix& m, Function&& fn) {
 template <class Function>
 void for_each_decoded(const IntMatrix& m, Function&& fn) {
   for_each_tile(m, [&](const Tile& tile, const TileCodes& codes) {
-    float weights[kTileCols];
+    std::vector<float> weights(static_cast<size_t>(tile.n_cols));
     for (int64_t r = 0; r < tile.n_rows; ++r) {
       for (int64_t c = 0; c < tile.n_cols; ++c) {
         const auto at = static_cast<size_t>((tile.row + r) * m.groups + m.group_of[static_cast<size_t>(tile.col + c)]);
-        weights[c] = static_cast<float>(codes[r][c] - m.zero[at]) * m.scale[at];
+        weights[static_cast<size_t>(c)] = static_cast<float>(codes.at(r, c) - m.zero[at]) * m.scale[at];
       }
-      fn(tile.row + r, tile.col, std::span<const float>(weights, static_cast<size_t>(tile.n_cols)));
+      fn(tile.row + r, tile.col, std::span<const float>(weights));
     }
   });
 }
@@ -117,63 +116,61 @@ KeptMatrix keep_plain(const Matrix& m, std::string because, bool exact, OwnedByt
 
 // ---- blocks ------------------------------------------------------------
 
-void put_nibbles(const uint8_t* codes, uint8_t* qs) {
-  uint64_t low[2], high[2];  // codes fit half a byte, so that none reaches the next when all are shifted
-  std::memcpy(low, codes, sizeof low);
-  std::memcpy(high, codes + kGroup / 2, sizeof high);
-  for (int i = 0; i < 2; ++i) low[i] |= high[i] << 4;
-  std::memcpy(qs, low, sizeof low);
-}
-/// Group `group` of a block.
+/// Group `group` of a block; `codes` as TileCodes has them.
 void put_group(const uint8_t* codes, uint16_t d, uint16_t, int, Q4_0::Block& out) {
   out.d = d;
-  put_nibbles(codes, out.qs);
+  std::memcpy(out.qs, codes, sizeof out.qs);
 }
 void put_group(const uint8_t* codes, uint16_t d, uint16_t zero, int, W4G::Block& out) {
   out.d = d, out.zero = zero;
-  put_nibbles(codes, out.qs);
+  std::memcpy(out.qs, codes, sizeof out.qs);
 }
 void put_group(const uint8_t* codes, uint16_t d, uint16_t zero, int group, W4G128::Block& out) {
   const int of = group * kGroup / W4G128::scale_columns;
   out.d[of] = d, out.zero[of] = zero;
-  put_nibbles(codes, out.qs + kGroup / 2 * group);
+  std::memcpy(out.qs + kGroup / 2 * group, codes, kGroup / 2);
 }
 void put_group(const uint8_t* codes, uint16_t d, uint16_t, int, Q8_0::Block& out) {
   out.d = d;
-  for (int i = 0; i < kGroup; ++i) out.code[i] = static_cast<int8_t>(codes[i] - 128);
+  uint8_t code[kGroup];
+  for (int i = 0; i < kGroup; ++i) code[i] = codes[i] ^ 128u;
+  std::memcpy(out.code, code, sizeof code);
 }
 
-/// The scales as blocks have them.
+/// Scales and zero points as blocks have them.
 struct HalfScales {
-  std::vector<uint16_t> d;
+  std::vector<uint16_t> d, zero;  ///< [rows][groups]
   bool exact = true, in_range = true;
 };
 
 HalfScales half_scales(const IntMatrix& m) {
+  uint16_t half[256 + 1];
+  for (int i = 0; i <= 256; ++i) half[i] = f32_to_f16(static_cast<float>(i));
   HalfScales out;
-  out.d.reserve(m.scale.size());
-  for (const float scale : m.scale) {
-    out.d.push_back(f32_to_f16(scale));
-    out.exact = out.exact && f16_to_f32(out.d.back()) == scale;
-    out.in_range = out.in_range && std::fabs(scale) <= kMaxF16;
+  out.d.resize(m.scale.size());
+  out.zero.resize(m.zero.size());
+  for (size_t i = 0; i < m.scale.size(); ++i) {
+    out.d[i] = f32_to_f16(m.scale[i]);
+    out.exact = out.exact && f16_to_f32(out.d[i]) == m.scale[i];
+    out.in_range = out.in_range && std::fabs(m.scale[i]) <= kMaxF16;
+    out.zero[i] = half[m.zero[i]];
   }
   return out;
 }
 
 template <class F>
 KeptMatrix keep_blocks(const IntMatrix& m, const HalfScales& scales, OwnedBytes& owned) {
-  uint16_t half[kMostZero + 1];  // 0 to kMostZero
-  for (int i = 0; i <= kMostZero; ++i) half[i] = f32_to_f16(static_cast<float>(i));
   auto [out, to] = made(m.name, m.rows, m.cols, F::id, owned);
-  for_each_tile(m, [&, first = reinterpret_cast<typename F::Block*>(to)](const Tile& tile, const TileCodes& codes) {
+  for_each_tile(m, [&, to = reinterpret_cast<typename F::Block*>(to)](const Tile& tile, const TileCodes& codes) {
+    const int32_t* const group_of = m.group_of.data() + tile.col;
     for (int64_t r = 0; r < tile.n_rows; ++r) {
       const int64_t row = tile.row + r;
+      const uint16_t *const d = scales.d.data() + row * m.groups, *const zero = scales.zero.data() + row * m.groups;
+      const uint8_t* from = codes.group(r, 0);
       // Written in place: a copy would be read at other widths than it was just written, and wait for that.
-      for (int64_t c = 0; c < tile.n_cols; c += kGroup) {
-        const int64_t at = row * m.cols + tile.col + c;
-        const auto of = static_cast<size_t>(row * m.groups + m.group_of[static_cast<size_t>(tile.col + c)]);
-        put_group(&codes[r][c], scales.d[of], half[m.zero[of]], static_cast<int>(at % F::block) / kGroup,
-                  first[at / F::block]);
+      for (int64_t c = 0; c < tile.n_cols; c += kGroup, from += codes.group_bytes()) {
+        const auto at = static_cast<uint64_t>(row * m.cols + tile.col + c);
+        put_group(from, d[group_of[c]], zero[group_of[c]], static_cast<int>(at % F::block) / kGroup, to[at / F::block]);
       }
     }
   });

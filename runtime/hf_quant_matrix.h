@@ -31,6 +31,7 @@ struct IntMatrix {
   std::vector<float> scale;       ///< [rows][groups]
   std::vector<int16_t> zero;      ///< [rows][groups], 0..2^bits
   std::vector<int32_t> group_of;  ///< of each column
+  TileShape tiles = kColumnTiles;
   std::function<void(const Tile&, TileCodes&)> codes;
 };
 

@@ -165,9 +165,7 @@ class ModuleReader {
     read_zeros(m, zeros, [&](int64_t r, int64_t g) {
       return word_at(zeros, g * zero_words + r / per_word) >> (r % per_word * quant_.bits);
     });
-    m.codes = [&words, bits = m.bits, rows = m.rows](const Tile& tile, TileCodes& out) {
-      gptq_codes(words.data, bits, rows, tile, out);
-    };
+    m.codes = [&words, rows = m.rows](const Tile& tile, TileCodes& out) { gptq_codes(words.data, rows, tile, out); };
     return m;
   }
 
@@ -219,9 +217,8 @@ class ModuleReader {
         return word_at(zeros, r / per_word * m.groups + g) >> (r % per_word * quant_.bits);
       });
     }
-    m.codes = [&words, bits = m.bits](const Tile& tile, TileCodes& out) {
-      packed_codes(words.data, bits, words.dims[1], tile, out);
-    };
+    m.tiles = kRowTiles;
+    m.codes = [&words](const Tile& tile, TileCodes& out) { packed_codes(words.data, words.dims[1], tile, out); };
     return m;
   }
 
@@ -236,6 +233,7 @@ class ModuleReader {
       read_zeros(m, zeros,
                  [&](int64_t r, int64_t g) { return static_cast<uint32_t>(zeros.data[r * m.groups + g]) ^ 128u; });
     }
+    m.tiles = kRowTiles;
     m.codes = [&codes, cols = m.cols](const Tile& tile, TileCodes& out) { signed_codes(codes.data, cols, tile, out); };
     return m;
   }
