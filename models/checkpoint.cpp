@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace infer {
@@ -65,6 +66,19 @@ int64_t HostTensor::n_elements() const {
 const std::byte* HostTensor::slice(int64_t i) const {
   if (!parts.empty()) return parts[static_cast<size_t>(i)];
   return data + static_cast<size_t>(i) * (bytes / static_cast<size_t>(dims[0]));
+}
+
+void HostTensor::copy_rows(int64_t first, int64_t n, std::byte* to) const {
+  if (make) return make(first, n, to);
+  const int64_t rows = n_elements() / dims.back();
+  const size_t row = bytes / static_cast<size_t>(rows);
+  if (parts.empty()) {
+    std::memcpy(to, data + static_cast<size_t>(first) * row, static_cast<size_t>(n) * row);
+    return;
+  }
+  const int64_t to_part = rows / static_cast<int64_t>(parts.size());
+  for (int64_t r = first; r < first + n; ++r, to += row)
+    std::memcpy(to, parts[static_cast<size_t>(r / to_part)] + static_cast<size_t>(r % to_part) * row, row);
 }
 
 std::string Value::text(size_t max_items) const {

@@ -6,9 +6,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -18,6 +20,10 @@
 #include "quant/dtype.h"
 
 namespace infer {
+
+/// Writes rows [first, first + n) of a tensor one after another, rows being counted over all dimensions but the last.
+/// May be called by several threads at once.
+using MakeRows = std::function<void(int64_t first, int64_t n, std::byte* to)>;
 
 /// A tensor in host memory (usually mapped from the file). `dims` are row-major, outermost first: [rows, columns].
 struct HostTensor {
@@ -29,11 +35,17 @@ struct HostTensor {
   /// Where each index of the first dimension lies, when they lie apart (experts of a safetensors file): then `data` is
   /// null. All have the same size.
   std::vector<const std::byte*> parts = {};
+  /// How the numbers come to be where they lie nowhere yet, since the file has them in another form: then `data` is
+  /// null and `parts` empty. What is read for that are pages of `made_of`.
+  MakeRows make = {};
+  std::vector<std::span<const std::byte>> made_of = {};
   bool owned = false;  ///< a copy in memory, although the checkpoint is mapped
   bool fine = false;   ///< made for activations of 16 bits, see WeightRole::fine_matrix
   int64_t n_elements() const;
   /// Index i of the first dimension (an expert of a stack, a row of a matrix), contiguous.
   const std::byte* slice(int64_t i) const;
+  /// Writes rows as MakeRows does, wherever they come from.
+  void copy_rows(int64_t first, int64_t n, std::byte* to) const;
 };
 
 /// One metadata value. Integers of any width become int64_t when they fit, else uint64_t.

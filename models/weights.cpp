@@ -264,7 +264,8 @@ class Binder {
                          role == WeightRole::vector ? "F32, F16, BF16" : names(Formats{}));
     }
     const int64_t bytes = bytes_of(source.dtype, shape);
-    if (bytes < 0 || static_cast<size_t>(bytes) != source.bytes || (!source.data && source.parts.empty())) {
+    if (bytes < 0 || static_cast<size_t>(bytes) != source.bytes ||
+        (!source.data && source.parts.empty() && !source.make)) {
       checkpoint_.refuse(source.name, "wrong size", std::to_string(source.bytes) + " bytes",
                          bytes < 0 ? "rows of whole blocks" : std::to_string(bytes) + " bytes");
     }
@@ -276,14 +277,15 @@ class Binder {
     std::vector<int64_t> skipped = shape;
     skipped[0] = before;
     Tensor host;
-    // A view; nobody writes through it. Of a tensor in parts it is that of the first one, see stack.h.
+    // A view; nobody writes through it. Of a tensor in parts it is that of the first one, of one that is yet to be made
+    // null, see stack.h.
     const std::byte* data = source.parts.empty() ? source.data : source.parts[0];
-    host.data = const_cast<std::byte*>(data) + bytes_of(source.dtype, skipped);
+    if (data) host.data = const_cast<std::byte*>(data) + bytes_of(source.dtype, skipped);
     host.dtype = source.dtype;
     for (int64_t n : shape) host.dims[host.n_dims++] = n;
     used_.insert(&source);
     const bool fine = role == WeightRole::matrix && source.fine;
-    bound_.push_back({&source, host, fine ? WeightRole::fine_matrix : role, target});
+    bound_.push_back({&source, host, fine ? WeightRole::fine_matrix : role, target, before});
   }
 
   static int64_t bytes_of(DType dtype, const std::vector<int64_t>& shape) {
@@ -339,16 +341,17 @@ size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kA
 
 /// Refuses NaN and infinity by tensor name and index.
 void check_finite(const Checkpoint& checkpoint, const BoundTensor& tensor) {
+  constexpr int64_t kRows = 64;  // at a time, of those that do not lie in one piece
   const Tensor& t = tensor.host;
   const int64_t cols = t.cols(), rows = t.n_elements() / cols, stride = row_bytes(t.dtype, cols);
-  const std::vector<const std::byte*>& parts = tensor.source->parts;
-  const int64_t rows_to_part = parts.empty() ? rows : rows / static_cast<int64_t>(parts.size());
-  // Numbers of a fused tensor that come before these.
-  const int64_t before = parts.empty() ? (t.as<std::byte>() - tensor.source->data) * cols / stride : 0;
+  const int64_t before = t.n_dims == 1 ? tensor.first_row : tensor.first_row * cols;  // in the tensor of the file
+  const bool lies = in_one_piece(*tensor.source);
+  std::vector<std::byte> some(static_cast<size_t>(lies ? 0 : kRows * stride));
   std::vector<float> row(static_cast<size_t>(cols));
   for (int64_t r = 0; r < rows; ++r) {
-    const std::byte* part = parts.empty() ? t.as<std::byte>() : parts[static_cast<size_t>(r / rows_to_part)];
-    decode_row(t.dtype, part + r % rows_to_part * stride, row.data(), cols);
+    if (!lies && r % kRows == 0) tensor.source->copy_rows(tensor.first_row + r, std::min(kRows, rows - r), some.data());
+    const std::byte* from = lies ? t.as<std::byte>() + r * stride : some.data() + r % kRows * stride;
+    decode_row(t.dtype, from, row.data(), cols);
     for (int64_t i = 0; i < cols; ++i) {
       // Exponent bits all set: NaN or infinity, whatever the floating-point flags of this build.
       if ((float_bits(row[static_cast<size_t>(i)]) & 0x7f800000) != 0x7f800000) continue;
@@ -429,7 +432,7 @@ size_t planned_packed_bytes(const std::vector<BoundTensor>& bound, const Backend
 }
 
 size_t stream_bytes(const BoundTensor& t, size_t packed, const ExpertsConfig& experts) {
-  const size_t held = packed != 0 ? packed : static_cast<size_t>(tensor_file_bytes(t.host));
+  const size_t held = packed != 0 ? packed : host_bytes(t.host);
   if (t.role == WeightRole::embedding) return held / static_cast<size_t>(t.host.rows());
   if (!is_of_experts(t)) return held;
   return held / static_cast<size_t>(experts.n_experts) * static_cast<size_t>(experts.n_active);
@@ -446,7 +449,7 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
     packed.push_back(packed_bytes(t, backend));
     offsets.push_back(total);
     total += aligned(packed.back());
-    work.push_back(static_cast<double>(tensor_file_bytes(t.host)));
+    work.push_back(static_cast<double>(host_bytes(t.host)));
   }
   char* arena = nullptr;
   if (total > 0) {

@@ -45,7 +45,8 @@ struct BoundTensor {
   const HostTensor* source;  ///< never null
   Tensor host;               ///< view of the rows that this use takes (a fused tensor is split by rows)
   WeightRole role;
-  Tensor* target;  ///< field in a Weights
+  Tensor* target;         ///< field in a Weights
+  int64_t first_row = 0;  ///< of the source; of a vector the first number
 };
 
 /// All tensors of the model, checked, nothing packed yet. `weights` gets its layers sized. Throws Error(bad_file).

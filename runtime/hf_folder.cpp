@@ -49,8 +49,9 @@ void require_weights(const std::string& folder) {
               "model.safetensors or model.safetensors.index.json");
 }
 
-/// Quantised matrices in formats that kernels know, under the names that they have unquantised.
-void adopt_quantised(const std::string& folder, Checkpoint& checkpoint, HfQuant quant, const LoadOptions& options) {
+/// Quantised matrices in formats that kernels know, yet to be made, under the names that they have unquantised.
+void adopt_quantised(const std::string& folder, Checkpoint& checkpoint, HfQuant quant, const LoadOptions& options,
+                     int n_threads) {
   const std::string path = folder + "/quantize_config.json";
   if (is_file(path)) {
     const Json json = read_json_file(path);
@@ -59,9 +60,10 @@ void adopt_quantised(const std::string& folder, Checkpoint& checkpoint, HfQuant 
   // The reference device is there to say what a model is: it gets every weight as it is.
   unpack_quantised(
       checkpoint, quant,
-      {.n_threads = options.n_threads > 0 ? options.n_threads : cpu::default_threads(),
+      {.n_threads = n_threads,
        .keep = {.exact = options.device == "ref", .for_gpu = options.quant.empty() && may_use_gpu(options.device)},
-       .progress = options.progress});
+       // What takes its time is told by those who make the numbers.
+       .progress = [&](double) { return !options.progress || options.progress(0); }});
 }
 
 /// Tensors with GGUF's names, and vectors that config.json holds as numbers.
@@ -95,7 +97,7 @@ bool is_folder(const std::string& path) {
   return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-Checkpoint read_hf_folder(const std::string& folder, const LoadOptions& options, double* converting) {
+Checkpoint read_hf_folder(const std::string& folder, const LoadOptions& options, Numbers numbers, double* converting) {
   Checkpoint checkpoint;
   HfConfig config;
   const std::string config_path = folder + "/config.json";
@@ -113,8 +115,10 @@ Checkpoint read_hf_folder(const std::string& folder, const LoadOptions& options,
   checkpoint.metadata = std::move(config.metadata);
   if (!options.vocab_only) {
     const auto start = std::chrono::steady_clock::now();
-    adopt_quantised(folder, checkpoint, config.quant, options);
+    const int n_threads = options.n_threads > 0 ? options.n_threads : cpu::default_threads();
+    adopt_quantised(folder, checkpoint, config.quant, options, n_threads);
     adopt_weights(checkpoint, config);
+    if (numbers == Numbers::now) make_numbers(checkpoint, n_threads, options.progress);
     if (converting) *converting = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
   add_generation_config(folder, checkpoint);

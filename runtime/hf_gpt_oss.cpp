@@ -1,9 +1,8 @@
 // See hf_gpt_oss.h. A block is 32 weights in both forms.
 #include "runtime/hf_gpt_oss.h"
 
-#include <cstring>
-
 #include "quant/formats.h"
+#include "runtime/hf_quant_codes.h"
 
 namespace infer {
 namespace {
@@ -23,35 +22,25 @@ const HostTensor& part(const Checkpoint& checkpoint, int64_t layer, const GptOss
   return tensor;
 }
 
-// Codes of neighbours share a byte in the source, codes that are 16 apart in the result.
-void relay_block(const std::byte* codes, std::byte scale, std::byte* out) {
-  const auto code = [&](int64_t i) {
-    const auto pair = static_cast<uint8_t>(codes[i / 2]);
-    return static_cast<uint8_t>(i % 2 ? pair >> 4 : pair & 15);
-  };
-  out[0] = scale;
-  for (int64_t i = 0; i < kCodeBytes; ++i) out[1 + i] = static_cast<std::byte>(code(i) | code(i + kCodeBytes) << 4);
-}
-
-/// Rows `first`, first + step, ... of every expert.
-HostTensor relay(const std::string& name, const HostTensor& blocks, const HostTensor& scales, int64_t first,
-                 int64_t step, OwnedBytes& owned) {
-  const int64_t n_experts = blocks.dims[0], rows = blocks.dims[1], n_blocks = blocks.dims[2];
+/// Rows `first`, first + step, ... of every expert, yet to be made.
+HostTensor relaid(const std::string& name, const HostTensor& blocks, const HostTensor& scales, int64_t first,
+                  int64_t step) {
+  const int64_t n_experts = blocks.dims[0], rows = blocks.dims[1] / step, n_blocks = blocks.dims[2];
   HostTensor out;
   out.name = name;
   out.dtype = DType::MXFP4;
-  out.dims = {n_experts, rows / step, n_blocks * MXFP4::block};
-  out.bytes = static_cast<size_t>(n_experts * (rows / step) * n_blocks * kBlockBytes);
-  out.owned = true;
-  std::byte* to = owned.add(out.bytes);
-  out.data = to;
-  for (int64_t expert = 0; expert < n_experts; ++expert) {
-    for (int64_t row = first; row < rows; row += step) {
-      const int64_t at = (expert * rows + row) * n_blocks;
-      for (int64_t b = 0; b < n_blocks; ++b, to += kBlockBytes)
-        relay_block(blocks.data + (at + b) * kCodeBytes, scales.data[at + b], to);
+  out.dims = {n_experts, rows, n_blocks * MXFP4::block};
+  out.bytes = static_cast<size_t>(n_experts * rows * n_blocks * kBlockBytes);
+  out.made_of = {{blocks.data, blocks.bytes}, {scales.data, scales.bytes}};
+  out.make = [=, codes = blocks.data, e = scales.data](int64_t row, int64_t n, std::byte* to) {
+    for (int64_t r = row; r < row + n; ++r) {  // rows of an expert follow those of the one before
+      const int64_t at = (r * step + first) * n_blocks;
+      for (int64_t b = at; b < at + n_blocks; ++b, to += kBlockBytes) {
+        to[0] = e[b];
+        put_neighbours(codes + b * kCodeBytes, to + 1);
+      }
     }
-  }
+  };
   return out;
 }
 
@@ -93,9 +82,9 @@ std::vector<HostTensor> gpt_oss_experts(const Checkpoint& checkpoint, int64_t la
   require_match(checkpoint, gate_up, gate_up_scales, 2);
   require_match(checkpoint, down, down_scales, 1);
   std::vector<HostTensor> out;
-  out.push_back(relay(prefix + "ffn_gate_exps.weight", gate_up, gate_up_scales, 0, 2, owned));
-  out.push_back(relay(prefix + "ffn_up_exps.weight", gate_up, gate_up_scales, 1, 2, owned));
-  out.push_back(relay(prefix + "ffn_down_exps.weight", down, down_scales, 0, 1, owned));
+  out.push_back(relaid(prefix + "ffn_gate_exps.weight", gate_up, gate_up_scales, 0, 2));
+  out.push_back(relaid(prefix + "ffn_up_exps.weight", gate_up, gate_up_scales, 1, 2));
+  out.push_back(relaid(prefix + "ffn_down_exps.weight", down, down_scales, 0, 1));
   out.push_back(every_second(checkpoint, prefix + "ffn_gate_exps.bias", bias, 0, owned));
   out.push_back(every_second(checkpoint, prefix + "ffn_up_exps.bias", bias, 1, owned));
   return out;

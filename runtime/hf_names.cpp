@@ -226,11 +226,34 @@ class Renamer {
       }
       out.parts.push_back(expert->data);
     }
+    const auto is_made = [](const HostTensor* expert) { return expert->make != nullptr; };
+    if (std::any_of(stack.experts.begin(), stack.experts.end(), is_made)) make_each(stack, out);
     out.name = name;
     out.dims.insert(out.dims.begin(), static_cast<int64_t>(stack.experts.size()));
     out.bytes *= stack.experts.size();
     out.data = nullptr;
     return out;
+  }
+
+  static void make_each(const Stack& stack, HostTensor& out) {
+    std::vector<HostTensor> experts;
+    out.made_of.clear();
+    for (const HostTensor* expert : stack.experts) {
+      experts.push_back(*expert);
+      out.made_of.insert(out.made_of.end(), expert->made_of.begin(), expert->made_of.end());
+    }
+    out.parts.clear();
+    out.make = [experts = std::move(experts)](int64_t first, int64_t n, std::byte* to) {
+      const HostTensor& one = experts[0];
+      const int64_t rows = one.n_elements() / one.dims.back();
+      const size_t row_bytes = one.bytes / static_cast<size_t>(rows);
+      for (const int64_t end = first + n; first < end;) {
+        const int64_t n_here = std::min(rows - first % rows, end - first);
+        experts[static_cast<size_t>(first / rows)].copy_rows(first % rows, n_here, to);
+        to += static_cast<size_t>(n_here) * row_bytes;
+        first += n_here;
+      }
+    };
   }
 
   Checkpoint& checkpoint_;

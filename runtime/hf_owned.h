@@ -2,6 +2,7 @@
 // checkpoint's storage.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -30,6 +31,10 @@ class OwnedBytes {
 
 /// Puts an OwnedBytes in the place of checkpoint.storage, which it keeps.
 std::shared_ptr<OwnedBytes> own_storage(Checkpoint& checkpoint);
+
+/// Makes all tensors that are yet to be made, on `n_threads`, and lets go of the pages that they are made of.
+/// `progress` is told the share that is done; false cancels with Error(run).
+void make_numbers(Checkpoint& checkpoint, int n_threads, const std::function<bool(double)>& progress);
 
 /// The numbers of a small tensor. Throws Error(bad_file) for a format that cannot be decoded.
 std::vector<float> owned_floats(const Checkpoint& checkpoint, const HostTensor& tensor);

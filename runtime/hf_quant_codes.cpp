@@ -38,13 +38,16 @@ void awq_codes(const std::byte* words, int64_t rows, const Tile& tile, TileCodes
   const int64_t per_column = rows / 2;  // bytes
   for (int64_t row = 0; row < tile.n_rows; row += kLineRows) {
     const int64_t n_rows = std::min(kLineRows, tile.n_rows - row);
-    const auto line = static_cast<size_t>(n_rows / 2);
+    const auto line = static_cast<size_t>((n_rows + 7) / 8 * 4);
     for (int64_t col = 0; col < tile.n_cols; col += kGroupCols) {
       const int64_t n_cols = std::min(kGroupCols, tile.n_cols - col);
       const std::byte* from = words + (tile.col + col) * per_column + (tile.row + row) / 2;
       uint8_t columns[kGroupCols][kLine];
       if (n_cols < kGroupCols || line < kLine) std::memset(columns, 0, sizeof columns);
-      for (int64_t c = 0; c < n_cols; ++c, from += per_column) copy<kLine>(from, line, columns[c]);
+      for (int64_t c = 0; c < n_cols; ++c, from += per_column) {
+        copy<kLine>(from, line, columns[c]);
+        __builtin_prefetch(from + kGroupCols * per_column);
+      }
       // [low or high half][column][byte] by columns, and then [byte][low or high half][column]: to take halves in turn
       // moves the uppermost bit of a byte's number to the bottom.
       uint8_t bytes[kBytes], turned[kBytes];

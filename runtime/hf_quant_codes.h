@@ -12,14 +12,15 @@ namespace infer {
 /// Rows [row, row + n_rows) and columns [col, col + n_cols) of a matrix. `row` is a multiple of 8, and `col` one of 32.
 struct Tile {
   int64_t row, n_rows, col, n_cols;
+  int64_t skip = 0;  ///< so many of its rows nobody asks for
 };
 /// How large tiles are: kTileCodes at most, rows a multiple of 8 and columns one of 32.
 struct TileShape {
   int64_t rows, cols;
 };
-inline constexpr int64_t kTileCodes = 32768;
+inline constexpr int64_t kTileCodes = 131072;
 /// Where words lie by columns, what is read of each is whole lines of the cache; where they lie by rows, it is long.
-inline constexpr TileShape kColumnTiles = {128, 256}, kRowTiles = {4, 4096};
+inline constexpr TileShape kColumnTiles = {128, 1024}, kRowTiles = {8, 4096};
 
 /// The codes of a tile, from 0 on, rows at equal distances; beyond its edges anything. Those of 8 bits have a byte
 /// each, those of 4 bits lie as in the blocks of quant/: 16 bytes to 32 columns, byte i with column i in its low half

@@ -1,75 +1,72 @@
-// See hf_quant_matrix.h. Each matrix is read and written once, tile by tile or row by row.
+// See hf_quant_matrix.h. Codes are read and written once, tile by tile or row by row.
 #include "runtime/hf_quant_matrix.h"
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
+#include <memory>
 #include <span>
 
 #include "quant/formats.h"
 #include "quant/fp8.h"
-#include "runtime/pages.h"
 
 namespace infer {
 namespace {
 
 constexpr float kMaxF16 = 65504;
 
-/// What is kept, and the memory that it points to.
-struct Made {
-  KeptMatrix matrix;
-  std::byte* to;
-};
-
-Made made(const std::string& name, int64_t rows, int64_t cols, DType dtype, OwnedBytes& owned) {
+template <class Matrix>
+KeptMatrix kept(const Matrix& m, DType dtype, MakeRows make) {
   KeptMatrix out;
-  out.tensor.name = name;
+  out.tensor.name = m.name;
   out.tensor.dtype = dtype;
-  out.tensor.dims = {rows, cols};
-  out.tensor.bytes = static_cast<size_t>(tensor_bytes(dtype, rows, cols));
-  out.tensor.owned = out.tensor.fine = true;
-  std::byte* const to = owned.add(out.tensor.bytes);
-  out.tensor.data = to;
-  return {std::move(out), to};
+  out.tensor.dims = {m.rows, m.cols};
+  out.tensor.bytes = static_cast<size_t>(tensor_bytes(dtype, m.rows, m.cols));
+  out.tensor.make = std::move(make);
+  out.tensor.fine = true;
+  return out;
 }
 
 bool is_f16(float x) { return f16_to_f32(f32_to_f16(x)) == x || std::isnan(x); }
 bool is_bf16(float x) { return bf16_to_f32(f32_to_bf16(x)) == x || std::isnan(x); }
 
-/// Calls fn(tile, codes) for every tile.
+/// Calls fn(tile, codes) for tiles that cover rows [first, first + n).
 template <class Function>
-void for_each_tile(const IntMatrix& m, Function&& fn) {
+void for_each_tile(const IntMatrix& m, int64_t first, int64_t n, Function&& fn) {
   TileCodes codes(m.bits, m.tiles);
-  for (int64_t row = 0; row < m.rows; row += m.tiles.rows)
+  for (int64_t row = first / 8 * 8; row < first + n; row += m.tiles.rows)
     for (int64_t col = 0; col < m.cols; col += m.tiles.cols) {
-      const Tile tile{row, std::min(m.tiles.rows, m.rows - row), col, std::min(m.tiles.cols, m.cols - col)};
+      const Tile tile{row, std::min(m.tiles.rows, first + n - row), col, std::min(m.tiles.cols, m.cols - col),
+                      std::max(int64_t{0}, first - row)};
       m.codes(tile, codes);
       fn(tile, codes);
     }
 }
 
-/// Calls fn(row, col, weights) for stretches of rows that make up the matrix.
+/// Calls fn(row, col, weights) for stretches that make up rows [first, first + n).
 template <class Function>
-void for_each_decoded(const IntMatrix& m, Function&& fn) {
-  for_each_tile(m, [&](const Tile& tile, const TileCodes& codes) {
-    std::vector<float> weights(static_cast<size_t>(tile.n_cols));
-    for (int64_t r = 0; r < tile.n_rows; ++r) {
+void for_each_decoded(const IntMatrix& m, int64_t first, int64_t n, Function&& fn) {
+  std::vector<float> weights(static_cast<size_t>(m.tiles.cols));
+  for_each_tile(m, first, n, [&](const Tile& tile, const TileCodes& codes) {
+    for (int64_t r = tile.skip; r < tile.n_rows; ++r) {
       for (int64_t c = 0; c < tile.n_cols; ++c) {
         const auto at = static_cast<size_t>((tile.row + r) * m.groups + m.group_of[static_cast<size_t>(tile.col + c)]);
-        weights[static_cast<size_t>(c)] = static_cast<float>(codes.at(r, c) - m.zero[at]) * m.scale[at];
+        const int zero = m.symmetric ? 1 << (m.bits - 1) : m.zero[at];
+        weights[static_cast<size_t>(c)] = static_cast<float>(codes.at(r, c) - zero) * m.scale[at];
       }
-      fn(tile.row + r, tile.col, std::span<const float>(weights));
+      fn(tile.row + r, tile.col, std::span<const float>(weights.data(), static_cast<size_t>(tile.n_cols)));
     }
   });
 }
 
 template <class Function>
-void for_each_decoded(const FloatMatrix& m, Function&& fn) {
+void for_each_decoded(const FloatMatrix& m, int64_t first, int64_t n, Function&& fn) {
   float value[256];
   for (int i = 0; i < 256; ++i) value[i] = e4m3_to_f32(static_cast<uint8_t>(i));
-  const auto* codes = reinterpret_cast<const uint8_t*>(m.data);
   std::vector<float> weights(static_cast<size_t>(m.cols));
-  for (int64_t r = 0; r < m.rows; ++r, codes += m.cols) {
+  for (int64_t r = first; r < first + n; ++r) {
+    const auto* codes = reinterpret_cast<const uint8_t*>(m.data) + r * m.cols;
     const float* scale = m.scale.data() + r / m.grid.cell_rows * m.grid.cols;
     for (int64_t cell = 0; cell < m.grid.cols; ++cell) {
       const int64_t begin = cell * m.grid.cell_cols, end = std::min(m.cols, begin + m.grid.cell_cols);
@@ -90,7 +87,7 @@ template <class Matrix>
 PlainChoice choose_plain(const Matrix& m, bool exact) {
   bool bf16 = true, f16 = true;
   float largest = 0;
-  for_each_decoded(m, [&](int64_t, int64_t, std::span<const float> weights) {
+  for_each_decoded(m, 0, m.rows, [&](int64_t, int64_t, std::span<const float> weights) {
     bf16 = bf16 && std::all_of(weights.begin(), weights.end(), is_bf16);
     f16 = f16 && std::all_of(weights.begin(), weights.end(), is_f16);
     for (const float w : weights) largest = std::max(largest, std::fabs(w));
@@ -102,16 +99,19 @@ PlainChoice choose_plain(const Matrix& m, bool exact) {
 }
 
 template <class Matrix>
-KeptMatrix keep_plain(const Matrix& m, std::string because, bool exact, OwnedBytes& owned) {
-  const PlainChoice choice = choose_plain(m, exact);
-  auto [out, to] = made(m.name, m.rows, m.cols, choice.dtype, owned);
-  const int64_t number = row_bytes(choice.dtype, 1);
-  for_each_decoded(m, [&, at = to](int64_t row, int64_t col, std::span<const float> weights) {
-    encode_row(choice.dtype, weights.data(), at + (row * m.cols + col) * number, static_cast<int64_t>(weights.size()));
+KeptMatrix keep_plain(Matrix matrix, std::string because, bool exact) {
+  const PlainChoice choice = choose_plain(matrix, exact);
+  const auto m = std::make_shared<const Matrix>(std::move(matrix));
+  KeptMatrix out = kept(*m, choice.dtype, [m, dtype = choice.dtype](int64_t first, int64_t n, std::byte* to) {
+    const int64_t number = row_bytes(dtype, 1);
+    for_each_decoded(*m, first, n, [&](int64_t row, int64_t col, std::span<const float> weights) {
+      std::byte* const at = to + ((row - first) * m->cols + col) * number;
+      encode_row(dtype, weights.data(), at, static_cast<int64_t>(weights.size()));
+    });
   });
   out.because = std::move(because);
   out.rounded = choice.rounded;
-  return std::move(out);
+  return out;
 }
 
 // ---- blocks ------------------------------------------------------------
@@ -139,42 +139,61 @@ void put_group(const uint8_t* codes, uint16_t d, uint16_t, int, Q8_0::Block& out
 
 /// Scales and zero points as blocks have them.
 struct HalfScales {
-  std::vector<uint16_t> d, zero;  ///< [rows][groups]
+  std::vector<uint16_t> d;  ///< [rows][groups]
+  uint16_t zero[256];       ///< of a code
   bool exact = true, in_range = true;
 };
 
 HalfScales half_scales(const IntMatrix& m) {
-  uint16_t half[256 + 1];
-  for (int i = 0; i <= 256; ++i) half[i] = f32_to_f16(static_cast<float>(i));
   HalfScales out;
+  for (int i = 0; i < 256; ++i) out.zero[i] = f32_to_f16(static_cast<float>(i));
   out.d.resize(m.scale.size());
-  out.zero.resize(m.zero.size());
-  for (size_t i = 0; i < m.scale.size(); ++i) {
-    out.d[i] = f32_to_f16(m.scale[i]);
-    out.exact = out.exact && f16_to_f32(out.d[i]) == m.scale[i];
-    out.in_range = out.in_range && std::fabs(m.scale[i]) <= kMaxF16;
-    out.zero[i] = half[m.zero[i]];
+  const float* const scale = m.scale.data();
+  uint16_t* const d = out.d.data();
+  bool exact = true;
+  float largest = 0;
+  for (size_t i = 0; i < out.d.size(); ++i) {
+    d[i] = f32_to_f16(scale[i]);
+    exact = exact && f16_to_f32(d[i]) == scale[i];
+    largest = std::max(largest, std::fabs(scale[i]));
   }
+  out.exact = exact;
+  out.in_range = largest <= kMaxF16;
   return out;
 }
 
+/// Writes a tile's rows to the blocks of rows from `first` on.
 template <class F>
-KeptMatrix keep_blocks(const IntMatrix& m, const HalfScales& scales, OwnedBytes& owned) {
-  auto [out, to] = made(m.name, m.rows, m.cols, F::id, owned);
-  for_each_tile(m, [&, to = reinterpret_cast<typename F::Block*>(to)](const Tile& tile, const TileCodes& codes) {
-    const int32_t* const group_of = m.group_of.data() + tile.col;
-    for (int64_t r = 0; r < tile.n_rows; ++r) {
-      const int64_t row = tile.row + r;
-      const uint16_t *const d = scales.d.data() + row * m.groups, *const zero = scales.zero.data() + row * m.groups;
-      const uint8_t* from = codes.group(r, 0);
-      // Written in place: a copy would be read at other widths than it was just written, and wait for that.
-      for (int64_t c = 0; c < tile.n_cols; c += kGroup, from += codes.group_bytes()) {
-        const auto at = static_cast<uint64_t>(row * m.cols + tile.col + c);
-        put_group(from, d[group_of[c]], zero[group_of[c]], static_cast<int>(at % F::block) / kGroup, to[at / F::block]);
-      }
+void put_tile(const IntMatrix& m, const HalfScales& half, const Tile& tile, const TileCodes& codes, int64_t first,
+              typename F::Block* blocks) {
+  constexpr int kGroups = F::block / kGroup;
+  const int32_t* const group_of = m.group_of.data() + tile.col;
+  const int64_t n_cols = tile.n_cols, group_bytes = codes.group_bytes();
+  for (int64_t r = tile.skip; r < tile.n_rows; ++r) {
+    const int64_t row = tile.row + r, at = (row - first) * m.cols + tile.col;
+    const uint16_t* const d = half.d.data() + row * m.groups;
+    const uint8_t* const zero = m.symmetric ? nullptr : m.zero.data() + row * m.groups;
+    const uint8_t* from = codes.group(r, 0);
+    auto* block = blocks + at / F::block;
+    int group = static_cast<int>(at % F::block) / kGroup;
+    // Written in place: a copy would be read at other widths than it was just written, and wait for that.
+    for (int64_t c = 0; c < n_cols; c += kGroup, from += group_bytes) {
+      const int32_t of = group_of[c];
+      put_group(from, d[of], half.zero[zero ? zero[of] : 1 << (m.bits - 1)], group, *block);
+      if (++group == kGroups) group = 0, ++block;
     }
+  }
+}
+
+template <class F>
+KeptMatrix keep_blocks(IntMatrix matrix, HalfScales half) {
+  matrix.scale = {};  // `half` says it from here on
+  const auto m = std::make_shared<const IntMatrix>(std::move(matrix));
+  return kept(*m, F::id, [m, half = std::move(half)](int64_t first, int64_t n, std::byte* to) {
+    for_each_tile(*m, first, n, [&](const Tile& tile, const TileCodes& codes) {
+      put_tile<F>(*m, half, tile, codes, first, reinterpret_cast<typename F::Block*>(to));
+    });
   });
-  return std::move(out);
 }
 
 constexpr const char* kScales = "F16 cannot hold their scales";
@@ -210,21 +229,25 @@ std::string obstacle(const FloatMatrix& m) {
   return "";
 }
 
-/// Writes the blocks; false where a code is no number, which blocks cannot hold.
-bool put_floats(const FloatMatrix& m, std::byte* to) {
-  const std::byte* from = m.data;
-  uint8_t no_number = 0;
-  for (int64_t r = 0; r < m.rows; ++r) {
+/// Whether a code is no number, which blocks cannot hold.
+bool has_no_number(const FloatMatrix& m) {
+  const auto* const codes = reinterpret_cast<const uint8_t*>(m.data);
+  uint8_t found = 0;
+  for (int64_t i = 0; i < m.rows * m.cols; ++i) found |= (codes[i] & 0x7f) == 0x7f;
+  return found != 0;
+}
+
+void put_floats(const FloatMatrix& m, int64_t first, int64_t n, std::byte* to) {
+  const std::byte* from = m.data + first * m.cols;
+  for (int64_t r = first; r < first + n; ++r) {
     const float* scale = m.scale.data() + r / m.grid.cell_rows * m.grid.cols;
     for (int64_t c = 0; c < m.cols; c += W8F::block, from += W8F::block, to += sizeof(W8F::Block)) {
-      W8F::Block block;
-      for (int i = 0; i < 2; ++i) block.d[i] = scale[(c + i * W8F::scale_columns) / m.grid.cell_cols];
-      std::memcpy(block.code, from, sizeof block.code);
-      for (const uint8_t code : block.code) no_number |= (code & 0x7f) == 0x7f;
-      std::memcpy(to, &block, sizeof block);
+      float d[2];
+      for (int i = 0; i < 2; ++i) d[i] = scale[(c + i * W8F::scale_columns) / m.grid.cell_cols];
+      std::memcpy(to + offsetof(W8F::Block, d), d, sizeof d);
+      std::memcpy(to + offsetof(W8F::Block, code), from, W8F::block);
     }
   }
-  return no_number == 0;
 }
 
 }  // namespace
@@ -238,31 +261,30 @@ ScaleGrid ScaleGrid::over(int64_t rows, int64_t cols, int64_t cell_rows, int64_t
   return grid;
 }
 
-KeptMatrix keep(const IntMatrix& matrix, const KeepOptions& options, OwnedBytes& owned) {
-  const HalfScales scales = half_scales(matrix);
-  std::string because = obstacle(matrix, scales, options.exact);
-  if (!because.empty()) return keep_plain(matrix, std::move(because), options.exact, owned);
+KeptMatrix keep(IntMatrix matrix, const KeepOptions& options) {
+  HalfScales half = half_scales(matrix);
+  std::string because = obstacle(matrix, half, options.exact);
+  if (!because.empty()) return keep_plain(std::move(matrix), std::move(because), options.exact);
   const bool wide = (!matrix.symmetric || options.for_gpu) && matrix.cols % W4G128::block == 0 &&
                     share_scales(matrix, W4G128::scale_columns);
-  KeptMatrix out = matrix.bits == 8   ? keep_blocks<Q8_0>(matrix, scales, owned)
-                   : wide             ? keep_blocks<W4G128>(matrix, scales, owned)
-                   : matrix.symmetric ? keep_blocks<Q4_0>(matrix, scales, owned)
-                                      : keep_blocks<W4G>(matrix, scales, owned);
-  out.rounded = !scales.exact;
-  if (out.rounded) out.because = kScales;
+  const auto as_blocks = matrix.bits == 8   ? keep_blocks<Q8_0>
+                         : wide             ? keep_blocks<W4G128>
+                         : matrix.symmetric ? keep_blocks<Q4_0>
+                                            : keep_blocks<W4G>;
+  const bool rounded = !half.exact;
+  KeptMatrix out = as_blocks(std::move(matrix), std::move(half));
+  out.rounded = rounded;
+  if (rounded) out.because = kScales;
   return out;
 }
 
-KeptMatrix keep(const FloatMatrix& matrix, const KeepOptions& options, OwnedBytes& owned) {
-  if (!options.for_gpu) return keep_plain(matrix, kNoKernel, options.exact, owned);
+KeptMatrix keep(FloatMatrix matrix, const KeepOptions& options) {
+  if (!options.for_gpu) return keep_plain(std::move(matrix), kNoKernel, options.exact);
   std::string because = obstacle(matrix);
-  if (because.empty()) {
-    auto [out, to] = made(matrix.name, matrix.rows, matrix.cols, DType::W8F, owned);
-    if (put_floats(matrix, to)) return std::move(out);
-    drop_buffer_pages(to, out.tensor.bytes);
-    because = "some are not numbers";
-  }
-  return keep_plain(matrix, std::move(because), options.exact, owned);
+  if (because.empty() && has_no_number(matrix)) because = "some are not numbers";
+  if (!because.empty()) return keep_plain(std::move(matrix), std::move(because), options.exact);
+  const auto m = std::make_shared<const FloatMatrix>(std::move(matrix));
+  return kept(*m, DType::W8F, [m](int64_t first, int64_t n, std::byte* to) { put_floats(*m, first, n, to); });
 }
 
 }  // namespace infer

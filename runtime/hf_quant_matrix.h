@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "models/checkpoint.h"
-#include "runtime/hf_owned.h"
 #include "runtime/hf_quant_codes.h"
 
 namespace infer {
@@ -29,7 +28,7 @@ struct IntMatrix {
   int bits = 4;                   ///< 4 or 8; codes count from 0
   bool symmetric = false;         ///< all zeros are 2^(bits - 1)
   std::vector<float> scale;       ///< [rows][groups]
-  std::vector<int16_t> zero;      ///< [rows][groups], 0..2^bits
+  std::vector<uint8_t> zero;      ///< [rows][groups]; empty where symmetric
   std::vector<int32_t> group_of;  ///< of each column
   TileShape tiles = kColumnTiles;
   std::function<void(const Tile&, TileCodes&)> codes;
@@ -45,7 +44,7 @@ struct FloatMatrix {
 };
 
 struct KeptMatrix {
-  HostTensor tensor;
+  HostTensor tensor;    ///< yet to be made
   std::string because;  ///< why it is kept as plain numbers, or rounded; empty for exact blocks
   bool rounded = false;
 };
@@ -58,8 +57,8 @@ struct KeepOptions {
   /// files and CPUs keep Q4_0.
   bool for_gpu = false;
 };
-/// The numbers are written to memory of `owned`.
-KeptMatrix keep(const IntMatrix& matrix, const KeepOptions& options, OwnedBytes& owned);
-KeptMatrix keep(const FloatMatrix& matrix, const KeepOptions& options, OwnedBytes& owned);
+/// Chooses the format; the numbers are written when HostTensor::make asks for them.
+KeptMatrix keep(IntMatrix matrix, const KeepOptions& options);
+KeptMatrix keep(FloatMatrix matrix, const KeepOptions& options);
 
 }  // namespace infer

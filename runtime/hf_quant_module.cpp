@@ -32,22 +32,28 @@ class ModuleReader {
   ModuleReader(const Checkpoint& checkpoint, const HfQuant& quant, const HfModule& module)
       : checkpoint_(checkpoint), quant_(quant), module_(module) {}
 
-  KeptMatrix read(const KeepOptions& options, OwnedBytes& owned) const {
-    switch (quant_.method) {
-      case QuantMethod::awq:
-        return keep(read_awq(), options, owned);
-      case QuantMethod::gptq:
-        return keep(read_gptq(), options, owned);
-      case QuantMethod::packed_ints:
-        return keep(read_packed(), options, owned);
-      case QuantMethod::ints:
-        return keep(read_ints(), options, owned);
-      default:
-        return keep(read_floats(), options, owned);
-    }
+  KeptMatrix read(const KeepOptions& options) const {
+    KeptMatrix out = keep_as(options);
+    for (const auto& [part, tensor] : module_.parts) out.tensor.made_of.emplace_back(tensor->data, tensor->bytes);
+    return out;
   }
 
  private:
+  KeptMatrix keep_as(const KeepOptions& options) const {
+    switch (quant_.method) {
+      case QuantMethod::awq:
+        return keep(read_awq(), options);
+      case QuantMethod::gptq:
+        return keep(read_gptq(), options);
+      case QuantMethod::packed_ints:
+        return keep(read_packed(), options);
+      case QuantMethod::ints:
+        return keep(read_ints(), options);
+      default:
+        return keep(read_floats(), options);
+    }
+  }
+
   const HostTensor* find(std::string_view part) const {
     const auto it = module_.parts.find(part);
     return it == module_.parts.end() ? nullptr : it->second;
@@ -88,7 +94,6 @@ class ModuleReader {
     m.bits = quant_.bits;
     m.symmetric = quant_.symmetric;
     m.groups = ScaleGrid::over(rows, cols, 1, quant_.scale_cols).cols;
-    m.zero.assign(static_cast<size_t>(rows * m.groups), static_cast<int16_t>(1 << (m.bits - 1)));
     return m;
   }
 
@@ -118,9 +123,11 @@ class ModuleReader {
     require_dims(*scales, {m.groups, m.rows});
     const std::vector<float> values = finite_floats(*scales);
     m.scale.resize(values.size());
-    for (int64_t g = 0; g < m.groups; ++g)
-      for (int64_t r = 0; r < m.rows; ++r)
-        m.scale[static_cast<size_t>(r * m.groups + g)] = values[static_cast<size_t>(g * m.rows + r)];
+    constexpr int64_t kRows = 64;  // at a time, so that what is written by columns stays in the cache
+    for (int64_t first = 0; first < m.rows; first += kRows)
+      for (int64_t g = 0; g < m.groups; ++g)
+        for (int64_t r = first; r < std::min(m.rows, first + kRows); ++r)
+          m.scale[static_cast<size_t>(r * m.groups + g)] = values[static_cast<size_t>(g * m.rows + r)];
   }
 
   /// Zero points, zero(row, group) as the file has them.
@@ -128,13 +135,14 @@ class ModuleReader {
   void read_zeros(IntMatrix& m, const HostTensor& tensor, Function&& zero) const {
     // A zero point of 0 is written as 2^bits - 1 where 1 is taken off, hence the mask.
     const uint32_t mask = (1u << m.bits) - 1, middle = 1u << (m.bits - 1);
+    if (!m.symmetric) m.zero.resize(static_cast<size_t>(m.rows * m.groups));
     for (int64_t r = 0; r < m.rows; ++r)
       for (int64_t g = 0; g < m.groups; ++g) {
         const uint32_t z = (zero(r, g) + static_cast<uint32_t>(quant_.zero_bias)) & mask;
         if (m.symmetric && z != middle)
           checkpoint_.refuse(tensor.name, "a zero point that is not in the middle, although the config says symmetric",
                              std::to_string(z), std::to_string(middle));
-        m.zero[static_cast<size_t>(r * m.groups + g)] = static_cast<int16_t>(z);
+        if (!m.symmetric) m.zero[static_cast<size_t>(r * m.groups + g)] = static_cast<uint8_t>(z);
       }
   }
 
@@ -149,7 +157,9 @@ class ModuleReader {
     read_column_scales(m);
     read_groups(m, "");
     read_zeros(m, zeros, [&](int64_t r, int64_t g) { return code(zeros, g, r); });
-    m.codes = [&words, rows = m.rows](const Tile& tile, TileCodes& out) { awq_codes(words.data, rows, tile, out); };
+    m.codes = [data = words.data, rows = m.rows](const Tile& tile, TileCodes& out) {
+      awq_codes(data, rows, tile, out);
+    };
     return m;
   }
 
@@ -165,7 +175,9 @@ class ModuleReader {
     read_zeros(m, zeros, [&](int64_t r, int64_t g) {
       return word_at(zeros, g * zero_words + r / per_word) >> (r % per_word * quant_.bits);
     });
-    m.codes = [&words, rows = m.rows](const Tile& tile, TileCodes& out) { gptq_codes(words.data, rows, tile, out); };
+    m.codes = [data = words.data, rows = m.rows](const Tile& tile, TileCodes& out) {
+      gptq_codes(data, rows, tile, out);
+    };
     return m;
   }
 
@@ -218,7 +230,9 @@ class ModuleReader {
       });
     }
     m.tiles = kRowTiles;
-    m.codes = [&words](const Tile& tile, TileCodes& out) { packed_codes(words.data, words.dims[1], tile, out); };
+    m.codes = [data = words.data, per_row = words.dims[1]](const Tile& tile, TileCodes& out) {
+      packed_codes(data, per_row, tile, out);
+    };
     return m;
   }
 
@@ -234,7 +248,9 @@ class ModuleReader {
                  [&](int64_t r, int64_t g) { return static_cast<uint32_t>(zeros.data[r * m.groups + g]) ^ 128u; });
     }
     m.tiles = kRowTiles;
-    m.codes = [&codes, cols = m.cols](const Tile& tile, TileCodes& out) { signed_codes(codes.data, cols, tile, out); };
+    m.codes = [data = codes.data, cols = m.cols](const Tile& tile, TileCodes& out) {
+      signed_codes(data, cols, tile, out);
+    };
     return m;
   }
 
@@ -257,8 +273,8 @@ class ModuleReader {
 }  // namespace
 
 KeptMatrix read_module(const Checkpoint& checkpoint, const HfQuant& quant, const HfModule& module,
-                       const KeepOptions& options, OwnedBytes& owned) {
-  return ModuleReader(checkpoint, quant, module).read(options, owned);
+                       const KeepOptions& options) {
+  return ModuleReader(checkpoint, quant, module).read(options);
 }
 
 }  // namespace infer

@@ -17,9 +17,9 @@ struct HfModule {
   std::map<std::string, const HostTensor*, std::less<>> parts;
 };
 
-/// The module's weight, in a format that kernels know and memory of `owned`; `options` as keep() has them. Throws
-/// Error(bad_file).
+/// The module's weight in a format that kernels know, yet to be made of the bytes of its parts; `options` as keep() has
+/// them. Throws Error(bad_file).
 KeptMatrix read_module(const Checkpoint& checkpoint, const HfQuant& quant, const HfModule& module,
-                       const KeepOptions& options, OwnedBytes& owned);
+                       const KeepOptions& options);
 
 }  // namespace infer

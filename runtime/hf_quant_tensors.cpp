@@ -8,9 +8,7 @@
 #include "kernels/tensor.h"
 #include "models/parallel.h"
 #include "quant/formats.h"
-#include "runtime/hf_owned.h"
 #include "runtime/hf_quant_module.h"
-#include "runtime/pages.h"
 
 namespace infer {
 namespace {
@@ -95,13 +93,8 @@ void unpack_quantised(Checkpoint& checkpoint, const HfQuant& quant, const Unpack
   std::vector<HostTensor> tensors;
   const std::vector<HfModule> modules = find_modules(checkpoint, quant, tensors);
   if (modules.empty()) checkpoint.refuse("quantization_config", "names a method, and no tensor is quantised that way");
-  const std::shared_ptr<OwnedBytes> owned = own_storage(checkpoint);
   std::vector<KeptMatrix> kept(modules.size());
-  const auto read = [&](size_t i) {
-    kept[i] = read_module(checkpoint, quant, modules[i], options.keep, *owned);
-    if (!checkpoint.mapped) return;
-    for (const auto& [part, tensor] : modules[i].parts) drop_file_pages(tensor->data, tensor->bytes);
-  };
+  const auto read = [&](size_t i) { kept[i] = read_module(checkpoint, quant, modules[i], options.keep); };
   if (!run_parallel(work_of(modules), options.n_threads, read, options.progress))
     throw Error(ErrorKind::run, escaped(checkpoint.path), "loading was cancelled");
   warn(checkpoint, kept);

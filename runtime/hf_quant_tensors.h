@@ -16,9 +16,9 @@ struct UnpackOptions {
   std::function<bool(double)> progress = {};  ///< the share that is done; false cancels with Error(run)
 };
 
-/// Puts `module.weight` in the place of a module's tensors, for every module that has them; what is kept unquantised,
-/// or rounded, is told in one line of checkpoint.warnings. Scales of activations are left out: they are
-/// not quantised here. Throws Error(bad_file).
+/// Puts `module.weight`, yet to be made, in the place of a module's tensors, for every module that has them; what is
+/// kept unquantised, or rounded, is told in one line of checkpoint.warnings. Scales of activations are left out: they
+/// are not quantised here. Throws Error(bad_file).
 void unpack_quantised(Checkpoint& checkpoint, const HfQuant& quant, const UnpackOptions& options);
 
 }  // namespace infer

@@ -85,7 +85,7 @@ Inspection Model::inspect(const std::string& path, int64_t n_ctx, const LoadOpti
     LoadOptions headers = options;
     headers.mmap = true;
     headers.vocab_only = false;
-    const Checkpoint checkpoint = open_checkpoint(path, headers);
+    const Checkpoint checkpoint = open_checkpoint(path, headers, Numbers::later);
     out.info = describe_file(checkpoint);
     try {
       plan_run(checkpoint, n_ctx, options, out);

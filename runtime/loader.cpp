@@ -3,9 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "kernels/cpu/thread_pool.h"
 #include "models/rope_config.h"
 #include "runtime/gguf.h"
-#include "runtime/hf_folder.h"
 #include "runtime/pages.h"
 
 namespace infer {
@@ -17,6 +19,7 @@ void drop_mapped_pages(const Checkpoint& checkpoint) {
     if (tensor.owned) continue;
     if (tensor.data) drop_file_pages(tensor.data, tensor.bytes);
     for (const std::byte* part : tensor.parts) drop_file_pages(part, tensor.bytes / tensor.parts.size());
+    for (const auto& part : tensor.made_of) drop_file_pages(part.data(), part.size());
   }
 }
 
@@ -34,12 +37,12 @@ void drop_packed_copies(const Checkpoint& checkpoint, const Weights& weights) {
 
 }  // namespace
 
-Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options, double* converting) {
+Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options, Numbers numbers, double* converting) {
   GgufOptions gguf;
   gguf.mmap = options.mmap;
   gguf.metadata_only = options.vocab_only;
   gguf.overrides = options.overrides;
-  Checkpoint checkpoint = is_folder(path) ? read_hf_folder(path, options, converting) : read_gguf(path, gguf);
+  Checkpoint checkpoint = is_folder(path) ? read_hf_folder(path, options, numbers, converting) : read_gguf(path, gguf);
   replace_rope(options.rope, checkpoint);
   return checkpoint;
 }
@@ -88,7 +91,11 @@ Weights pack_weights(const Checkpoint& checkpoint, const Config& config, Backend
     }
     return !options.progress || options.progress(fraction);
   };
-  Weights weights = load_weights(checkpoint, config, backend, backend.n_threads(), options.check_tensors, progress);
+  // A few threads feed a device with what lies in files; what is yet to be made keeps all of them busy.
+  const bool makes = std::ranges::any_of(checkpoint.tensors, [](const HostTensor& t) { return t.make != nullptr; });
+  const int all = options.n_threads > 0 ? options.n_threads : cpu::default_threads();
+  const int n_threads = makes ? std::max(all, backend.n_threads()) : backend.n_threads();
+  Weights weights = load_weights(checkpoint, config, backend, n_threads, options.check_tensors, progress);
   if (weights.packed_bytes > 0) drop_mapped_pages(checkpoint);
   drop_packed_copies(checkpoint, weights);
   return weights;

@@ -12,13 +12,15 @@
 #include "models/checkpoint.h"
 #include "models/config.h"
 #include "models/weights.h"
+#include "runtime/hf_folder.h"
 #include "runtime/vocabulary.h"
 
 namespace infer {
 
 /// `path`: a GGUF file or a Hugging Face folder. `converting` becomes the seconds spent on bringing the tensors of a
 /// folder into formats that kernels know.
-Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options, double* converting = nullptr);
+Checkpoint open_checkpoint(const std::string& path, const LoadOptions& options, Numbers numbers = Numbers::now,
+                           double* converting = nullptr);
 /// The vocabulary that belongs to it; nothing when there is none.
 std::optional<Vocabulary> open_vocabulary(const Checkpoint& checkpoint);
 

@@ -128,7 +128,7 @@ MemoryPlan Model::plan(const std::string& path, const EngineOptions& engine, con
     LoadOptions headers = options;
     headers.mmap = true;
     headers.vocab_only = false;
-    return plan_memory(open_checkpoint(path, headers), engine, options, memory_bytes);
+    return plan_memory(open_checkpoint(path, headers, Numbers::later), engine, options, memory_bytes);
   } catch (const std::bad_alloc&) {
     throw Error(ErrorKind::does_not_fit, escaped(path), "out of memory while reading headers");
   }

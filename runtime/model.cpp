@@ -61,7 +61,7 @@ void read_for_host(Checkpoint& checkpoint, const LoadOptions& options, const std
   const std::string path = checkpoint.path;
   checkpoint = {};  // before there are two of them
   double converting = 0;
-  checkpoint = open_checkpoint(path, host, &converting);
+  checkpoint = open_checkpoint(path, host, Numbers::later, &converting);
   for (auto& [phase, taken] : info.load_phases)
     if (phase == "convert") taken += converting;
   info.warnings.insert(info.warnings.end(), checkpoint.warnings.begin(), checkpoint.warnings.end());
@@ -139,9 +139,10 @@ std::shared_ptr<const Model::Impl> load_checkpoint(Checkpoint checkpoint, const 
 std::shared_ptr<const Model::Impl> load_impl(const std::string& path, const LoadOptions& options) {
   const auto start = Clock::now();
   double converting = 0;
-  Checkpoint checkpoint = open_checkpoint(path, options, &converting);
+  const bool quantise = !options.quant.empty() && !options.vocab_only;
+  Checkpoint checkpoint = open_checkpoint(path, options, quantise ? Numbers::now : Numbers::later, &converting);
   const auto opened = Clock::now();
-  if (!options.quant.empty() && !options.vocab_only) quantize_checkpoint(checkpoint, options);
+  if (quantise) quantize_checkpoint(checkpoint, options);
   converting += seconds(Clock::now() - opened);
   return load_checkpoint(std::move(checkpoint), options, start, converting);
 }

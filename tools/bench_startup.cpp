@@ -129,11 +129,13 @@ std::string explanation(std::optional<double> cold_share, size_t n_cold, size_t 
   else
     out += fmt::format("cold: the system has forgotten the file ({:.0f} % in memory)\n", 100 * *cold_share);
   return out +
-         "read: what opening, converting and packing take longer from a cold cache. convert: quantised folders and "
-         "--quant, to\n"
-         "formats that kernels know. pack: also the copy to a GPU. capture: what the first pass takes longer than "
-         "later\n"
-         "ones: steps recorded on a GPU, first use of memory. Only the model's file is made cold, not the program.\n";
+         "read: what opening, converting and packing take longer from a cold cache. convert: scales of quantised "
+         "folders, and\n"
+         "--quant. pack: the weights of quantised folders into formats that kernels know, and the copy to a GPU. "
+         "capture: what\n"
+         "the first pass takes longer than later ones: steps recorded on a GPU, first use of memory. Only the model's "
+         "file is\n"
+         "made cold, not the program.\n";
 }
 
 Args child_arguments(const Args& args) {

@@ -68,6 +68,71 @@ TEST_CASE("what a backend packs is packed slice by slice") {
   }
 }
 
+/// The same numbers, yet to be made.
+HostTensor made(const HostTensor& apart) {
+  HostTensor out = apart;
+  out.parts.clear();
+  out.make = [apart](int64_t first, int64_t n, std::byte* to) { apart.copy_rows(first, n, to); };
+  return out;
+}
+
+TEST_CASE("what is yet to be made is made slice by slice, and in place where nothing is packed") {
+  const Apart<float> floats(DType::F32, {3, 2, 4}, [](int i) { return static_cast<float>(i); });
+  const Apart<uint16_t> halves(DType::F16, {3, 8}, [](int i) { return f32_to_f16(static_cast<float>(i)); });
+  const HostTensor stack = made(floats.source), vectors = made(halves.source);
+  BoundTensor matrix = floats.bound(WeightRole::matrix), vector = halves.bound(WeightRole::vector);
+  matrix.source = &stack, vector.source = &vectors;
+  matrix.host.data = vector.host.data = nullptr;
+  const auto ref = make_backend("ref");
+  for (const BoundTensor& bound : {matrix, vector}) {
+    REQUIRE(packed_bytes(bound, *ref) == 96);
+    std::vector<float> memory(24, -1);
+    check_counts_up(pack_tensor(bound, *ref, memory.data()));
+  }
+}
+
+TEST_CASE("of a matrix that is yet to be made a use takes its rows") {
+  const Apart<float> apart(DType::F32, {3, 8}, [](int i) { return static_cast<float>(i); });
+  const HostTensor source = made(apart.source);
+  for (const char* name : {"ref", "cpu"}) {
+    const auto backend = make_backend(name);
+    BoundTensor bound = apart.bound(WeightRole::matrix), lying = bound;
+    bound.source = &source;
+    bound.host.dims[0] = lying.host.dims[0] = 2;
+    bound.host.data = nullptr;
+    bound.first_row = 1;
+    std::vector<float> rows;
+    for (int i = 0; i < 16; ++i) rows.push_back(static_cast<float>(8 + i));
+    HostTensor whole = apart.source;
+    whole.parts.clear();
+    lying.source = &whole;
+    lying.host.data = rows.data();
+    const size_t bytes = packed_bytes(bound, *backend);
+    std::vector<std::byte> memory(bytes), other(bytes);
+    const Tensor packed = pack_tensor(bound, *backend, memory.data()),
+                 want = pack_tensor(lying, *backend, other.data());
+    CHECK(packed.layout == want.layout);
+    CHECK(packed.dtype == want.dtype);
+    CHECK(std::memcmp(packed.as<const char>(), want.as<const char>(), bytes) == 0);
+  }
+}
+
+TEST_CASE("rows are copied from one piece, from parts and from what is yet to be made") {
+  const Apart<float> apart(DType::F32, {3, 2, 4}, [](int i) { return static_cast<float>(i); });
+  HostTensor whole = apart.source;
+  std::vector<float> all;
+  for (int i = 0; i < 24; ++i) all.push_back(static_cast<float>(i));
+  whole.parts.clear();
+  whole.data = reinterpret_cast<const std::byte*>(all.data());
+  for (const HostTensor& tensor : {apart.source, whole, made(apart.source)})
+    for (int64_t first = 0; first < 6; ++first)
+      for (int64_t n = 1; first + n <= 6; ++n) {
+        std::vector<float> rows(static_cast<size_t>(4 * n));
+        tensor.copy_rows(first, n, reinterpret_cast<std::byte*>(rows.data()));
+        CHECK(rows == std::vector<float>(all.begin() + 4 * first, all.begin() + 4 * (first + n)));
+      }
+}
+
 TEST_CASE("a slice is found in one piece and in parts") {
   const Apart<float> apart(DType::F32, {3, 2, 4}, [](int i) { return static_cast<float>(i); });
   HostTensor whole = apart.source;

@@ -147,6 +147,42 @@ TEST_CASE("matrices that are no whole number of tiles come back bit for bit") {
   CHECK(check(packed_folder(ragged, false), packed_json(4, R"("channel")", true), ragged) == DType::F32);
 }
 
+TEST_CASE("rows are made in any number from any one on") {
+  const Matrix zeros(136, 256, 128, 4, false), middle(136, 256, 128, 4, true), eight(136, 288, 32, 8, true),
+      odd(131, 77, 77, 4, true);
+  QuantFolder floats;
+  std::string codes;
+  for (int i = 0; i < 24 * 256; ++i) codes.push_back(static_cast<char>(i % 127));
+  floats.add("m.weight", DType::F8_E4M3, {24, 256}, codes);
+  floats.add("m.weight_scale", DType::F32, {1}, bytes_of(std::vector<float>{0.5f}));
+  const std::pair<QuantFolder, std::string> folders[] = {
+      {awq_folder(zeros), R"({"quant_method": "awq", "bits": 4, "group_size": 128})"},
+      {gptq_folder(middle, false), gptq_json(4, 128, true)},
+      {gptq_folder(eight, false), gptq_json(8, 32, true)},
+      {packed_folder(zeros, true), packed_json(4, R"("group", "group_size": 128)", false)},
+      {packed_folder(odd, false), packed_json(4, R"("channel")", true)},  // plain numbers
+      {floats, R"({"quant_method": "fp8"})"}};
+  for (const auto& [folder, config] : folders)
+    for (const bool for_gpu : {false, true}) {
+      INFO(config);
+      QuantFolder mine = folder;
+      unpack_quantised(mine.checkpoint, quant_of(config), {.n_threads = 2, .keep = {.for_gpu = for_gpu}});
+      const HostTensor& tensor = mine.at("m.weight");
+      REQUIRE(tensor.make);
+      const int64_t rows = tensor.dims[0];
+      const size_t row = tensor.bytes / static_cast<size_t>(rows);
+      std::vector<std::byte> whole(tensor.bytes), some(tensor.bytes);
+      tensor.make(0, rows, whole.data());
+      for (const int64_t first : {int64_t{0}, int64_t{1}, int64_t{7}, int64_t{8}, rows / 2 + 3, rows - 1})
+        for (const int64_t n : {int64_t{1}, int64_t{5}, int64_t{9}, rows - first}) {
+          if (first + n > rows) continue;
+          tensor.make(first, n, some.data());
+          CHECK(std::memcmp(some.data(), whole.data() + static_cast<size_t>(first) * row,
+                            static_cast<size_t>(n) * row) == 0);
+        }
+    }
+}
+
 TEST_CASE("GPTQ: a g_idx that only says what is clear anyway need not be there") {
   const Matrix m(8, 64, 32, 4, true);
   QuantFolder folder = gptq_folder(m, false);

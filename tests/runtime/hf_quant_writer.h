@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "quant/half.h"
+#include "runtime/hf_owned.h"
 #include "runtime/hf_quant_tensors.h"
 
 namespace infer::test {
@@ -49,6 +50,7 @@ struct QuantFolder {
   }
   const HostTensor& unpack(const HfQuant& quant, const KeepOptions& keep) {
     unpack_quantised(checkpoint, quant, {.n_threads = 2, .keep = keep});
+    make_numbers(checkpoint, 2, {});
     return at("m.weight");
   }
 };
