@@ -28,8 +28,12 @@ KeptMatrix kept(const Matrix& m, DType dtype, MakeRows make) {
   return out;
 }
 
-bool is_f16(float x) { return f16_to_f32(f32_to_f16(x)) == x || std::isnan(x); }
-bool is_bf16(float x) { return bf16_to_f32(f32_to_bf16(x)) == x || std::isnan(x); }
+bool is_f16(float x) {
+  const float size = std::fabs(x);
+  if (size >= 0x1p-14f && size <= kMaxF16) return (float_bits(x) & 0x1fff) == 0;  // normal numbers, by their last bits
+  return f16_to_f32(f32_to_f16(x)) == x || std::isnan(x);
+}
+bool is_bf16(float x) { return (float_bits(x) & 0xffff) == 0 || std::isnan(x); }
 
 /// Calls fn(tile, codes) for tiles that cover rows [first, first + n).
 template <class Function>
@@ -154,7 +158,7 @@ HalfScales half_scales(const IntMatrix& m) {
   float largest = 0;
   for (size_t i = 0; i < out.d.size(); ++i) {
     d[i] = f32_to_f16(scale[i]);
-    exact = exact && f16_to_f32(d[i]) == scale[i];
+    exact = exact && is_f16(scale[i]);
     largest = std::max(largest, std::fabs(scale[i]));
   }
   out.exact = exact;

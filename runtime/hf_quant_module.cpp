@@ -7,6 +7,7 @@
 
 #include "infer/error.h"
 #include "kernels/tensor.h"
+#include "quant/formats.h"
 #include "runtime/hf_owned.h"
 
 namespace infer {
@@ -23,6 +24,8 @@ std::string dims_text(const std::vector<int64_t>& dims) {
   for (const int64_t n : dims) out += (out.empty() ? "[" : ", ") + std::to_string(n);
   return out + "]";
 }
+
+constexpr const char* kNotFinite = "a scale is not finite";
 
 int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -83,7 +86,7 @@ class ModuleReader {
   std::vector<float> finite_floats(const HostTensor& tensor) const {
     std::vector<float> values = owned_floats(checkpoint_, tensor);
     if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); }))
-      checkpoint_.refuse(tensor.name, "a scale is not finite");
+      checkpoint_.refuse(tensor.name, kNotFinite);
     return values;
   }
 
@@ -121,13 +124,23 @@ class ModuleReader {
     const HostTensor* scales = find("scales");
     if (!scales) checkpoint_.refuse(module_.name, "required tensor is missing", "", "scales");
     require_dims(*scales, {m.groups, m.rows});
-    const std::vector<float> values = finite_floats(*scales);
-    m.scale.resize(values.size());
-    constexpr int64_t kRows = 64;  // at a time, so that what is written by columns stays in the cache
+    m.scale.resize(static_cast<size_t>(m.rows * m.groups));
+    constexpr int64_t kRows = 256;  // at a time, so that what is written by columns stays in the cache
+    float values[kRows];
+    bool finite = true;
     for (int64_t first = 0; first < m.rows; first += kRows)
-      for (int64_t g = 0; g < m.groups; ++g)
-        for (int64_t r = first; r < std::min(m.rows, first + kRows); ++r)
-          m.scale[static_cast<size_t>(r * m.groups + g)] = values[static_cast<size_t>(g * m.rows + r)];
+      for (int64_t g = 0; g < m.groups; ++g) {
+        const int64_t n = std::min(kRows, m.rows - first), at = g * m.rows + first;
+        if (!decode_row(scales->dtype, scales->data + row_bytes(scales->dtype, at), values, n))
+          checkpoint_.refuse(scales->name, "unsupported format for this tensor", format_name(scales->dtype),
+                             "F32, F16, BF16");
+        float* to = m.scale.data() + first * m.groups + g;
+        for (int64_t r = 0; r < n; ++r, to += m.groups) {
+          finite = finite && std::isfinite(values[r]);
+          *to = values[r];
+        }
+      }
+    if (!finite) checkpoint_.refuse(scales->name, kNotFinite);
   }
 
   /// Zero points, zero(row, group) as the file has them.
