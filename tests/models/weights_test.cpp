@@ -111,6 +111,34 @@ TEST_CASE("a fused tensor is its parts, one after the other") {
   CHECK(std::find(names.begin(), names.end(), "blk.0.attn_k.weight") == names.end());
 }
 
+TEST_CASE("a number that is not finite is told by its index in the file, of fused tensors and of such yet to be made") {
+  const auto refusal = [](const Checkpoint& checkpoint) {
+    const auto backend = make_backend("ref");
+    try {
+      load_weights(checkpoint, read_config(checkpoint), *backend, 2, true, nullptr);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  const std::pair<const char*, int> places[] = {{"blk.0.attn_qkv.bias", 63}, {"blk.0.attn_qkv.weight", 50 * 32 + 3}};
+  for (const auto& [name, index] : places) {
+    TinyCheckpoint tiny("phi3");
+    tiny.tensor("blk.0.attn_qkv.bias", {64});
+    REQUIRE(refusal(tiny.build()) == "accepted");
+    tiny.values(name)[index] = std::numeric_limits<float>::quiet_NaN();
+    Checkpoint checkpoint = tiny.build();
+    const std::string says = std::string(name) + ": not a finite number at index " + std::to_string(index);
+    CHECK_THAT(refusal(checkpoint), Catch::Contains(says));
+    for (HostTensor& tensor : checkpoint.tensors) {
+      if (tensor.name != "blk.0.attn_qkv.weight") continue;
+      tensor.make = [lying = tensor](int64_t first, int64_t n, std::byte* to) { lying.copy_rows(first, n, to); };
+      tensor.data = nullptr;
+    }
+    CHECK_THAT(refusal(checkpoint), Catch::Contains(says));
+  }
+}
+
 TEST_CASE("parts of a fused tensor keep its bytes when it is quantised") {
   TinyCheckpoint tiny("phi3");
   tiny.tensor("blk.0.attn_qkv.weight", {64, 32}, DType::Q8_0);
