@@ -82,7 +82,7 @@ TEST_CASE("crossovers: a step is one kernel as far as each of its quantised form
   CHECK(table.program_most({DType::Q4_K, DType::F32}) == 4);  // a plain one among them has no say
   CHECK(table.program_most({DType::F32}) == 3);
   CHECK(table.program_most({DType::Q8_0, DType::Q4_K}) == 4);
-  CHECK(table.program_most({DType::Q8_0, DType::Q5_K}) == 2);
+  CHECK(table.program_most({DType::Q6_K, DType::Q5_K}) == 3);
 }
 
 TEST_CASE("kernel names: as in the source, without what people do not look for") {

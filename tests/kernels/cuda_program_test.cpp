@@ -61,7 +61,7 @@ TEST_CASE("one row too wide for four slots is left to an instance with fewer tea
   const SharedPlan usual = plan_of(stage_of(DType::BF16, 4096, 4096), 1, 4096, kH100);
   CHECK(usual.kernel_rows == 1);
   CHECK(usual.n_slots >= 4);
-  const SharedPlan wide = plan_of(stage_of(DType::BF16, 8192, 80000), 1, 16384, kH100);
+  const SharedPlan wide = plan_of(stage_of(DType::BF16, 8192, 79000), 1, 16384, kH100);
   CHECK(wide.kernel_rows == 4);
   CHECK(wide.n_slots == 2);
   const SharedPlan none = plan_of(stage_of(DType::F32, 16384, 53248), 1, 16384, kH100);
