@@ -49,9 +49,9 @@ static_assert(sizeof(ChosenExperts) <= kChoiceBytes);
 
 struct DecodeContext {
   WarpWalk walk[kWarps];  ///< of each consumer warp
-  /// Offsets into decode_memory: activation rows; rows of x that this CTA adds to, f32 [2][own_tiles][rows][16]; sums
-  /// f32 [kept_tiles][kWarps][rows][16]; the choice of experts.
-  int act, own_offset, partial, choice;
+  /// Offsets into decode_memory: activation rows; rows of x that this CTA adds to, f32 [2][own_tiles][rows][16]; where
+  /// sums end; the choice of experts.
+  int act, own_offset, sums_end, choice;
   int n_slots, slot_bytes, act_row_bytes, n_rows, dim, own_tiles;
   unsigned per_grid;  ///< 2^32 / CTAs, rounded up: x / CTAs is the upper word of x * per_grid for x * CTAs < 2^32
   alignas(16) float reduce[kMaxDecodeRows][kWarps];  ///< sums of squares
@@ -64,7 +64,12 @@ struct DecodeContext {
   float ahead[kMaxDecodeRows];   ///< a power of two near 1 / rms of the last residual input
 
   __device__ __forceinline__ uint8_t* act_row(int m) const { return decode_memory() + act + m * act_row_bytes; }
-  __device__ __forceinline__ float* sums() const { return reinterpret_cast<float*>(decode_memory() + partial); }
+  /// f32 [kWarps][M][16] of the kept tile `kept`. They lie from the end on down, so that a stage with much of an input
+  /// and few tiles may use what others have for sums.
+  template <int M>
+  __device__ __forceinline__ float* sums(int kept) const {
+    return reinterpret_cast<float*>(decode_memory() + sums_end) - (kept + 1) * (kWarps * M * kTileRows);
+  }
   /// Of this CTA's tile number `tile`, row m.
   __device__ __forceinline__ float* own(int copy, int tile, int m) const {
     return reinterpret_cast<float*>(decode_memory() + own_offset) +

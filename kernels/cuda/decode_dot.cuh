@@ -114,7 +114,7 @@ template <int M>
 __device__ __forceinline__ void find_run(const DecodeStage& s, WarpWalk& walk) {
   TileWalk at = walk.tiles;
   const DecodeContext& ctx = decode_context();
-  const int room = kept_tiles(M) - at.kept, grid = grid_size();
+  const int most = kept_tiles(M, s.n_parts), room = most - at.kept, grid = grid_size();
   int matrix = at.part, n_tiles = 1, end = s.n_units;
   if (s.n_parts == 1) {
     for (matrix = 0; at.unit >= s.w[matrix].end;) ++matrix;
@@ -132,7 +132,7 @@ __device__ __forceinline__ void find_run(const DecodeStage& s, WarpWalk& walk) {
   }
   walk.run = {n_tiles, matrix, s.w[matrix].kernel, at.kept};
   at.kept += n_tiles;
-  const bool fits = at.kept + (at.part == 0 ? s.n_parts : 0) <= kept_tiles(M);
+  const bool fits = at.kept + (at.part == 0 ? s.n_parts : 0) <= most;
   walk.after = at.unit >= s.n_units ? AfterRun::finish : fits ? AfterRun::run : AfterRun::finish_some;
   walk.tiles = at;
 }
@@ -167,14 +167,14 @@ __device__ __noinline__ RunEnd dot_tiles(uint32_t walk_address, int n_tiles, int
   const int n_slots = ctx.n_slots, slot_bytes = ctx.slot_bytes, act = ctx.act, act_row_bytes = ctx.act_row_bytes;
   const int n_rows = ctx.n_rows, n_chunks = s.w[matrix].n_chunks;
   RingPlace place = walk_at(walk_address).place;
-  float* sums = ctx.sums() + kept * kWarps * M * kTileRows;
+  float* sums = ctx.sums<M>(kept);
   int i = place.skip, left = n_tiles * n_chunks - place.skip;  // number in its tile; chunks from there to the end
   // Calls dot(chunk in shared memory, its number in the tile) for this team's chunks, and flush(sums, which part of
   // them) where a tile ends.
   const auto for_run = [&](const auto& dot, const auto& flush) {
     const uint32_t barriers = kept_in_register(shared_address(&decode_barriers()));
     while (left > 0) {
-      for (; i >= n_chunks; i -= n_chunks) sums += kWarps * M * kTileRows;
+      for (; i >= n_chunks; i -= n_chunks) sums -= kWarps * M * kTileRows;
       const uint32_t full = barriers + place.slot * 8, empty = full + kMaxSlots * 8;
       barrier_wait(full, place.phase);
       dot(decode_memory() + place.slot * slot_bytes, i);

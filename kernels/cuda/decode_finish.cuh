@@ -15,7 +15,7 @@ __device__ __forceinline__ float row_factor(const DecodeStage& s, const DecodeCo
 template <int M>
 __device__ __forceinline__ float slot_sum(const MatrixArg& w, int slot, int m, int row) {
   const auto [first, n] = sums_of_row<M>(w, row);
-  const float* sums = decode_context().sums() + ((slot * kWarps + first) * M + m) * kTileRows + row;
+  const float* sums = decode_context().sums<M>(slot) + (first * M + m) * kTileRows + row;
   float part[kWarps];
 #pragma unroll
   for (int i = 0; i < kWarps; ++i) part[i] = i < n ? sums[i * M * kTileRows] : 0.0f;
@@ -156,7 +156,7 @@ __device__ __noinline__ void finish_units(uint32_t walk_address, AfterRun after)
   const DecodeContext& ctx = decode_context();
   const TileWalk& walk = of_warp.tiles;
   const int first_unit = walk.first, n = s.n_parts == 2 ? walk.kept / 2 : walk.kept;
-  static_assert(kept_tiles(M) * kTileRows * M <= kConsumers);
+  static_assert(kept_tiles(M, 1) * kTileRows * M <= kConsumers && kept_tiles(M, 2) / 2 * kTileRows * M <= kConsumers);
   const bool hidden = s.output == StageOutput::hidden;
   if (hidden && s.n_soon > 0 && after == AfterRun::finish) announce(static_cast<int>(blockIdx.x));
   if (hidden) {

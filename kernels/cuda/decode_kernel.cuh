@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
     if (decode_fixed() != decode_shared) __trap();
     for (int i = 0; i < p.shared.n_slots; ++i)
       barrier_init(&decode_barriers().full[i], kFullArrivals), barrier_init(&decode_barriers().empty[i], team_warps(M));
-    ctx.act = p.shared.act, ctx.partial = p.shared.partial, ctx.choice = p.shared.choice;
+    ctx.act = p.shared.act, ctx.sums_end = p.shared.total, ctx.choice = p.shared.choice;
     if constexpr (kExperts) barrier_init(&chosen_experts().made, 1);
     ctx.n_slots = p.shared.n_slots, ctx.slot_bytes = p.shared.slot_bytes, ctx.act_row_bytes = p.shared.act_row_bytes;
     ctx.n_rows = p.n_rows, ctx.own_offset = p.shared.own, ctx.own_tiles = p.shared.own_tiles, ctx.dim = p.dim;

@@ -109,24 +109,22 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
 SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim, int n_ctas,
                        const ProgramLimits& limits) {
   SharedPlan plan;
-  int64_t act_row = 0, area = 0, slot = 0, choice = 0;
-  int64_t tokens = 0, first_tokens = 0;  // of one token where activations lie by token; beside its embedding
-  bool plain = false;
+  int64_t act_row = 0, slot = 0, choice = 0;
+  bool plain = false, some_codes = false;
+  const auto embedding = [](const DecodeStage& s) { return s.starts ? int64_t{s.cols} * 4 : 0; };  // behind its input
+  const auto row_bytes = [&](const DecodeStage& s) {
+    return align(act_bytes(s.form, s.cols), 16) + align(embedding(s), 16);
+  };
   for (const DecodeStage& s : stages) {
     if (s.kind == StageKind::attention) {
       if (s.attention.q_spans || s.attention.k_spans)
         plan.experts = true, choice = std::max<int64_t>(choice, kChoiceBytes);
-      area = std::max<int64_t>(area, attention_area_bytes(s.attention.head_dim));
       const int64_t pair_bytes = int64_t{s.attention.k_page_bytes} + s.attention.v_page_bytes;
       slot = std::max<int64_t>(slot, pair_bytes * s.attention.chunk_keys / kPageTokens);
       continue;
     }
-    const int64_t embedding = s.starts ? s.cols * 4 : 0;  // lies behind what is made of it
-    act_row = std::max(act_row, align(act_bytes(s.form, s.cols), 16) + align(embedding, 16));
-    if (has_whole_codes(s)) {
-      tokens = std::max(tokens, act_bytes(s.form, s.cols));
-      first_tokens = std::max(first_tokens, embedding > 0 ? act_bytes(s.form, s.cols) : 0);
-    }
+    act_row = std::max(act_row, row_bytes(s));
+    some_codes = some_codes || has_whole_codes(s);
     if (s.n_active > 0)
       plan.experts = true, choice = std::max(choice, kChoiceBytes + align(s.experts.router_row_bytes, 128));
     for (int i = 0; i < s.n_matrices; ++i) {
@@ -137,24 +135,53 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
   slot = align(std::max<int64_t>(slot, 128), 128);
   const int64_t own_tiles = (dim + int64_t{kTileRows} * n_ctas - 1) / (int64_t{kTileRows} * n_ctas);
   const int64_t own = align(2 * own_tiles * n_rows * kTileRows * 4, 128);
+  const auto input_bytes = [&](const DecodeStage& s, int rows, bool by_token) -> int64_t {
+    if (s.kind == StageKind::attention) return attention_area_bytes(s.attention.head_dim);
+    if (by_token && has_whole_codes(s)) return act_bytes(s.form, s.cols) * rows + embedding(s) * n_rows;
+    return act_row * (n_rows - 1) + row_bytes(s);
+  };
+  const auto sum_bytes = [&](const DecodeStage& s, int rows) -> int64_t {
+    if (s.kind == StageKind::attention) return 0;
+    const int64_t tiles = int64_t{(s.n_units + n_ctas - 1) / n_ctas} * s.n_parts;
+    return std::min<int64_t>(tiles, kept_tiles(rows, s.n_parts)) * kWarps * rows * kTileRows * 4;
+  };
+  // Whether all CTAs have a barrier in a stage, after which nobody reads sums of stages before.
+  const auto parts_them = [&](const DecodeStage& s) {
+    return s.kind == StageKind::product && (s.input == StageInput::residual || s.n_units >= n_ctas || s.waits);
+  };
+  // Inputs lie at the beginning of what is behind the ring, sums at its end. Some warps still read those of a stage
+  // when others bring the next one's input; where these would meet, the instance for most rows waits.
+  const auto lay_out = [&](int rows, bool by_token) {
+    int64_t area = 0;
+    const auto visit = [&](const auto& f) {
+      int64_t late = 0;  // sums that may still be read
+      for (DecodeStage& s : stages) {
+        const int64_t sums = sum_bytes(s, rows);
+        f(s, align(input_bytes(s, rows, by_token), 128), sums, late);
+        late = parts_them(s) ? sums : std::max(late, sums);
+      }
+    };
+    const auto may_wait = [&](const DecodeStage& s) { return rows == kMaxDecodeRows && s.kind == StageKind::product; };
+    visit([&](DecodeStage& s, int64_t input, int64_t sums, int64_t late) {
+      s.waits = false;
+      area = std::max({area, input + sums, may_wait(s) ? 0 : input + late});
+    });
+    visit([&](DecodeStage& s, int64_t input, int64_t, int64_t late) { s.waits = may_wait(s) && input + late > area; });
+    return area;
+  };
   // A number of slots that teams divide: then a slot serves one team only, whose warps see every phase of its barrier.
   const auto try_rows = [&](int rows, bool by_token) {
-    int64_t acts = std::max(area, act_row * n_rows);
-    if (by_token) acts = std::max({acts, tokens * rows, first_tokens * rows + n_rows * dim * 4});
-    acts = align(acts, 128);
-    const int64_t sums = int64_t{kept_tiles(rows)} * kWarps * rows * kTileRows * 4;
-    const int64_t ring = limits.shared_bytes - acts - own - sums - choice;
+    const int64_t area = lay_out(rows, by_token), ring = limits.shared_bytes - area - own - align(choice, 128);
     plan.kernel_rows = rows;
     plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots) / n_teams(rows) * n_teams(rows));
-    plan.act = narrow(plan.n_slots * slot);
-    plan.own = plan.act + narrow(acts);
-    plan.partial = plan.own + narrow(own);
-    plan.choice = plan.partial + narrow(sums);
-    plan.total = plan.choice + narrow(choice);
+    plan.own = narrow(plan.n_slots * slot);
+    plan.choice = plan.own + narrow(own);
+    plan.act = plan.choice + narrow(align(choice, 128));
+    plan.total = plan.act + narrow(area);
   };
   // Where one row leaves too few for the instance that is made for it, the next one has fewer teams.
   const int least = n_rows <= 2 ? n_rows : kMaxDecodeRows;
-  bool by_token = n_rows > 2 && tokens > 0;
+  bool by_token = n_rows > 2 && some_codes;
   if (by_token) try_rows(least, true);
   by_token = by_token && plan.n_slots > 0;
   for (int rows = least; rows <= kMaxDecodeRows && plan.n_slots == 0; rows *= 2) try_rows(rows, false);

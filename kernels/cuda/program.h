@@ -30,8 +30,12 @@ constexpr int plain_rows(int rows) { return kTileRows / n_teams(rows); }
 inline constexpr int kMaxSlots = 16;  ///< of the ring
 /// Shared memory that the decode kernel has beside what a plan lays out; checked where that is compiled.
 inline constexpr int kFixedShared = 6656;
-/// Tiles whose sums, one of each warp, are kept until they are finished: by the rows that a kernel is made for.
-constexpr int kept_tiles(int rows) { return rows <= 2 ? 16 : 8; }
+/// Tiles whose sums, one of each warp, are kept until they are finished, a value a thread: by the rows that a kernel is
+/// made for, and the tiles of a unit.
+constexpr int kept_tiles(int rows, int parts) {
+  const int most = kConsumers / kTileRows / rows * parts;
+  return most < 16 ? most : 16;
+}
 
 /// Bytes of shared memory of an attention stage: queries, results, K and V, what names the unit, kAttendBytes of
 /// scratch (checked against attention_decode.cuh where that is compiled).
@@ -169,6 +173,7 @@ struct alignas(16) DecodeStage {
   int32_t own_copy = 0;        ///< of the two places for kept rows
   bool gelu = false;           ///< else SiLU
   bool accumulate = false;     ///< plain output
+  bool waits = false;          ///< its input lies where sums of the stage before may still be read
   float logit_scale = 1, softcap = 0;
   union {
     AttentionArg attention{};
@@ -179,8 +184,8 @@ struct alignas(16) DecodeStage {
 /// Offsets into the dynamic shared memory of a CTA, and the ring's geometry.
 struct SharedPlan {
   int32_t n_slots = 0, slot_bytes = 0, in_flight = 0;
-  int32_t act = 0, own = 0, partial = 0, choice = 0, total = 0;  ///< the ring begins at 0
-  int32_t own_tiles = 0;                                         ///< tiles of rows of x that a CTA keeps
+  int32_t own = 0, choice = 0, act = 0, total = 0;  ///< the ring begins at 0; sums end at the total
+  int32_t own_tiles = 0;                            ///< tiles of rows of x that a CTA keeps
   int32_t act_row_bytes = 0;
   int32_t kernel_rows = 1;  ///< the kernel's instance: 1, 2 or 4 rows
   bool experts = false;     ///< the instance for 1 row that also knows experts, and norms over all heads
