@@ -28,10 +28,9 @@ enum class Way {
 };
 
 /// Unpacking a quantised weight pays beyond 128 rows: 32 of them read it once. A plain one needs none.
-inline Crossovers built_in_crossovers(DType format, bool has_wgmma) {
-  const int64_t program_most = has_wgmma && is_plain(format) ? 3 : kMaxDecodeRows;
-  if (is_plain(format)) return {program_most, kNever, kMatvecMost + 1};
-  return {program_most, kMatvecMost + 1, kMostCrossoverRows + 1};
+inline Crossovers built_in_crossovers(DType format) {
+  if (is_plain(format)) return {kMaxDecodeRows, kNever, kMatvecMost + 1};
+  return {kMaxDecodeRows, kMatvecMost + 1, kMostCrossoverRows + 1};
 }
 
 /// What there are kernels and room for.
@@ -54,8 +53,7 @@ class CrossoverTable {
  public:
   CrossoverTable() = default;
   /// Of `rows`, the last that matches counts.
-  CrossoverTable(const std::vector<FormatCrossovers>& rows, const std::string& device, bool has_wgmma)
-      : has_wgmma_(has_wgmma) {
+  CrossoverTable(const std::vector<FormatCrossovers>& rows, const std::string& device) {
     for (const FormatCrossovers& row : rows)
       if (row.device.empty() || row.device == device) rows_.push_back(row);
   }
@@ -63,7 +61,7 @@ class CrossoverTable {
   Crossovers at(DType format) const {
     for (auto row = rows_.rbegin(); row != rows_.rend(); ++row)
       if (row->format == format) return row->at;
-    return built_in_crossovers(format, has_wgmma_);
+    return built_in_crossovers(format);
   }
   /// Rows up to which a step with weights of all these formats is one kernel. Where some are quantised, plain ones are
   /// few and have no say.
@@ -82,7 +80,6 @@ class CrossoverTable {
   }
 
  private:
-  bool has_wgmma_ = false;
   std::vector<FormatCrossovers> rows_;  ///< of this device
 };
 

@@ -37,9 +37,11 @@ __device__ __forceinline__ void put_int8(uint8_t* row, int n_groups, int i, floa
   int sum = __dp4a(static_cast<int>(low), kOnes, __dp4a(static_cast<int>(high), kOnes, 0));
   sum += __shfl_xor_sync(~0u, sum, 1);
   if (!valid) return;
-  const int group = i / 32, half = i / 16 % 2;
-  reinterpret_cast<uint2*>(row)[(half * n_groups + group) * 2 + i / 8 % 2] = make_uint2(low, high);
-  if (i % 16 == 0) {
+  const auto at = static_cast<unsigned>(i);  // divided without a thought for its sign
+  const int group = static_cast<int>(at / 32), half = static_cast<int>(at / 16 % 2),
+            eight = static_cast<int>(at / 8 % 2);
+  reinterpret_cast<uint2*>(row)[(half * n_groups + group) * 2 + eight] = make_uint2(low, high);
+  if (at % 16 == 0) {
     const float scale = largest <= 1e-30f ? 0.0f : largest * (1.0f / 127.0f);  // NaN stays NaN
     reinterpret_cast<float*>(row + n_groups * 32)[2 * group + half] = scale;
     reinterpret_cast<float*>(row + n_groups * 40)[2 * group + half] = scale * static_cast<float>(sum);
@@ -95,6 +97,37 @@ __device__ __forceinline__ void scout(const float* row, int width) {
     if (i >= 0) poll4(row + i);
   }
   consumer_sync();
+}
+
+/// Eight words from `first` on of each of the first n_rows rows, where this lane is `valid`; zeros elsewhere.
+template <int M>
+__device__ __forceinline__ void load_rows(const float* first, int width, int n_rows, bool valid, uint4 (&v)[M],
+                                          uint4 (&w)[M]) {
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+    if (valid && m < n_rows)
+      v[m] = load_relaxed4(row_of<M>(first, m, width)), w[m] = load_relaxed4(row_of<M>(first, m, width) + 4);
+}
+
+/// Goes on until none of them is empty. Of several rows all are asked for again together, since one after the other
+/// each would be a trip to the L2. By whole warps, whose lanes stay together: after a loop that each leaves when its
+/// own words are there, what comes next would be done two or three times.
+template <int M>
+__device__ __forceinline__ void poll_rows(const float* first, int width, int n_rows, bool valid, uint4 (&v)[M],
+                                          uint4 (&w)[M]) {
+  if constexpr (M == 1) {
+    if (valid) poll_on(first, v[0], w[0]);
+    return __syncwarp();
+  }
+  uint32_t n = 0;
+  while (true) {
+    bool empty = false;
+#pragma unroll
+    for (int m = 0; m < M; ++m) empty = empty || any_empty(v[m]) || any_empty(w[m]);
+    if (!__any_sync(~0u, empty)) return;
+    pause(n);
+    load_rows<M>(first, width, n_rows, empty, v, w);
+  }
 }
 
 /// Says that results are near: those of part `part` of attention, or of CTA `part` in gate and up. By one thread, when

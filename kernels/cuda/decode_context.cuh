@@ -70,10 +70,12 @@ struct DecodeContext {
   __device__ __forceinline__ float* sums(int kept) const {
     return reinterpret_cast<float*>(decode_memory() + sums_end) - (kept + 1) * (kWarps * M * kTileRows);
   }
-  /// Of this CTA's tile number `tile`, row m.
+  /// Of this CTA's tile number `tile`, row m; its place in decode_memory.
+  __device__ __forceinline__ int own_place(int copy, int tile, int m) const {
+    return own_offset + ((copy * own_tiles + tile) * n_rows + m) * (kTileRows * 4);
+  }
   __device__ __forceinline__ float* own(int copy, int tile, int m) const {
-    return reinterpret_cast<float*>(decode_memory() + own_offset) +
-           ((copy * own_tiles + tile) * n_rows + m) * kTileRows;
+    return reinterpret_cast<float*>(decode_memory() + own_place(copy, tile, m));
   }
 };
 

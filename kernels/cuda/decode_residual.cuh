@@ -19,9 +19,10 @@ __device__ inline void decode_embedding_row(const EmbeddingArg& e, int row, floa
   });
 }
 
-/// Behind the activations (of row m, or of all), until they are made: the row's embedding, f32 [dim].
+/// Behind the activations (of row m, or of all), until they are made: x of a row, f32 [dim], where it does not come
+/// from the exchange as it is.
 template <int M>
-__device__ __forceinline__ float* embedded(const DecodeStage& s, int m) {
+__device__ __forceinline__ float* shared_x(const DecodeStage& s, int m) {
   const DecodeContext& ctx = decode_context();
   const int dim = ctx.dim, of_int8 = (dim + 31) / 32 * 48;
   if (acts_by_token<M>(s)) return reinterpret_cast<float*>(decode_memory() + ctx.act + M * of_int8) + m * dim;
@@ -32,7 +33,7 @@ template <int M>
 static __device__ __noinline__ void load_embedding(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   for (int m = 0; m < decode_context().n_rows; ++m)
-    decode_embedding_row(s.embedding, m, embedded<M>(s, m), decode_context().dim);
+    decode_embedding_row(s.embedding, m, shared_x<M>(s, m), decode_context().dim);
   consumer_sync();
 }
 
@@ -65,31 +66,39 @@ __device__ __forceinline__ float4 load_constant4(const float* p) {
   return v;
 }
 
-/// Where x comes from, looked up before it is waited for.
-struct StreamSource {
-  bool starts;             ///< from the embedding
-  const float* post_norm;  ///< of the last branch, still to come; or null
-  __device__ __forceinline__ explicit StreamSource(const DecodeStage& s)
-      : starts(s.starts != 0), post_norm(s.post_norm) {}
-};
-
-/// Eight values of x in row m, from i on: as soon as they are there, from what first loads have found.
+/// The same rows with the branch added, each thread the values that it will want.
 template <int M>
-__device__ __forceinline__ void finish_x(const StreamSource& from, const DecodeStage& s, const DecodeContext& ctx,
-                                         const float* row, int m, int i, uint4 p, uint4 q, float4& a, float4& b) {
-  if (from.starts) {
-    const float4* x = reinterpret_cast<const float4*>(embedded<M>(s, m) + i);
-    a = x[0], b = x[1];
-    return;
+static __device__ __noinline__ void add_branch(uint32_t stage) {
+  const DecodeStage& s = stage_at(stage);
+  const DecodeContext& ctx = decode_context();
+  for (int m = 0; m < ctx.n_rows; ++m) {
+    const float* row = s.in + static_cast<int64_t>(m) * s.in_width;
+    const float factor = s.post_scale * inverse_rms(total(ctx.branch_reduce[m]), ctx.dim, s.post_eps);
+    for (int i = threadIdx.x * 8; i < ctx.dim; i += kConsumers * 8)
+#pragma unroll
+      for (int k = i; k < i + 8; k += 4) {
+        float4 x = poll4(row + k);
+        const float4 b = poll4(row + ctx.dim + k), w = load_constant4(s.post_norm + k);
+        x.x += factor * (b.x * w.x), x.y += factor * (b.y * w.y);
+        x.z += factor * (b.z * w.z), x.w += factor * (b.w * w.w);
+        *reinterpret_cast<float4*>(shared_x<M>(s, m) + k) = x;
+      }
   }
-  poll_on(row + i, p, q);
-  a = as_floats(p), b = as_floats(q);
-  if (!from.post_norm) return;
-  const float factor = s.post_scale * inverse_rms(total(ctx.branch_reduce[m]), ctx.dim, s.post_eps);
-  const float4 c = poll4(row + ctx.dim + i), d = poll4(row + ctx.dim + i + 4);
-  const float4 u = load_constant4(from.post_norm + i), v = load_constant4(from.post_norm + i + 4);
-  a.x += factor * (c.x * u.x), a.y += factor * (c.y * u.y), a.z += factor * (c.z * u.z), a.w += factor * (c.w * u.w);
-  b.x += factor * (d.x * v.x), b.y += factor * (d.y * v.y), b.z += factor * (d.z * v.z), b.w += factor * (d.w * v.w);
+}
+
+/// Whether x comes from shared memory: of the embedding, or with a branch that had still to be normed.
+__device__ __forceinline__ bool makes_x(const DecodeStage& s) { return s.starts != 0 || s.post_norm; }
+template <int M>
+static __device__ __noinline__ void make_x(uint32_t stage) {
+  if (stage_at(stage).starts != 0) return load_embedding<M>(stage);
+  reduce_branch(stage);
+  add_branch<M>(stage);
+}
+/// Eight values of row m of it, from i on.
+template <int M>
+__device__ __forceinline__ void load_shared_x(const DecodeStage& s, int m, int i, uint4& p, uint4& q) {
+  const uint4* x = reinterpret_cast<const uint4*>(shared_x<M>(s, m) + i);
+  p = x[0], q = x[1];
 }
 
 /// f16 does not reach as far as x may: there the power of two of the last norm's factor goes ahead. This finds one
@@ -98,16 +107,18 @@ template <int M>
 static __device__ __noinline__ void find_ahead(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
-  const StreamSource source(s);
   for (int m = 0; m < ctx.n_rows; ++m) {
     const float* row = s.in + static_cast<int64_t>(m) * s.in_width;
     float squares = 0;
     for (int i = threadIdx.x * 8; i < ctx.dim; i += kConsumers * 8) {
-      float4 a, b;
-      uint4 p{}, q{};
-      if (!source.starts) p = load_relaxed4(row + i), q = load_relaxed4(row + i + 4);
-      finish_x<M>(source, s, ctx, row, m, i, p, q, a, b);
-      squares += squares_of(a, b);
+      uint4 p, q;
+      if (makes_x(s)) {
+        load_shared_x<M>(s, m, i, p, q);
+      } else {
+        p = load_relaxed4(row + i), q = load_relaxed4(row + i + 4);
+        poll_on(row + i, p, q);
+      }
+      squares += squares_of(as_floats(p), as_floats(q));
     }
     squares = warp_sum(squares);
     if (threadIdx.x % 32 == 0) ctx.reduce[m][this_warp()] = squares;
@@ -123,30 +134,35 @@ static __device__ __noinline__ void find_ahead(uint32_t stage) {
 /// What of x this CTA adds to when the branch is there: its tiles of the stage that does so. Kept from when all of x
 /// was read, so that nothing is read again.
 struct OwnTiles {
-  int first, grid, copy;
-  __device__ __forceinline__ explicit OwnTiles(const DecodeStage& s)
-      : first(static_cast<int>(blockIdx.x) - s.own_first_cta), grid(grid_size()), copy(s.own_copy) {
+  int first, grid;
+  int at, tile_bytes;  ///< of row 0 in decode_memory, looked up before they are wanted
+  __device__ __forceinline__ OwnTiles(const DecodeStage& s, const DecodeContext& ctx)
+      : first(static_cast<int>(blockIdx.x) - s.own_first_cta),
+        grid(grid_size()),
+        at(static_cast<int>(kept_in_register(static_cast<uint32_t>(ctx.own_place(s.own_copy, 0, 0))))),
+        tile_bytes(ctx.n_rows * kTileRows * 4) {
     if (first < 0) first += grid;
     if (s.own_first_cta < 0) first = INT32_MAX;
   }
   /// Which of them has value i of a row, or -1.
   __device__ __forceinline__ int find(int i) const {
-    for (int tile = first, k = 0; tile <= i / kTileRows; tile += grid, ++k)
-      if (tile == i / kTileRows) return k;
+    const int wanted = static_cast<int>(static_cast<unsigned>(i) / kTileRows);
+    for (int tile = first, k = 0; tile <= wanted; tile += grid, ++k)
+      if (tile == wanted) return k;
     return -1;
   }
-  /// Eight values of row m from i on, which tile k has.
-  __device__ __forceinline__ void keep(const DecodeContext& ctx, int k, int m, int i, float4 a, float4 b) const {
-    if (k < 0) return;
-    float4* to = reinterpret_cast<float4*>(ctx.own(copy, k, m) + i % kTileRows);
-    to[0] = a, to[1] = b;
-    if (!ctx.single) return;
-    to = reinterpret_cast<float4*>(ctx.x_save + static_cast<int64_t>(m) * ctx.dim + i);
-    to[0] = a, to[1] = b;
+  /// Where values of row 0 from i on are kept in decode_memory, those of others kTileRows apart; -1: nowhere.
+  __device__ __forceinline__ int place(int i) const {
+    const int k = find(i);
+    return k < 0 ? -1 : at + k * tile_bytes + (i & (kTileRows - 1)) * 4;
   }
 };
 
-/// Between launches of single stages those tiles lie in memory.
+/// Between launches of single stages x lies in memory.
+__device__ __forceinline__ void save_x(const DecodeContext& ctx, int m, int i, uint4 p, uint4 q) {
+  uint4* to = reinterpret_cast<uint4*>(ctx.x_save + static_cast<int64_t>(m) * ctx.dim + i);
+  to[0] = p, to[1] = q;
+}
 static __device__ __noinline__ void fetch_own(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
@@ -175,16 +191,11 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
   constexpr int kStep = kConsumers * 8;
   const int t = threadIdx.x, warp = t / 32, lane = t % 32, dim = ctx.dim, n_rows = ctx.n_rows, width = s.in_width;
   const int n_groups = (dim + 31) / 32;
-  const StreamSource source(s);
-  if (source.starts) {
-    load_embedding<M>(stage);
-  } else if (source.post_norm) {
-    reduce_branch(stage);
-  }
-  const bool scales = kActs == Acts::wide && s.form == ActForm::f16;
-  if (scales && (source.starts || ctx.single)) find_ahead<M>(stage);
+  const bool made = makes_x(s), scales = kActs == Acts::wide && s.form == ActForm::f16;
+  if (made) make_x<M>(stage);
+  if (scales && (s.starts != 0 || ctx.single)) find_ahead<M>(stage);
   const float* in = s.in;
-  const OwnTiles own(s);
+  const OwnTiles own(s, ctx);
   float squares[M] = {}, routed = 0;
   const RouterRow router(s.experts);
   if constexpr (kRoutes) router.fetch(s.experts, dim);
@@ -192,20 +203,33 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
     const int i = base + t * 8;
     const bool valid = i < dim;
     uint4 p[M] = {}, q[M] = {};
-#pragma unroll
-    for (int m = 0; m < M; ++m)
-      if (valid && !source.starts && m < n_rows)
-        p[m] = load_relaxed4(row_of<M>(in, m, width) + i), q[m] = load_relaxed4(row_of<M>(in, m, width) + i + 4);
+    const bool exchanged = valid && !made;
     float4 w0{}, w1{};  // of the norm
-    if (valid) w0 = load_constant4(s.norm + i), w1 = load_constant4(s.norm + i + 4);
-    const int kept = valid ? own.find(i) : -1;
+    const auto load_norm = [&] {
+      if (valid) w0 = load_constant4(s.norm + i), w1 = load_constant4(s.norm + i + 4);
+    };
+    if (M > 1) load_norm();  // before so many others
+    load_rows<M>(in + i, width, n_rows, exchanged, p, q);
+    if (M == 1) load_norm();
+    const int keep = valid ? own.place(i) : -1;
+    poll_rows<M>(in + i, width, n_rows, exchanged, p, q);
+    if (made && valid)
+#pragma unroll
+      for (int m = 0; m < M; ++m)
+        if (m < n_rows) load_shared_x<M>(s, m, i, p[m], q[m]);
+    if (keep >= 0)
+#pragma unroll
+      for (int m = 0; m < M; ++m)
+        if (m < n_rows) {
+          uint4* to = reinterpret_cast<uint4*>(decode_memory() + keep + m * kTileRows * 4);
+          to[0] = p[m], to[1] = q[m];
+          if (ctx.single) save_x(ctx, m, i, p[m], q[m]);
+        }
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       if (m >= n_rows) break;
-      float4 a{}, b{};
+      float4 a = as_floats(p[m]), b = as_floats(q[m]);
       if (valid) {
-        finish_x<M>(source, s, ctx, row_of<M>(in, m, width), m, i, p[m], q[m], a, b);
-        own.keep(ctx, kept, m, i, a, b);
         squares[m] += squares_of(a, b);
         a.x *= w0.x, a.y *= w0.y, a.z *= w0.z, a.w *= w0.w, b.x *= w1.x, b.y *= w1.y, b.z *= w1.z, b.w *= w1.w;
         if constexpr (kRoutes) {

@@ -34,49 +34,53 @@ __device__ __forceinline__ void hadamard_lanes(float4& a, float4& b, int block) 
   b = {v[4] * scale, v[5] * scale, v[6] * scale, v[7] * scale};
 }
 
-/// f32 values of the exchange (or of plain memory) into activations, eight to a thread.
-template <int M>
+/// f32 values of the exchange (or of plain memory) into activations, eight to a thread. What is rare comes before the
+/// loop over rows, which is all there is else.
+template <int M, Acts kActs>
 static __device__ __noinline__ void stage_vector(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
   constexpr int kStep = kConsumers * 8;
   const int t = threadIdx.x, cols = s.cols, n_groups = (cols + 31) / 32;
   const int n_rows = ctx.n_rows, width = s.in_width;
-  const bool exchanged = s.input != StageInput::plain, quantized = s.form == ActForm::int8;
-  const bool by_token = acts_by_token<M>(s);
+  const bool exchanged = s.input != StageInput::plain;
   const float* in = s.in;
   if (exchanged) scout_attention(s, in + (n_rows - 1) * width, cols);
   for (int base = 0; base < cols; base += kStep) {
     const int i = base + t * 8;
+    const bool valid = i < cols;
     uint4 p[M] = {}, q[M] = {};
+    load_rows<M>(in + i, width, n_rows, exchanged && valid, p, q);  // whole sixteens
+    poll_rows<M>(in + i, width, n_rows, exchanged && valid, p, q);
+    if (!exchanged && valid)
 #pragma unroll
-    for (int m = 0; m < M; ++m)
-      if (exchanged && i < cols && m < n_rows)  // whole sixteens
-        p[m] = load_relaxed4(row_of<M>(in, m, width) + i), q[m] = load_relaxed4(row_of<M>(in, m, width) + i + 4);
+      for (int m = 0; m < M; ++m)
+        if (m < n_rows) {
+          const float* from = row_of<M>(in, m, width) + i;
+          p[m] = as_words(load_plain(from, cols - i)), q[m] = as_words(load_plain(from + 4, cols - i - 4));
+        }
+    if (s.in_rotation > 1)
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        float4 a = as_floats(p[m]), b = as_floats(q[m]);
+        hadamard_lanes(a, b, s.in_rotation);
+        p[m] = as_words(a), q[m] = as_words(b);
+      }
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       if (m >= n_rows) break;
-      const float* from = row_of<M>(in, m, width) + i;
-      float4 a{}, b{};
-      if (i < cols && exchanged) {
-        poll_on(from, p[m], q[m]);
-        a = as_floats(p[m]), b = as_floats(q[m]);
-      } else if (i < cols) {
-        a = load_plain(from, cols - i), b = load_plain(from + 4, cols - i - 4);
-      }
-      if (s.in_rotation > 1) hadamard_lanes(a, b, s.in_rotation);
-      uint8_t* row = ctx.act_row(m);
-      if (by_token) {
-        TokenActs<M>(ctx.act, n_groups).put(m, i, a, b, i < cols);
-      } else if (quantized) {
-        put_int8(row, n_groups, i, a, b, i < cols);
-      } else if (i < cols) {
-        put_wide(s.form, row, i, a);
-        if (i + 4 < cols) put_wide(s.form, row, i + 4, b);
+      const float4 a = as_floats(p[m]), b = as_floats(q[m]);
+      if constexpr (kActs == Acts::tokens) {
+        TokenActs<M>(ctx.act, n_groups).put(m, i, a, b, valid);
+      } else if constexpr (kActs == Acts::rows) {
+        put_int8(ctx.act_row(m), n_groups, i, a, b, valid);
+      } else if (valid) {
+        put_wide(s.form, ctx.act_row(m), i, a);
+        if (i + 4 < cols) put_wide(s.form, ctx.act_row(m), i + 4, b);
       }
     }
   }
-  if (!quantized) {  // up to the 16 bytes that the last load of a row may take
+  if constexpr (kActs == Acts::wide) {  // up to the 16 bytes that the last load of a row may take
     const int size = s.form == ActForm::f32 ? 4 : 2, from = (cols + 3) / 4 * 4 * size,
               to = (cols * size + 15) / 16 * 16;
     for (int m = 0; m < ctx.n_rows; ++m)
@@ -84,9 +88,19 @@ static __device__ __noinline__ void stage_vector(uint32_t stage) {
   }
   consumer_sync();
 }
+template <int M>
+__device__ __forceinline__ void stage_any_vector(const DecodeStage& s, uint32_t stage) {
+  if (acts_by_token<M>(s)) {
+    stage_vector<M, Acts::tokens>(stage);
+  } else if (s.form == ActForm::int8) {
+    stage_vector<M, Acts::rows>(stage);
+  } else {
+    stage_vector<M, Acts::wide>(stage);
+  }
+}
 
 /// Groups of 16 that gate and up have quantised already, two to a thread, of all rows side by side.
-template <int M>
+template <int M, Acts kActs>
 static __device__ __noinline__ void stage_hidden_codes(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
@@ -98,40 +112,57 @@ static __device__ __noinline__ void stage_hidden_codes(uint32_t stage) {
     const int half = __dp4a(static_cast<int>(c.x), kOnes, __dp4a(static_cast<int>(c.y), kOnes, 0));
     return static_cast<float>(__dp4a(static_cast<int>(c.z), kOnes, __dp4a(static_cast<int>(c.w), kOnes, half)));
   };
-  const bool by_token = acts_by_token<M>(s);
   scout_soon(s, false);
-  for (int g = threadIdx.x; g < n_groups; g += kConsumers) {
+  for (int base = 0; base < n_groups; base += kConsumers) {  // whole warps, as in poll_rows
+    const int g = base + static_cast<int>(threadIdx.x);
     uint4 low[M] = {}, high[M] = {};
     uint2 both[M] = {};
-    const auto load = [&](int m) {
-      const uint8_t* from = row_of<M>(codes, m, cols) + g * 32;
-      low[m] = load_relaxed4(from), high[m] = load_relaxed4(from + 16);
-      both[m] = load_relaxed2(row_of<M>(scales, m, s.in_width) + 2 * g);
-    };
+    const auto load = [&] {
 #pragma unroll
-    for (int m = 0; m < M; ++m)
-      if (m < ctx.n_rows) load(m);
+      for (int m = 0; m < M; ++m) {
+        if (M > 1 && m >= ctx.n_rows) break;
+        const uint8_t* from = row_of<M>(codes, m, cols) + g * 32;
+        low[m] = load_relaxed4(from), high[m] = load_relaxed4(from + 16);
+        both[m] = load_relaxed2(row_of<M>(scales, m, s.in_width) + 2 * g);
+      }
+    };
+    const auto any = [&] {
+      bool empty = false;
+#pragma unroll
+      for (int m = 0; m < M; ++m)
+        empty = empty || any_empty(low[m], kEmptyCodes) || any_empty(high[m], kEmptyCodes) || both[m].x == kEmpty ||
+                both[m].y == kEmpty;
+      return empty;
+    };
+    uint32_t n = 0;
+    if (g < n_groups) load();
+    if constexpr (M == 1) {
+      while (any()) pause(n), load();
+      __syncwarp();
+    } else {
+      while (true) {
+        const bool empty = any();
+        if (!__any_sync(~0u, empty)) break;
+        pause(n);
+        if (empty) load();
+      }
+    }
+    if (g >= n_groups) break;
 #pragma unroll
     for (int m = 0; m < M; ++m) {
-      if (m >= ctx.n_rows) break;
-      uint32_t n = 0;
-      while (any_empty(low[m], kEmptyCodes) || any_empty(high[m], kEmptyCodes) || both[m].x == kEmpty ||
-             both[m].y == kEmpty) {
-        pause(n);
-        load(m);
-      }
-      uint8_t* row = ctx.act_row(m);
+      if (M > 1 && m >= ctx.n_rows) break;
       const float2 scale = make_float2(__uint_as_float(both[m].x), __uint_as_float(both[m].y));
-      if (by_token) {
+      if constexpr (kActs == Acts::tokens) {
         const TokenActs<M> to(ctx.act, n_groups);
         to.put_codes(m, g, 0, low[m], scale.x, sum(low[m]));
         to.put_codes(m, g, 1, high[m], scale.y, sum(high[m]));
-        continue;
+      } else {
+        uint8_t* row = ctx.act_row(m);
+        reinterpret_cast<uint4*>(row)[g] = low[m];
+        reinterpret_cast<uint4*>(row)[n_groups + g] = high[m];
+        reinterpret_cast<float2*>(row + n_groups * 32)[g] = scale;
+        reinterpret_cast<float2*>(row + n_groups * 40)[g] = make_float2(scale.x * sum(low[m]), scale.y * sum(high[m]));
       }
-      reinterpret_cast<uint4*>(row)[g] = low[m];
-      reinterpret_cast<uint4*>(row)[n_groups + g] = high[m];
-      reinterpret_cast<float2*>(row + n_groups * 32)[g] = scale;
-      reinterpret_cast<float2*>(row + n_groups * 40)[g] = make_float2(scale.x * sum(low[m]), scale.y * sum(high[m]));
     }
   }
   consumer_sync();
@@ -146,7 +177,8 @@ static __device__ __noinline__ void stage_hidden_pairs(uint32_t stage) {
   const int n = s.cols / 8, end = ctx.n_rows * n;
   const float* in = s.in;
   scout(in + (ctx.n_rows - 1) * s.in_width, s.cols / 2);
-  for (int first = threadIdx.x; first < end; first += kAtOnce * kConsumers) {
+  for (int base = 0; base < end; base += kAtOnce * kConsumers) {  // whole warps, as in poll_rows
+    const int first = base + static_cast<int>(threadIdx.x);
     uint4 v[kAtOnce] = {};
     const auto each = [&](const auto& f) {
 #pragma unroll
@@ -166,6 +198,7 @@ static __device__ __noinline__ void stage_hidden_pairs(uint32_t stage) {
       if (!empty) break;
       pause(tries);
     }
+    __syncwarp();
     each([&](uint4& x, int m, int i) { reinterpret_cast<uint4*>(ctx.act_row(m))[i] = x; });
   }
   consumer_sync();
@@ -190,11 +223,11 @@ static __device__ __noinline__ uint32_t experts_input(uint32_t stage) {
   if (decode_context().single && this_warp() == 0) make_choice(stage);  // again
   if (has_units(s)) {
     if (s.form == ActForm::int8) {
-      stage_hidden_codes<1>(stage);
+      stage_hidden_codes<1, Acts::rows>(stage);
     } else if (is_pair_form(s.form)) {
       stage_hidden_pairs<1>(stage);
     } else {
-      stage_vector<1>(stage);
+      stage_any_vector<1>(s, stage);
     }
   }
   return shared_address(&this_walk());
@@ -214,11 +247,11 @@ __device__ __forceinline__ uint32_t stage_input(const DecodeStage& s, uint32_t w
                                      : stage_residual<M, Acts::wide>(stage);
   } else if (has_units(s)) {
     if (s.input == StageInput::hidden && s.form == ActForm::int8) {
-      stage_hidden_codes<M>(stage);
+      acts_by_token<M>(s) ? stage_hidden_codes<M, Acts::tokens>(stage) : stage_hidden_codes<M, Acts::rows>(stage);
     } else if (s.input == StageInput::hidden && is_pair_form(s.form)) {
       stage_hidden_pairs<M>(stage);
     } else {
-      stage_vector<M>(stage);
+      stage_any_vector<M>(s, stage);
     }
     walk = shared_address(&this_walk());
   }

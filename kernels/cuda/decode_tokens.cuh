@@ -62,9 +62,11 @@ struct TokenActs {
     int total = __dp4a(static_cast<int>(low), kOnes, __dp4a(static_cast<int>(high), kOnes, 0));
     total += __shfl_xor_sync(~0u, total, 1);
     if (!valid) return;
-    const int group = i / 32, half = i / 16 % 2, first = i % 16 / 4;
+    const auto at = static_cast<unsigned>(i);  // divided without a thought for its sign
+    const int group = static_cast<int>(at / 32), half = static_cast<int>(at / 16 % 2),
+              first = static_cast<int>(at % 16 / 4);
     *quad(token, group, half, first) = low, *quad(token, group, half, first + 1) = high;
-    if (i % 16 != 0) return;
+    if (at % 16 != 0) return;
     const float scale_of = Int8Scale::shortened(s.scale);
     *scale(token, group, half) = scale_of;
     *sum(token, group, half) = scale_of * static_cast<float>(total);

@@ -76,6 +76,9 @@ __device__ __forceinline__ void poll_on(const float* p, uint4& v, uint4& w) {
 __device__ __forceinline__ float4 as_floats(uint4 v) {
   return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
 }
+__device__ __forceinline__ uint4 as_words(float4 v) {
+  return make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w));
+}
 /// Four floats, as soon as all are there.
 __device__ __forceinline__ float4 poll4(const float* p) {
   uint4 v = load_relaxed4(p);

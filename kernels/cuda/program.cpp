@@ -111,9 +111,10 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
   SharedPlan plan;
   int64_t act_row = 0, slot = 0, choice = 0;
   bool plain = false, some_codes = false;
-  const auto embedding = [](const DecodeStage& s) { return s.starts ? int64_t{s.cols} * 4 : 0; };  // behind its input
+  // Behind an input: x, where that is made in shared memory.
+  const auto shared_x = [](const DecodeStage& s) { return s.starts || s.post_norm ? int64_t{s.cols} * 4 : 0; };
   const auto row_bytes = [&](const DecodeStage& s) {
-    return align(act_bytes(s.form, s.cols), 16) + align(embedding(s), 16);
+    return align(act_bytes(s.form, s.cols), 16) + align(shared_x(s), 16);
   };
   for (const DecodeStage& s : stages) {
     if (s.kind == StageKind::attention) {
@@ -137,7 +138,7 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
   const int64_t own = align(2 * own_tiles * n_rows * kTileRows * 4, 128);
   const auto input_bytes = [&](const DecodeStage& s, int rows, bool by_token) -> int64_t {
     if (s.kind == StageKind::attention) return attention_area_bytes(s.attention.head_dim);
-    if (by_token && has_whole_codes(s)) return act_bytes(s.form, s.cols) * rows + embedding(s) * n_rows;
+    if (by_token && has_whole_codes(s)) return act_bytes(s.form, s.cols) * rows + shared_x(s) * n_rows;
     return act_row * (n_rows - 1) + row_bytes(s);
   };
   const auto sum_bytes = [&](const DecodeStage& s, int rows) -> int64_t {

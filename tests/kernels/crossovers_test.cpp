@@ -23,21 +23,18 @@ Possible possible(DType format) { return {!is_plain(format), true, is_plain(form
 }  // namespace
 
 TEST_CASE("crossovers: built in, quantised weights go by matvec, few and wide, plain ones by matvec and cuBLASLt") {
-  for (const bool wgmma : {false, true}) {
-    const CrossoverTable table({}, "NVIDIA H200", wgmma);
-    for (const DType format : all_formats()) {
-      INFO(format_name(format) << (wgmma ? " with wgmma" : ""));
-      for (int64_t m = 1; m <= 300; ++m) {
-        const Way way = choose_way(m, Act::automatic, possible(format), table.at(format));
-        const Way many = is_plain(format) || m > 128 ? Way::wide : Way::few;
-        REQUIRE(way == (m <= 2 ? Way::matvec : many));
-      }
-      const int64_t most = wgmma && is_plain(format) ? 3 : 4;
-      CHECK(table.program_most({format}) == most);
+  const CrossoverTable table({}, "NVIDIA H200");
+  for (const DType format : all_formats()) {
+    INFO(format_name(format));
+    for (int64_t m = 1; m <= 300; ++m) {
+      const Way way = choose_way(m, Act::automatic, possible(format), table.at(format));
+      const Way many = is_plain(format) || m > 128 ? Way::wide : Way::few;
+      REQUIRE(way == (m <= 2 ? Way::matvec : many));
     }
-    CHECK(table.few_least({DType::F16}) == 129);
-    CHECK(table.few_least({DType::F16, DType::Q4_K}) == 3);
+    CHECK(table.program_most({format}) == 4);
   }
+  CHECK(table.few_least({DType::F16}) == 129);
+  CHECK(table.few_least({DType::F16, DType::Q4_K}) == 3);
 }
 
 TEST_CASE("crossovers: what there is no kernel or room for is not chosen, whatever the numbers say") {
@@ -63,12 +60,12 @@ TEST_CASE("crossovers: those of another device or format change nothing, of seve
                                               {"NVIDIA H200", DType::Q4_K, {3, 7, 50}},
                                               {"NVIDIA H200", DType::Q4_K, {1, 8, 40}},
                                               {"", DType::Q6_K, {4, 129, 2}}};
-  const CrossoverTable h200(rows, "NVIDIA H200", true), other(rows, "NVIDIA L4", false);
+  const CrossoverTable h200(rows, "NVIDIA H200"), other(rows, "NVIDIA L4");
   CHECK(h200.at(DType::Q4_K) == Crossovers{1, 8, 40});
-  CHECK(other.at(DType::Q4_K) == built_in_crossovers(DType::Q4_K, false));
+  CHECK(other.at(DType::Q4_K) == built_in_crossovers(DType::Q4_K));
   CHECK(h200.at(DType::Q6_K) == Crossovers{4, 129, 2});
   CHECK(other.at(DType::Q6_K) == Crossovers{4, 129, 2});
-  CHECK(h200.at(DType::Q8_0) == built_in_crossovers(DType::Q8_0, true));
+  CHECK(h200.at(DType::Q8_0) == built_in_crossovers(DType::Q8_0));
   const Possible can{true, true, false};
   CHECK(choose_way(7, Act::automatic, can, h200.at(DType::Q4_K)) == Way::matvec);
   CHECK(choose_way(8, Act::automatic, can, h200.at(DType::Q4_K)) == Way::few);
@@ -76,7 +73,8 @@ TEST_CASE("crossovers: those of another device or format change nothing, of seve
 }
 
 TEST_CASE("crossovers: a step is one kernel as far as each of its quantised formats wants it") {
-  const CrossoverTable table({{"", DType::Q4_K, {4, 3, 129}}, {"", DType::Q6_K, {3, 3, 129}}}, "any", true);
+  const CrossoverTable table(
+      {{"", DType::Q4_K, {4, 3, 129}}, {"", DType::Q6_K, {3, 3, 129}}, {"", DType::F32, {3, 129, 3}}}, "any");
   CHECK(table.program_most({DType::Q4_K}) == 4);
   CHECK(table.program_most({DType::Q4_K, DType::Q6_K}) == 3);
   CHECK(table.program_most({DType::Q4_K, DType::F32}) == 4);  // a plain one among them has no say

@@ -188,7 +188,7 @@ TEST_CASE("no stage's input meets sums that are still to be read, unless it wait
           if (s.kind == StageKind::attention) return plan.act + attention_area_bytes(s.attention.head_dim);
           const bool by_token =
               plan.kernel_rows == kMaxDecodeRows && s.form == ActForm::int8 && dot_kernel_is_whole(s.w[0].kernel);
-          const int64_t bytes = act_bytes(s.form, s.cols), x = s.starts != 0 ? s.cols * 4 : 0;
+          const int64_t bytes = act_bytes(s.form, s.cols), x = s.starts != 0 || s.post_norm ? s.cols * 4 : 0;
           const int64_t all = by_token ? bytes * plan.kernel_rows + x * n : (n - 1) * plan.act_row_bytes + bytes + x;
           return plan.act + static_cast<int>(all);
         };
