@@ -38,7 +38,7 @@ static __device__ __noinline__ void load_embedding(uint32_t stage) {
 }
 
 /// Sums of squares of the last branch, where its norm is still to come.
-static __device__ __noinline__ void reduce_branch(uint32_t stage) {
+__device__ __forceinline__ void reduce_branch(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
   for (int m = 0; m < ctx.n_rows; ++m) {
@@ -66,9 +66,10 @@ __device__ __forceinline__ float4 load_constant4(const float* p) {
   return v;
 }
 
-/// The same rows with the branch added, each thread the values that it will want.
+/// x with that branch added, each thread the values that it will want.
 template <int M>
 static __device__ __noinline__ void add_branch(uint32_t stage) {
+  reduce_branch(stage);
   const DecodeStage& s = stage_at(stage);
   const DecodeContext& ctx = decode_context();
   for (int m = 0; m < ctx.n_rows; ++m) {
@@ -87,13 +88,7 @@ static __device__ __noinline__ void add_branch(uint32_t stage) {
 }
 
 /// Whether x comes from shared memory: of the embedding, or with a branch that had still to be normed.
-__device__ __forceinline__ bool makes_x(const DecodeStage& s) { return s.starts != 0 || s.post_norm; }
-template <int M>
-static __device__ __noinline__ void make_x(uint32_t stage) {
-  if (stage_at(stage).starts != 0) return load_embedding<M>(stage);
-  reduce_branch(stage);
-  add_branch<M>(stage);
-}
+__device__ __forceinline__ bool makes_x(const DecodeStage& s) { return s.x_source != XSource::exchange; }
 /// Eight values of row m of it, from i on.
 template <int M>
 __device__ __forceinline__ void load_shared_x(const DecodeStage& s, int m, int i, uint4& p, uint4& q) {
@@ -135,11 +130,11 @@ static __device__ __noinline__ void find_ahead(uint32_t stage) {
 /// was read, so that nothing is read again.
 struct OwnTiles {
   int first, grid;
-  int at, tile_bytes;  ///< of row 0 in decode_memory, looked up before they are wanted
+  int at, tile_bytes;  ///< of row 0 in decode_memory
   __device__ __forceinline__ OwnTiles(const DecodeStage& s, const DecodeContext& ctx)
       : first(static_cast<int>(blockIdx.x) - s.own_first_cta),
         grid(grid_size()),
-        at(static_cast<int>(kept_in_register(static_cast<uint32_t>(ctx.own_place(s.own_copy, 0, 0))))),
+        at(ctx.own_place(s.own_copy, 0, 0)),
         tile_bytes(ctx.n_rows * kTileRows * 4) {
     if (first < 0) first += grid;
     if (s.own_first_cta < 0) first = INT32_MAX;
@@ -192,10 +187,9 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
   const int t = threadIdx.x, warp = t / 32, lane = t % 32, dim = ctx.dim, n_rows = ctx.n_rows, width = s.in_width;
   const int n_groups = (dim + 31) / 32;
   const bool made = makes_x(s), scales = kActs == Acts::wide && s.form == ActForm::f16;
-  if (made) make_x<M>(stage);
-  if (scales && (s.starts != 0 || ctx.single)) find_ahead<M>(stage);
+  if (made) s.x_source == XSource::embedding ? load_embedding<M>(stage) : add_branch<M>(stage);
+  if (scales && (s.x_source == XSource::embedding || ctx.single)) find_ahead<M>(stage);
   const float* in = s.in;
-  const OwnTiles own(s, ctx);
   float squares[M] = {}, routed = 0;
   const RouterRow router(s.experts);
   if constexpr (kRoutes) router.fetch(s.experts, dim);
@@ -211,7 +205,7 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
     if (M > 1) load_norm();  // before so many others
     load_rows<M>(in + i, width, n_rows, exchanged, p, q);
     if (M == 1) load_norm();
-    const int keep = valid ? own.place(i) : -1;
+    const int keep = valid ? OwnTiles(s, ctx).place(i) : -1;  // worked out while x is on its way
     poll_rows<M>(in + i, width, n_rows, exchanged, p, q);
     if (made && valid)
 #pragma unroll

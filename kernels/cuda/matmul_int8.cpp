@@ -83,6 +83,14 @@ Int8Launch pair_launch(const MmaArgs& first, const MmaArgs& second, const WgmmaL
 
 }  // namespace
 
+bool int8_halves(DType format) {
+  bool halves = false;
+  visit_gpu_format(format, [&]<class F>() {
+    if constexpr (F::block > 1) halves = kHalves<F> == 2;
+  });
+  return halves;
+}
+
 bool int8_takes(int64_t m, const Tensor& w, bool gated, const WgmmaLimits& limits) {
   if (m > kInt8Tokens || !wgmma_takes(m, w) || !int8_knows(w.dtype)) return false;
   const auto n_tiles = static_cast<int>((w.rows() + kTileRows - 1) / kTileRows);

@@ -112,7 +112,7 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
   int64_t act_row = 0, slot = 0, choice = 0;
   bool plain = false, some_codes = false;
   // Behind an input: x, where that is made in shared memory.
-  const auto shared_x = [](const DecodeStage& s) { return s.starts || s.post_norm ? int64_t{s.cols} * 4 : 0; };
+  const auto shared_x = [](const DecodeStage& s) { return s.x_source == XSource::exchange ? 0 : int64_t{s.cols} * 4; };
   const auto row_bytes = [&](const DecodeStage& s) {
     return align(act_bytes(s.form, s.cols), 16) + align(shared_x(s), 16);
   };
@@ -251,7 +251,7 @@ std::vector<DecodeStage> Program::placed(uint8_t* base, uint32_t parity) const {
                    out = (parity + static_cast<uint32_t>(s.out_layer)) & 1;
     const bool hidden_in = s.input == StageInput::hidden, hidden_out = s.output == StageOutput::hidden;
     const bool exchanged_in = s.kind == StageKind::attention || s.input == StageInput::vector || hidden_in ||
-                              (s.input == StageInput::residual && !s.starts);
+                              (s.input == StageInput::residual && s.x_source != XSource::embedding);
     if (exchanged_in) copy(s.in, int64_t{n_rows} * s.in_width, in);
     if (hidden_in && s.form == ActForm::int8) copy(s.in_codes, int64_t{n_rows} * s.cols, in);
     if (s.output != StageOutput::logits && s.output != StageOutput::plain)
@@ -330,7 +330,7 @@ void Recorder::residual_input(DecodeStage& s, const Tensor& norm, float eps, int
   s.eps = eps;
   s.own_copy = own_copy;
   if (!stream_.values) {
-    s.starts = 1;
+    s.x_source = XSource::embedding;
     s.embedding = {embed_.table.as<uint8_t>(), embed_.ids.as<int32_t>(), static_cast<int32_t>(embed_.table.dtype),
                    embed_.scale, row_bytes(embed_.table.dtype, dim_)};
     return;
@@ -339,6 +339,7 @@ void Recorder::residual_input(DecodeStage& s, const Tensor& norm, float eps, int
   s.in_layer = stream_.layer;
   s.in_width = narrow(stream_.width);
   s.post_norm = stream_.post_norm ? stream_.post_norm.as<float>() : nullptr;
+  if (s.post_norm) s.x_source = XSource::branch;
   s.post_eps = stream_.post_eps, s.post_scale = stream_.scale;
 }
 

@@ -55,6 +55,12 @@ enum class StageInput : int32_t {
   hidden,    ///< activated gate * up: int8 groups of 16, pairs of 16 bits in a word, or f32
   plain,     ///< f32 in global memory, all there
 };
+/// Where x of a residual input comes from.
+enum class XSource : int32_t {
+  exchange,   ///< as it is
+  embedding,  ///< of the step's tokens
+  branch,     ///< the exchange, and beside it the last branch, whose norm and sum are still to be made
+};
 enum class StageOutput : int32_t {
   vector,    ///< f32 in the exchange
   residual,  ///< x + scale * result in the exchange; where the result is to be normed first: x, then the result
@@ -162,10 +168,10 @@ struct alignas(16) DecodeStage {
   float *soon = nullptr, *soon_other = nullptr;
   int32_t n_soon = 0;
   int32_t in_rotation = 1;  ///< of the input, to be taken back: of attention's values
-  // residual input, where post_norm is given [rows][2 * dim]: x without the last branch, then that branch
+  // residual input, of XSource::branch [rows][2 * dim]: x without the last branch, then that branch
   const float *norm = nullptr, *post_norm = nullptr;
   float eps = 0, post_eps = 0, post_scale = 1;
-  int32_t starts = 0;  ///< from the embedding
+  XSource x_source = XSource::exchange;
   EmbeddingArg embedding;
   // residual output, and the residual input before it: whose rows of x each CTA keeps
   float residual_scale = 1;

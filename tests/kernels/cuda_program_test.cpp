@@ -188,7 +188,7 @@ TEST_CASE("no stage's input meets sums that are still to be read, unless it wait
           if (s.kind == StageKind::attention) return plan.act + attention_area_bytes(s.attention.head_dim);
           const bool by_token =
               plan.kernel_rows == kMaxDecodeRows && s.form == ActForm::int8 && dot_kernel_is_whole(s.w[0].kernel);
-          const int64_t bytes = act_bytes(s.form, s.cols), x = s.starts != 0 || s.post_norm ? s.cols * 4 : 0;
+          const int64_t bytes = act_bytes(s.form, s.cols), x = s.x_source == XSource::exchange ? 0 : s.cols * 4;
           const int64_t all = by_token ? bytes * plan.kernel_rows + x * n : (n - 1) * plan.act_row_bytes + bytes + x;
           return plan.act + static_cast<int>(all);
         };
@@ -315,10 +315,11 @@ TEST_CASE("where what is added is to be normed first, x and the branch travel si
     CHECK((s[2].out_width == 2 * kDim && s[4].out_width == 2 * kDim));
     CHECK((s[3].in_width == 2 * kDim && s[3].post_norm != nullptr));
     CHECK((s[5].in_width == 2 * kDim && s[5].post_norm != nullptr));  // the next layer's, or the logits'
+    CHECK((s[3].x_source == XSource::branch && s[5].x_source == XSource::branch));
   }
-  CHECK((program->stages[0].starts != 0 && program->stages[0].post_norm == nullptr));
+  CHECK((program->stages[0].x_source == XSource::embedding && program->stages[0].post_norm == nullptr));
   const auto without = two_layers(DType::Q4_K, 1, 132);
-  CHECK((without->stages[2].out_width == kDim && without->stages[3].post_norm == nullptr));
+  CHECK((without->stages[2].out_width == kDim && without->stages[3].x_source == XSource::exchange));
   Recorder mixed(limits_of(132));
   record(mixed, DType::Q4_K, 1, {}, {true, false});
   CHECK(!mixed.finish());
