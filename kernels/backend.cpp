@@ -1,8 +1,38 @@
-// The default bodies of the stages: the primitives of ops.cpp's steps(), in order. A backend that fuses a stage must
-// give the same numbers as these few lines do.
+// Default bodies: of the stages, the primitives of ops.cpp's steps(), in order, whose numbers a backend that fuses a
+// stage must give; of loading, weights that are made before they are packed.
 #include "kernels/backend.h"
 
+#include <atomic>
+#include <memory>
+
+#include "kernels/cpu/memory.h"
+#include "quant/formats.h"
+
 namespace infer {
+namespace {
+
+/// Memory of this thread, which keeps it until it ends: those that load weights do so with loading.
+std::byte* scratch(size_t bytes) {
+  thread_local std::shared_ptr<void> memory;
+  thread_local size_t size = 0;
+  if (bytes > size) {
+    memory.reset();
+    memory = cpu::map_memory(bytes, std::make_shared<std::atomic<int64_t>>(0));
+    size = bytes;
+  }
+  return static_cast<std::byte*>(memory.get());
+}
+
+}  // namespace
+
+Tensor Backend::pack_made(const Tensor& host, WeightRole role, void* dst, const MakeRows& make) const {
+  const int64_t rows = host.n_elements() / host.cols();
+  Tensor made = host;
+  std::byte* const memory = scratch(static_cast<size_t>(tensor_bytes(host.dtype, rows, host.cols())));
+  make(0, rows, memory);
+  made.data = memory;
+  return pack(made, role, dst);
+}
 
 void Backend::attn_in(const AttnInArgs& args) {
   const AttnInSteps s = steps(args);

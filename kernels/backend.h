@@ -14,6 +14,7 @@
 
 #include "infer/error.h"
 #include "kernels/crossovers.h"
+#include "kernels/make_rows.h"
 #include "kernels/ops.h"
 
 namespace infer {
@@ -125,6 +126,8 @@ class Backend {
   /// Brings a weight (host memory, layout 0) into this backend's form at `dst`. Deterministic, and the same for every
   /// instance of a backend in one process: engines share a model's weights. Thread-safe.
   virtual Tensor pack(const Tensor& host, WeightRole role, void* dst) const = 0;
+  /// The same of a weight that does not lie in memory yet: `host` has no data, `make` writes its rows.
+  virtual Tensor pack_made(const Tensor& host, WeightRole role, void* dst, const MakeRows& make) const;
 
   // Primitives.
   virtual void embed(const EmbedArgs&) = 0;

@@ -40,6 +40,9 @@ class ObservedBackend final : public Backend {
   std::optional<size_t> memory_left() const override { return inner_->memory_left(); }
   size_t packed_bytes(const Tensor& host, WeightRole role) const override { return inner_->packed_bytes(host, role); }
   Tensor pack(const Tensor& host, WeightRole role, void* dst) const override { return inner_->pack(host, role, dst); }
+  Tensor pack_made(const Tensor& host, WeightRole role, void* dst, const MakeRows& make) const override {
+    return inner_->pack_made(host, role, dst, make);
+  }
 
   void embed(const EmbedArgs& args) override { inner_->embed(args); }
   void norm(const NormArgs& args) override { inner_->norm(args); }

@@ -95,6 +95,9 @@ class TimedBackend final : public Backend {
   std::optional<size_t> memory_left() const override { return inner_->memory_left(); }
   size_t packed_bytes(const Tensor& host, WeightRole role) const override { return inner_->packed_bytes(host, role); }
   Tensor pack(const Tensor& host, WeightRole role, void* dst) const override { return inner_->pack(host, role, dst); }
+  Tensor pack_made(const Tensor& host, WeightRole role, void* dst, const MakeRows& make) const override {
+    return inner_->pack_made(host, role, dst, make);
+  }
   size_t cache_bytes() const override { return inner_->cache_bytes(); }
   std::vector<FormatCrossovers> crossovers() const override { return inner_->crossovers(); }
 

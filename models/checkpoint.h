@@ -17,13 +17,10 @@
 #include <vector>
 
 #include "infer/error.h"
+#include "kernels/make_rows.h"
 #include "quant/dtype.h"
 
 namespace infer {
-
-/// Writes rows [first, first + n) of a tensor one after another, rows being counted over all dimensions but the last.
-/// May be called by several threads at once.
-using MakeRows = std::function<void(int64_t first, int64_t n, std::byte* to)>;
 
 /// A tensor in host memory (usually mapped from the file). `dims` are row-major, outermost first: [rows, columns].
 struct HostTensor {

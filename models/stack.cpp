@@ -1,29 +1,9 @@
 // See stack.h. A backend packs a stack matrix by matrix at equal strides, which is what makes this possible.
 #include "models/stack.h"
 
-#include <atomic>
-#include <memory>
-
-#include "kernels/cpu/memory.h"
 #include "quant/formats.h"
 
 namespace infer {
-namespace {
-
-/// Memory of this thread, which keeps it until it ends: the threads of load_weights() do so with loading.
-std::byte* scratch(size_t bytes) {
-  thread_local std::shared_ptr<void> memory;
-  thread_local size_t size = 0;
-  if (bytes > size) {
-    memory.reset();
-    memory = cpu::map_memory(bytes, std::make_shared<std::atomic<int64_t>>(0));
-    size = bytes;
-  }
-  return static_cast<std::byte*>(memory.get());
-}
-
-}  // namespace
-
 bool in_one_piece(const HostTensor& source) { return source.parts.empty() && !source.make; }
 
 size_t host_bytes(const Tensor& host) {
@@ -57,14 +37,17 @@ Tensor pack_tensor(const BoundTensor& tensor, const Backend& backend, void* dst)
   const int64_t n = stack ? host.dims[0] : 1, slice_rows = rows / n;
   const size_t stride = packed_bytes(tensor, backend) / static_cast<size_t>(n);
   for (int64_t i = 0; i < n; ++i) {
+    char* const to = static_cast<char*>(dst) + static_cast<size_t>(i) * stride;
+    Tensor packed;
     if (source.make) {
-      std::byte* const made = scratch(host_bytes(slice));
-      source.make(tensor.first_row + i * slice_rows, slice_rows, made);
-      slice.data = made;
+      const int64_t skipped = tensor.first_row + i * slice_rows;
+      packed = backend.pack_made(slice, tensor.role, to, [&](int64_t first, int64_t n_made, std::byte* made) {
+        source.make(skipped + first, n_made, made);
+      });
     } else {
       slice.data = const_cast<std::byte*>(source.parts[static_cast<size_t>(i)]);  // a view; nobody writes through it
+      packed = backend.pack(slice, tensor.role, to);
     }
-    const Tensor packed = backend.pack(slice, tensor.role, static_cast<char*>(dst) + static_cast<size_t>(i) * stride);
     out.dtype = packed.dtype;
     out.layout = packed.layout;
   }

@@ -1,7 +1,7 @@
 // Weights that do not lie in one piece in host memory: those whose slices lie apart (HostTensor::parts), and those that
 // are yet to be made (HostTensor::make). They are packed slice by slice to where the backend would have put them had
 // they lain together, so that nobody has to bring them together first; what is made is made beside the uploads of other
-// threads, and in the same memory again and again.
+// threads.
 #pragma once
 
 #include "kernels/backend.h"

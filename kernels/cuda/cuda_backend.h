@@ -71,6 +71,7 @@ class CudaBackend : public Backend {
 
   size_t packed_bytes(const Tensor& host, WeightRole role) const override;
   Tensor pack(const Tensor& host, WeightRole role, void* dst) const override;
+  Tensor pack_made(const Tensor& host, WeightRole role, void* dst, const MakeRows& make) const override;
 
   void embed(const EmbedArgs&) override;
   void norm(const NormArgs&) override;
@@ -125,6 +126,7 @@ class CudaBackend : public Backend {
   void store_heads();
 
  private:
+  Tensor pack_from(const Tensor& host, WeightRole role, void* dst, const MakeRows* make) const;
   struct Recorded {
     std::unique_ptr<Program> program;  ///< a step of one token per sequence; else captured, or call by call
     GraphExec graph[2];                ///< of the program's stages by the parity of its layers, or of the calls (first)

@@ -51,16 +51,34 @@ void map_pages(const char* data, size_t bytes) {
 #endif
 }
 
-/// Copies host bytes to the device part by part; `place` enqueues what is to be done with a part.
+/// Where the bytes of a weight come from: memory, or what makes its rows from `first_row` on.
+struct HostBytes {
+  const char* data = nullptr;
+  const MakeRows* make = nullptr;
+  int64_t first_row = 0;
+  size_t row_bytes = 1;
+
+  /// n of them from `at` on; whole rows of what is made.
+  void write(char* to, size_t at, size_t n) const {
+    if (make) {
+      (*make)(first_row + static_cast<int64_t>(at / row_bytes), static_cast<int64_t>(n / row_bytes),
+              reinterpret_cast<std::byte*>(to));
+    } else {
+      map_pages(data + at, n);
+      std::memcpy(to, data + at, n);
+    }
+  }
+};
+
+/// Brings bytes to the device part by part; `place` enqueues what is to be done with a part.
 template <class Place>
-void send(Lane& lane, const char* data, size_t bytes, size_t part_bytes, Place place) {
+void send(Lane& lane, const HostBytes& from, size_t bytes, size_t part_bytes, Place place) {
   for (size_t at = 0; at < bytes; at += part_bytes) {
     Lane::Half& half = lane.halves[lane.next];
     lane.next ^= 1;
     const size_t n = std::min(part_bytes, bytes - at);
     half.pinned.reclaim();  // what has read the pinned half has read the device's too: both are of one stream
-    map_pages(data + at, n);
-    std::memcpy(half.pinned.data(), data + at, n);
+    from.write(half.pinned.data(), at, n);
     place(half, at, n);
     half.pinned.in_use_until(lane.stream.get());
   }
@@ -70,13 +88,16 @@ void copy(void* dst, const void* pinned, size_t bytes, cudaStream_t stream) {
   check(cudaMemcpyAsync(dst, pinned, bytes, cudaMemcpyHostToDevice, stream), "load weights");
 }
 
-void pack_matrix(Lane& lane, const Tensor& host, const Tensor& packed) {
+Error too_long(size_t row_bytes, size_t most) {
+  return {ErrorKind::bad_file, "weights", "rows too long for the cuda backend", std::to_string(row_bytes) + " bytes",
+          "at most " + std::to_string(most)};
+}
+
+void pack_matrix(Lane& lane, const Tensor& host, const HostBytes& from, const Tensor& packed) {
   const auto row = static_cast<size_t>(row_bytes(host.dtype, host.cols()));
   const size_t rows_at_a_time = Lane::kPartBytes / row / kTileRows * kTileRows;
-  if (rows_at_a_time == 0)
-    throw Error(ErrorKind::bad_file, "weights", "rows too long for the cuda backend", std::to_string(row) + " bytes",
-                "at most " + std::to_string(Lane::kPartBytes / kTileRows));
-  send(lane, host.as<char>(), row * static_cast<size_t>(host.rows()), rows_at_a_time * row,
+  if (rows_at_a_time == 0) throw too_long(row, Lane::kPartBytes / kTileRows);
+  send(lane, from, row * static_cast<size_t>(host.rows()), rows_at_a_time * row,
        [&](Lane::Half& half, size_t at, size_t n) {
          copy(half.device.data(), half.pinned.data(), n, lane.stream.get());
          pack_rows(host.dtype, half.device.data(), static_cast<int64_t>(at / row), static_cast<int64_t>(n / row),
@@ -89,7 +110,7 @@ void pack_vector(Lane& lane, const Tensor& host, void* dst) {
   std::vector<float> values(static_cast<size_t>(host.n_elements()));
   if (!decode_row(host.dtype, host.data, values.data(), host.n_elements()))
     throw Error(ErrorKind::bad_file, "weights", "cannot be decoded to f32", format_name(host.dtype));
-  send(lane, reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float), Lane::kPartBytes,
+  send(lane, {reinterpret_cast<const char*>(values.data())}, values.size() * sizeof(float), Lane::kPartBytes,
        [&](Lane::Half& half, size_t at, size_t n) {
          copy(static_cast<char*>(dst) + at, half.pinned.data(), n, lane.stream.get());
        });
@@ -151,7 +172,7 @@ std::string CudaBackend::describe() const {
   return text;
 }
 
-int CudaBackend::n_threads() const { return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 8); }
+int CudaBackend::n_threads() const { return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 16); }
 
 void CudaBackend::use_device() const {
   watch_.require_alive();
@@ -226,26 +247,40 @@ std::optional<size_t> CudaBackend::memory_left() const {
 size_t CudaBackend::packed_bytes(const Tensor& host, WeightRole role) const { return cuda::packed_bytes(host, role); }
 
 Tensor CudaBackend::pack(const Tensor& host, WeightRole role, void* dst) const {
+  return pack_from(host, role, dst, nullptr);
+}
+Tensor CudaBackend::pack_made(const Tensor& host, WeightRole role, void* dst, const MakeRows& make) const {
+  if (role == WeightRole::vector) return Backend::pack_made(host, role, dst, make);
+  return pack_from(host, role, dst, &make);
+}
+
+/// make: null where the host has the numbers.
+Tensor CudaBackend::pack_from(const Tensor& host, WeightRole role, void* dst, const MakeRows* make) const {
   use_device();
   const LanePool::Lease lane = staging_->lanes.take();
   check(cudaStreamWaitEvent(lane->stream.get(), staging_->zeroed.get(), 0), "load weights");
   Tensor packed = host;
   packed.data = dst;
+  const auto row = static_cast<size_t>(row_bytes(host.dtype, host.cols()));
+  const HostBytes from{host.as<char>(), make, 0, row};
   switch (role) {
     case WeightRole::matrix:
     case WeightRole::fine_matrix:
       packed.layout = packed_layout(host.dtype);
       if (host.n_dims == 3) {
-        const int64_t from = tensor_bytes(host.dtype, host.dims[1], host.dims[2]),
-                      to = packed_matrix_bytes(host.dtype, host.dims[1], host.dims[2]);
-        for (int64_t i = 0; i < host.dims[0]; ++i)
-          pack_matrix(*lane, matrix_of(host, i, from), matrix_of(packed, i, to));
+        const int64_t rows = host.dims[1], from_bytes = tensor_bytes(host.dtype, rows, host.dims[2]),
+                      to_bytes = packed_matrix_bytes(host.dtype, rows, host.dims[2]);
+        for (int64_t i = 0; i < host.dims[0]; ++i) {
+          const HostBytes of_matrix{make ? nullptr : host.as<char>() + i * from_bytes, make, i * rows, row};
+          pack_matrix(*lane, matrix_of(host, i, 0), of_matrix, matrix_of(packed, i, to_bytes));
+        }
       } else {
-        pack_matrix(*lane, host, packed);
+        pack_matrix(*lane, host, from, packed);
       }
       break;
     case WeightRole::embedding:
-      send(*lane, host.as<char>(), cuda::packed_bytes(host, role), Lane::kPartBytes,
+      if (make && row > Lane::kPartBytes) throw too_long(row, Lane::kPartBytes);
+      send(*lane, from, cuda::packed_bytes(host, role), make ? Lane::kPartBytes / row * row : Lane::kPartBytes,
            [&](Lane::Half& half, size_t at, size_t n) {
              copy(static_cast<char*>(dst) + at, half.pinned.data(), n, lane->stream.get());
            });

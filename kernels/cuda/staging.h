@@ -82,7 +82,7 @@ class UploadRing {
 /// What one thread loads with: its own stream, and two parts of pinned memory with room for as much on the device, so
 /// that the host fills one while the other travels and is packed.
 struct Lane {
-  static constexpr size_t kPartBytes = size_t{8} << 20;
+  static constexpr size_t kPartBytes = size_t{4} << 20;
   Lane();
   struct Half {
     PinnedPart pinned{kPartBytes};
