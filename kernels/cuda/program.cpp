@@ -1,40 +1,23 @@
-// From calls of the backend seam to a program of stages: shapes are checked, units dealt to CTAs, exchange buffers and
-// shared memory laid out. No CUDA call is made here.
+// From calls of the backend seam to a program of stages: shapes are checked, units dealt to CTAs, exchange buffers laid
+// out (shared memory: program_plan.cpp). No CUDA call is made here.
 #include "kernels/cuda/program.h"
 
 #include <algorithm>
 
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/cache_pairs.h"
+#include "kernels/cuda/integers.h"
 #include "kernels/cuda/packed.h"
 #include "kernels/kv_format.h"
 
 namespace infer::cuda {
 namespace {
 
-constexpr int64_t kPlainSlotBytes = 16384;
-// Bytes that a CTA has asked for and not yet got: what arrives in so many microseconds. Less starves the ring, more
-// makes everything else in the memory system wait longer. (H100: 40 KB was best, H200: 55.)
-constexpr double kInFlightQuantized = 1.6, kInFlightPlain = 1.5;
-
-int32_t narrow(int64_t n) { return static_cast<int32_t>(n); }
-int64_t align(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-int64_t slot_bytes(const MatrixArg& w) { return w.is_plain ? kPlainSlotBytes : w.chunk_bytes; }
-
-/// Chunks of plain_rows(kernel_rows) rows each: whole ones, or pieces that fill a slot. `joined` rows lie side by side.
-void shape_plain(MatrixArg& m, int kernel_rows, int32_t joined) {
-  const int64_t row = m.tile_bytes * joined, piece = std::min(kPlainSlotBytes / plain_rows(kernel_rows), row);
-  const int64_t n_pieces = (row + piece - 1) / piece;
-  m.chunk_bytes = narrow(piece);
-  m.n_chunks = narrow(n_pieces * n_teams(kernel_rows));
-  m.last_bytes = narrow(row - (n_pieces - 1) * piece);
-}
-
 /// A matrix of one expert to that of several, whose columns lie side by side. Pieces of chunks are all alike, so a
 /// chunk may begin with those of one expert and end with those of another; n_chunks is 0 where a row ends within one.
 void join_columns(MatrixArg& m, DType dtype, int32_t n) {
   m.cols *= n;
-  if (m.is_plain) return;  // see shape_plain
+  if (m.is_plain) return;  // plan_shared() settles their chunks
   visit_gpu_format(dtype, [&]<class F>() {
     if constexpr (F::block > 1) {
       constexpr int kChunk = Packed<F>::chunk_groups;
@@ -46,13 +29,6 @@ void join_columns(MatrixArg& m, DType dtype, int32_t n) {
       m.last_bytes = narrow(bytes - static_cast<int64_t>(m.n_chunks - 1) * m.chunk_bytes);
     }
   });
-}
-
-/// Whether activations of several tokens may lie by token: where all chunks of all matrices are whole.
-bool has_whole_codes(const DecodeStage& s) {
-  bool whole = s.form == ActForm::int8;
-  for (int i = 0; i < s.n_matrices; ++i) whole = whole && dot_kernel_is_whole(s.w[i].kernel);
-  return whole;
 }
 
 template <class... F>
@@ -104,101 +80,6 @@ std::optional<MatrixArg> matrix_arg(const Tensor& w, const Tensor& bias) {
   });
   if (!known) return std::nullopt;
   return m;
-}
-
-SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim, int n_ctas,
-                       const ProgramLimits& limits) {
-  SharedPlan plan;
-  int64_t act_row = 0, slot = 0, choice = 0;
-  bool plain = false, some_codes = false;
-  // Behind an input: x, where that is made in shared memory.
-  const auto shared_x = [](const DecodeStage& s) { return s.x_source == XSource::exchange ? 0 : int64_t{s.cols} * 4; };
-  const auto row_bytes = [&](const DecodeStage& s) {
-    return align(act_bytes(s.form, s.cols), 16) + align(shared_x(s), 16);
-  };
-  for (const DecodeStage& s : stages) {
-    if (s.kind == StageKind::attention) {
-      if (s.attention.q_spans || s.attention.k_spans)
-        plan.experts = true, choice = std::max<int64_t>(choice, kChoiceBytes);
-      const int64_t pair_bytes = int64_t{s.attention.k_page_bytes} + s.attention.v_page_bytes;
-      slot = std::max<int64_t>(slot, pair_bytes * s.attention.chunk_keys / kPageTokens);
-      continue;
-    }
-    act_row = std::max(act_row, row_bytes(s));
-    some_codes = some_codes || has_whole_codes(s);
-    if (s.n_active > 0)
-      plan.experts = true, choice = std::max(choice, kChoiceBytes + align(s.experts.router_row_bytes, 128));
-    for (int i = 0; i < s.n_matrices; ++i) {
-      slot = std::max<int64_t>(slot, slot_bytes(s.w[i]));
-      plain = plain || s.w[i].is_plain;
-    }
-  }
-  slot = align(std::max<int64_t>(slot, 128), 128);
-  const int64_t own_tiles = (dim + int64_t{kTileRows} * n_ctas - 1) / (int64_t{kTileRows} * n_ctas);
-  const int64_t own = align(2 * own_tiles * n_rows * kTileRows * 4, 128);
-  const auto input_bytes = [&](const DecodeStage& s, int rows, bool by_token) -> int64_t {
-    if (s.kind == StageKind::attention) return attention_area_bytes(s.attention.head_dim);
-    if (by_token && has_whole_codes(s)) return act_bytes(s.form, s.cols) * rows + shared_x(s) * n_rows;
-    return act_row * (n_rows - 1) + row_bytes(s);
-  };
-  const auto sum_bytes = [&](const DecodeStage& s, int rows) -> int64_t {
-    if (s.kind == StageKind::attention) return 0;
-    const int64_t tiles = int64_t{(s.n_units + n_ctas - 1) / n_ctas} * s.n_parts;
-    return std::min<int64_t>(tiles, kept_tiles(rows, s.n_parts)) * kWarps * rows * kTileRows * 4;
-  };
-  // Whether all CTAs have a barrier in a stage, after which nobody reads sums of stages before.
-  const auto parts_them = [&](const DecodeStage& s) {
-    return s.kind == StageKind::product && (s.input == StageInput::residual || s.n_units >= n_ctas || s.waits);
-  };
-  // Inputs lie at the beginning of what is behind the ring, sums at its end. Some warps still read those of a stage
-  // when others bring the next one's input; where these would meet, the instance for most rows waits.
-  const auto lay_out = [&](int rows, bool by_token) {
-    int64_t area = 0;
-    const auto visit = [&](const auto& f) {
-      int64_t late = 0;  // sums that may still be read
-      for (DecodeStage& s : stages) {
-        const int64_t sums = sum_bytes(s, rows);
-        f(s, align(input_bytes(s, rows, by_token), 128), sums, late);
-        late = parts_them(s) ? sums : std::max(late, sums);
-      }
-    };
-    const auto may_wait = [&](const DecodeStage& s) { return rows == kMaxDecodeRows && s.kind == StageKind::product; };
-    visit([&](DecodeStage& s, int64_t input, int64_t sums, int64_t late) {
-      s.waits = false;
-      area = std::max({area, input + sums, may_wait(s) ? 0 : input + late});
-    });
-    visit([&](DecodeStage& s, int64_t input, int64_t, int64_t late) { s.waits = may_wait(s) && input + late > area; });
-    return area;
-  };
-  // A number of slots that teams divide: then a slot serves one team only, whose warps see every phase of its barrier.
-  const auto try_rows = [&](int rows, bool by_token) {
-    const int64_t area = lay_out(rows, by_token), ring = limits.shared_bytes - area - own - align(choice, 128);
-    plan.kernel_rows = rows;
-    plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots) / n_teams(rows) * n_teams(rows));
-    plan.own = narrow(plan.n_slots * slot);
-    plan.choice = plan.own + narrow(own);
-    plan.act = plan.choice + narrow(align(choice, 128));
-    plan.total = plan.act + narrow(area);
-  };
-  // Where one row leaves too few for the instance that is made for it, the next one has fewer teams.
-  const int least = n_rows <= 2 ? n_rows : kMaxDecodeRows;
-  bool by_token = n_rows > 2 && some_codes;
-  if (by_token) try_rows(least, true);
-  by_token = by_token && plan.n_slots > 0;
-  for (int rows = least; rows <= kMaxDecodeRows && plan.n_slots == 0; rows *= 2) try_rows(rows, false);
-  if (plan.kernel_rows == kMaxDecodeRows)
-    for (DecodeStage& s : stages)
-      if (s.kind == StageKind::product && s.form == ActForm::int8 && !(by_token && has_whole_codes(s)))
-        for (int i = 0; i < s.n_matrices; ++i) s.w[i].kernel = s.w[i].kernel / 2 * 2;
-  for (DecodeStage& s : stages)
-    for (int i = 0; i < s.n_matrices; ++i)
-      if (s.w[i].is_plain) shape_plain(s.w[i], plan.kernel_rows, s.n_parts == 1 ? std::max(1, s.n_active) : 1);
-  plan.slot_bytes = narrow(slot), plan.own_tiles = narrow(own_tiles);
-  plan.act_row_bytes = narrow(act_row);
-  const double bytes_per_us = limits.memory_gbps * 1e3 / std::max(1, limits.n_sms);
-  const double in_flight = bytes_per_us * (plain ? kInFlightPlain : kInFlightQuantized);
-  plan.in_flight = narrow(std::max<int64_t>(2, static_cast<int64_t>(in_flight) / slot));
-  return plan;
 }
 
 namespace {
