@@ -4,6 +4,7 @@
 #include "quant/formats.h"
 
 namespace infer {
+
 bool in_one_piece(const HostTensor& source) { return source.parts.empty() && !source.make; }
 
 size_t host_bytes(const Tensor& host) {

@@ -28,7 +28,8 @@ FewWay CudaBackend::few_way(int64_t m, std::initializer_list<const Tensor*> weig
 }
 
 /// Of the head, whose activations nobody else has as codes. With two scales to a group, as Q6_K has, a product of codes
-/// is bound by its instructions: 144 us of an 8B's head at 8 tokens, where 16 in bf16 take 125.
+/// is bound by its instructions: 144 us of an 8B's head at 8 tokens, where 16 in bf16 take 125 (H200, 2026-11-27; other
+/// formats of that kind by analogy).
 FewWay CudaBackend::head_way(int64_t m, const Tensor& head) const {
   const FewWay way = few_way(m, {&head});
   const bool better =
