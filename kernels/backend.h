@@ -125,6 +125,9 @@ class Backend {
   virtual size_t packed_bytes(const Tensor& host, WeightRole role) const = 0;
   /// Brings a weight (host memory, layout 0) into this backend's form at `dst`. Deterministic, and the same for every
   /// instance of a backend in one process: engines share a model's weights. Thread-safe.
+  /// A weight that is packed, and is no vector, may come in parts: some matrices of a stack, or rows from a multiple of
+  /// kRowsApart to another one or the end. They lie in the whole where packed_bytes() of what is before them end.
+  static constexpr int64_t kRowsApart = 64;
   virtual Tensor pack(const Tensor& host, WeightRole role, void* dst) const = 0;
   /// The same of a weight that does not lie in memory yet: `host` has no data, `make` writes its rows.
   virtual Tensor pack_made(const Tensor& host, WeightRole role, void* dst, const MakeRows& make) const;

@@ -1,6 +1,8 @@
 // See stack.h. A backend packs a stack matrix by matrix at equal strides, which is what makes this possible.
 #include "models/stack.h"
 
+#include <algorithm>
+
 #include "quant/formats.h"
 
 namespace infer {
@@ -16,6 +18,25 @@ size_t packed_bytes(const BoundTensor& tensor, const Backend& backend) {
   // What a backend uses in place it wants in one piece.
   const bool gathered = bytes == 0 && !in_one_piece(*tensor.source);
   return gathered ? host_bytes(tensor.host) : bytes;
+}
+
+BoundTensor part_of(const BoundTensor& tensor, int64_t first, int64_t n) {
+  BoundTensor part = tensor;
+  const int64_t rows = tensor.host.n_elements() / tensor.host.cols() / tensor.host.dims[0];  // of one index
+  part.host.dims[0] = n;
+  part.first_row += first * rows;
+  if (in_one_piece(*tensor.source))
+    part.host.data = part.host.as<char>() + tensor_bytes(tensor.host.dtype, first * rows, tensor.host.cols());
+  return part;
+}
+
+int64_t indices_apart(const BoundTensor& tensor, const Backend& backend, size_t bytes) {
+  const int64_t all = tensor.host.dims[0];
+  if (tensor.role == WeightRole::vector || tensor.host.n_dims < 2 || packed_bytes(tensor, backend) == 0) return all;
+  const int64_t step = tensor.host.n_dims == 3 ? 1 : Backend::kRowsApart;
+  const auto per_step =
+      static_cast<size_t>(step) * std::max<size_t>(host_bytes(tensor.host) / static_cast<size_t>(all), 1);
+  return std::min(all, step * std::max(static_cast<int64_t>(bytes / per_step), int64_t{1}));
 }
 
 Tensor pack_tensor(const BoundTensor& tensor, const Backend& backend, void* dst) {
@@ -35,7 +56,7 @@ Tensor pack_tensor(const BoundTensor& tensor, const Backend& backend, void* dst)
     slice.n_dims -= 1;
     for (int32_t d = 0; d < 4; ++d) slice.dims[d] = d < slice.n_dims ? host.dims[d + 1] : 1;
   }
-  const int64_t n = stack ? host.dims[0] : 1, slice_rows = rows / n;
+  const int64_t n = stack ? host.dims[0] : 1, slice_rows = rows / n, first_slice = tensor.first_row / slice_rows;
   const size_t stride = packed_bytes(tensor, backend) / static_cast<size_t>(n);
   for (int64_t i = 0; i < n; ++i) {
     char* const to = static_cast<char*>(dst) + static_cast<size_t>(i) * stride;
@@ -46,7 +67,8 @@ Tensor pack_tensor(const BoundTensor& tensor, const Backend& backend, void* dst)
         source.make(skipped + first, n_made, made);
       });
     } else {
-      slice.data = const_cast<std::byte*>(source.parts[static_cast<size_t>(i)]);  // a view; nobody writes through it
+      slice.data = const_cast<std::byte*>(
+          source.parts[static_cast<size_t>(first_slice + i)]);  // a view; nobody writes through it
       packed = backend.pack(slice, tensor.role, to);
     }
     out.dtype = packed.dtype;

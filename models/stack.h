@@ -1,7 +1,8 @@
 // Weights that do not lie in one piece in host memory: those whose slices lie apart (HostTensor::parts), and those that
 // are yet to be made (HostTensor::make). They are packed slice by slice to where the backend would have put them had
 // they lain together, so that nobody has to bring them together first; what is made is made beside the uploads of other
-// threads.
+// threads. And those that are large are packed in parts, so that no thread is left with the largest when all others are
+// done.
 #pragma once
 
 #include "kernels/backend.h"
@@ -16,6 +17,13 @@ size_t host_bytes(const Tensor& host);
 
 /// Bytes that pack_tensor() fills; 0: the tensor is used where it lies.
 size_t packed_bytes(const BoundTensor& tensor, const Backend& backend);
+
+/// Indices [first, first + n) of the first dimension of a tensor that is no vector.
+BoundTensor part_of(const BoundTensor& tensor, int64_t first, int64_t n);
+
+/// How many indices of the first dimension are a part (Backend::pack) of about `bytes` of the file; all of them where
+/// there are no parts.
+int64_t indices_apart(const BoundTensor& tensor, const Backend& backend, size_t bytes);
 
 /// Backend::pack() for all kinds of tensors. `dst` has packed_bytes().
 Tensor pack_tensor(const BoundTensor& tensor, const Backend& backend, void* dst);

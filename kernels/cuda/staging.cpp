@@ -1,6 +1,8 @@
 // Pinned memory of staging.h.
 #include "kernels/cuda/staging.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -24,13 +26,43 @@ std::vector<PinnedPart> make_parts(size_t n, size_t bytes) {
 }  // namespace
 
 Pinned::Pinned(size_t bytes) {
+  if (map_large_pages(bytes)) return;
   void* data = nullptr;
   check(cudaHostAlloc(&data, bytes, cudaHostAllocPortable), "pinned memory");
   data_ = static_cast<char*>(data);
 }
 
+/// False where there would be less than two pages, or the system or the driver will not.
+bool Pinned::map_large_pages(size_t bytes) {
+  constexpr size_t kPage = size_t{2} << 20, kSmallPage = 4096;
+  if (bytes < 2 * kPage) return false;
+  const size_t room = bytes + kPage;
+  void* const at = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED) return false;
+  char* const data = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(at) + kPage - 1) / kPage * kPage);
+#if defined(MADV_HUGEPAGE)
+  madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+  for (size_t i = 0; i < bytes; i += kSmallPage)
+    data[i] = 0;  // here, and not in the driver, which has one lock for all
+  if (cudaHostRegister(data, bytes, cudaHostRegisterPortable) != cudaSuccess) {
+    cudaGetLastError();
+    munmap(at, room);
+    return false;
+  }
+  data_ = data;
+  mapped_ = {static_cast<char*>(at), room};
+  return true;
+}
+
 Pinned::~Pinned() {
-  if (data_) cudaFreeHost(data_);
+  if (!data_) return;
+  if (mapped_.empty()) {
+    cudaFreeHost(data_);
+    return;
+  }
+  // Memory that the driver did not let go of may still be written to by a device.
+  if (cudaHostUnregister(data_) == cudaSuccess) munmap(mapped_.data(), mapped_.size());
 }
 
 DeviceBlock::DeviceBlock(size_t bytes) {

@@ -1,6 +1,7 @@
 // Tensors whose slices lie apart arrive in a backend as if they had lain together.
 #include "models/stack.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "quant/half.h"
@@ -115,6 +116,59 @@ TEST_CASE("of a matrix that is yet to be made a use takes its rows") {
     CHECK(packed.dtype == want.dtype);
     CHECK(std::memcmp(packed.as<const char>(), want.as<const char>(), bytes) == 0);
   }
+}
+
+TEST_CASE(
+    "a stack is packed in parts as it is at once, from one piece, from slices apart and from what is yet to be made") {
+  const Apart<float> apart(DType::F32, {3, 2, 4}, [](int i) { return static_cast<float>(i); });
+  std::vector<float> all;
+  for (int i = 0; i < 24; ++i) all.push_back(static_cast<float>(i));
+  HostTensor whole = apart.source;
+  whole.parts.clear();
+  whole.data = reinterpret_cast<const std::byte*>(all.data());
+  for (const HostTensor& source : {apart.source, whole, made(apart.source)}) {
+    BoundTensor bound = apart.bound(WeightRole::matrix);
+    bound.source = &source;
+    bound.host.data = source.data ? all.data() : nullptr;
+    const auto backend = make_backend("cpu");
+    const size_t bytes = packed_bytes(bound, *backend);
+    std::vector<std::byte> want(bytes), got(bytes);
+    pack_tensor(bound, *backend, want.data());
+    for (int64_t i = 2; i >= 0; --i) {
+      const size_t before = i > 0 ? packed_bytes(part_of(bound, 0, i), *backend) : 0;
+      const Tensor packed = pack_tensor(part_of(bound, i, 1), *backend, got.data() + before);
+      CHECK(packed.dims[0] == 1);
+    }
+    CHECK(got == want);
+    CHECK(indices_apart(bound, *backend, 1) == 1);
+    CHECK(indices_apart(bound, *backend, 64) == 2);
+    CHECK(indices_apart(bound, *backend, 1000) == 3);
+  }
+}
+
+TEST_CASE("a matrix is packed in parts of whole tiles, and a vector or what is used in place as one") {
+  Tensor host(nullptr, DType::BF16, {1000, 512});
+  HostTensor source;
+  source.dtype = DType::BF16;
+  source.dims = {1000, 512};
+  std::vector<uint16_t> numbers(512000);
+  for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<uint16_t>(i % 16000);
+  host.data = numbers.data();
+  source.data = reinterpret_cast<const std::byte*>(numbers.data());
+  const auto cpu = make_backend("cpu"), ref = make_backend("ref");
+  const BoundTensor bound{&source, host, WeightRole::matrix, nullptr};
+  CHECK(indices_apart(bound, *cpu, 1) == 64);
+  CHECK(indices_apart(bound, *cpu, 200 << 10) == 192);
+  CHECK(indices_apart(bound, *cpu, 8 << 20) == 1000);
+  CHECK(indices_apart(bound, *ref, 1) == 1000);
+  CHECK(indices_apart({&source, host, WeightRole::vector, nullptr}, *cpu, 1) == 1000);
+  std::vector<std::byte> want(packed_bytes(bound, *cpu)), got(want.size());
+  pack_tensor(bound, *cpu, want.data());
+  for (int64_t first = 0; first < 1000; first += 192) {
+    const size_t before = first > 0 ? packed_bytes(part_of(bound, 0, first), *cpu) : 0;
+    pack_tensor(part_of(bound, first, std::min<int64_t>(192, 1000 - first)), *cpu, got.data() + before);
+  }
+  CHECK(got == want);
 }
 
 TEST_CASE("rows are copied from one piece, from parts and from what is yet to be made") {
