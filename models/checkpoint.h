@@ -45,6 +45,9 @@ struct HostTensor {
   void copy_rows(int64_t first, int64_t n, std::byte* to) const;
 };
 
+/// See Checkpoint::read.
+using ReadBytes = std::function<bool(const std::byte* from, std::span<std::byte> to)>;
+
 /// One metadata value. Integers of any width become int64_t when they fit, else uint64_t.
 struct Value {
   using Data = std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<bool>, std::vector<int64_t>,
@@ -64,8 +67,11 @@ class Checkpoint {
   std::map<std::string, Value, std::less<>> metadata;
   std::vector<HostTensor> tensors;      ///< in file order
   std::shared_ptr<const void> storage;  ///< keeps the bytes behind `tensors` alive
-  bool mapped = false;                  ///< tensors are pages of the file, not copies
-  std::vector<std::string> warnings;    ///< one line each, already escaped: "12 bytes after the last tensor"
+  /// Copies bytes that lie at `from` in `storage` without mapping pages of a file; false where there is another way
+  /// only. Thread-safe; may be empty.
+  ReadBytes read;
+  bool mapped = false;                ///< tensors are pages of the file, not copies
+  std::vector<std::string> warnings;  ///< one line each, already escaped: "12 bytes after the last tensor"
 
   bool has(std::string_view key) const { return metadata.find(key) != metadata.end(); }
   const HostTensor* find_tensor(std::string_view name) const;  ///< nullptr when absent

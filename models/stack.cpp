@@ -2,10 +2,27 @@
 #include "models/stack.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "quant/formats.h"
 
 namespace infer {
+namespace {
+
+/// What lies in memory, or in pages of a file that `read` can bring. dst: null for what is used where it lies.
+Tensor pack_lying(const Tensor& host, WeightRole role, const Backend& backend, void* dst, const ReadBytes& read) {
+  if (!read || !dst) return backend.pack(host, role, dst);
+  const auto row = static_cast<size_t>(row_bytes(host.dtype, host.cols()));
+  Tensor shape = host;
+  shape.data = nullptr;
+  return backend.pack_made(shape, role, dst, [&](int64_t first, int64_t n, std::byte* to) {
+    const std::byte* const from = host.as<std::byte>() + static_cast<size_t>(first) * row;
+    const size_t bytes = static_cast<size_t>(n) * row;
+    if (!read(from, {to, bytes})) std::memcpy(to, from, bytes);
+  });
+}
+
+}  // namespace
 
 bool in_one_piece(const HostTensor& source) { return source.parts.empty() && !source.make; }
 
@@ -39,9 +56,9 @@ int64_t indices_apart(const BoundTensor& tensor, const Backend& backend, size_t 
   return std::min(all, step * std::max(static_cast<int64_t>(bytes / per_step), int64_t{1}));
 }
 
-Tensor pack_tensor(const BoundTensor& tensor, const Backend& backend, void* dst) {
+Tensor pack_tensor(const BoundTensor& tensor, const Backend& backend, void* dst, const ReadBytes& read) {
   const HostTensor& source = *tensor.source;
-  if (in_one_piece(source)) return backend.pack(tensor.host, tensor.role, dst);
+  if (in_one_piece(source)) return pack_lying(tensor.host, tensor.role, backend, dst, read);
   const Tensor& host = tensor.host;
   Tensor out = host;
   out.data = dst;
@@ -69,7 +86,7 @@ Tensor pack_tensor(const BoundTensor& tensor, const Backend& backend, void* dst)
     } else {
       slice.data = const_cast<std::byte*>(
           source.parts[static_cast<size_t>(first_slice + i)]);  // a view; nobody writes through it
-      packed = backend.pack(slice, tensor.role, to);
+      packed = pack_lying(slice, tensor.role, backend, to, read);
     }
     out.dtype = packed.dtype;
     out.layout = packed.layout;

@@ -25,7 +25,8 @@ BoundTensor part_of(const BoundTensor& tensor, int64_t first, int64_t n);
 /// there are no parts.
 int64_t indices_apart(const BoundTensor& tensor, const Backend& backend, size_t bytes);
 
-/// Backend::pack() for all kinds of tensors. `dst` has packed_bytes().
-Tensor pack_tensor(const BoundTensor& tensor, const Backend& backend, void* dst);
+/// Backend::pack() for all kinds of tensors. `dst` has packed_bytes(). `read`, if it is not empty, brings what lies in
+/// files.
+Tensor pack_tensor(const BoundTensor& tensor, const Backend& backend, void* dst, const ReadBytes& read = {});
 
 }  // namespace infer

@@ -477,15 +477,17 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
     }
     if (packed[i]) arena += aligned(packed[i]);
   }
+  // A device takes each byte once. What stays in host memory may stay where the file is mapped.
+  const ReadBytes read = backend.memory_left() ? checkpoint.read : ReadBytes();
   const auto load = [&](size_t i) {
     const Part& part = parts[i];
     const BoundTensor& t = *part.of;
     if (part.first > 0) {
-      pack_tensor(part_of(t, part.first, part.n), backend, part.to);
+      pack_tensor(part_of(t, part.first, part.n), backend, part.to, read);
       return;
     }
     if (check_tensors) check_finite(checkpoint, t);
-    *t.target = pack_tensor(part.n < t.host.dims[0] ? part_of(t, 0, part.n) : t, backend, part.to);
+    *t.target = pack_tensor(part.n < t.host.dims[0] ? part_of(t, 0, part.n) : t, backend, part.to, read);
     t.target->dims[0] = t.host.dims[0];
   };
   if (!run_parallel(work, n_threads, load, progress)) {

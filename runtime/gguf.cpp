@@ -91,8 +91,7 @@ int64_t count_parts(const Checkpoint& first) {
 }
 
 // Adds the tensors of the other parts of a split model, which lie beside the first and differ in name by their number.
-void read_siblings(Checkpoint& checkpoint, int64_t count, std::vector<std::shared_ptr<const MappedFile>>& files,
-                   bool map) {
+void read_siblings(Checkpoint& checkpoint, int64_t count, MappedFiles& files, bool map) {
   const std::string suffix = split_suffix(1, count);
   if (!checkpoint.path.ends_with(suffix))
     checkpoint.refuse("split.count", "the name of the file is not that of a first part",
@@ -116,7 +115,7 @@ Checkpoint read_gguf(const std::string& path, const GgufOptions& options) {
   Part first = read_part(path, options.mmap || options.metadata_only);
   Checkpoint checkpoint = begin_checkpoint(path, first);
   add_part(checkpoint, first);
-  auto files = std::make_shared<std::vector<std::shared_ptr<const MappedFile>>>();
+  auto files = std::make_shared<MappedFiles>();
   files->push_back(std::move(first.file));
   const int64_t n_parts = count_parts(checkpoint);
   if (n_parts > 1 && !options.metadata_only) read_siblings(checkpoint, n_parts, *files, options.mmap);
@@ -125,6 +124,7 @@ Checkpoint read_gguf(const std::string& path, const GgufOptions& options) {
     checkpoint.tensors.clear();
     checkpoint.index_tensors();
   } else {
+    checkpoint.read = reader_of(files);
     checkpoint.storage = std::move(files);
   }
   apply_overrides(checkpoint, options.overrides);

@@ -81,20 +81,21 @@ std::optional<Vocabulary> open_vocabulary(const Checkpoint& checkpoint) {
 }
 
 Weights pack_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, const LoadOptions& options) {
-  double dropped = 0;
-  // Pages on their way to a device are not dropped under the feet of those who copy them, but in long strides.
+  // What is yet to be made keeps all threads busy; what lies in files a device is fed with by a few.
+  const bool makes = std::ranges::any_of(checkpoint.tensors, [](const HostTensor& t) { return t.make != nullptr; });
+  const int all = options.n_threads > 0 ? options.n_threads : cpu::default_threads();
+  const int n_threads = makes ? std::max(all, backend.n_threads()) : backend.n_threads();
+  // Pages that others still read are not dropped under their feet, but in long strides.
   const double step = (backend.memory_left() ? 1e9 : 16e6) / static_cast<double>(checkpoint.file_bytes + 1);
+  const bool maps = makes || !backend.memory_left() || !checkpoint.read;
+  double dropped = 0;
   auto progress = [&](double fraction) {
-    if (fraction - dropped >= step) {
+    if (maps && fraction - dropped >= step) {
       drop_mapped_pages(checkpoint);
       dropped = fraction;
     }
     return !options.progress || options.progress(fraction);
   };
-  // A few threads feed a device with what lies in files; what is yet to be made keeps all of them busy.
-  const bool makes = std::ranges::any_of(checkpoint.tensors, [](const HostTensor& t) { return t.make != nullptr; });
-  const int all = options.n_threads > 0 ? options.n_threads : cpu::default_threads();
-  const int n_threads = makes ? std::max(all, backend.n_threads()) : backend.n_threads();
   Weights weights = load_weights(checkpoint, config, backend, n_threads, options.check_tensors, progress);
   if (weights.packed_bytes > 0) drop_mapped_pages(checkpoint);
   drop_packed_copies(checkpoint, weights);

@@ -9,21 +9,16 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <string_view>
 #include <system_error>
+#include <utility>
 
 #include "infer/error.h"
 
 namespace infer {
 namespace {
-
-struct Descriptor {
-  int fd;
-  ~Descriptor() {
-    if (fd >= 0) ::close(fd);
-  }
-};
 
 [[noreturn]] void fail(const std::string& path, const std::string& action, int error) {
   throw Error(ErrorKind::run, shown_path(path), action + ": " + std::generic_category().message(error));
@@ -36,37 +31,72 @@ const char* kind_of(mode_t mode) {
   return "a device";
 }
 
+/// All of `to` from `begin` on.
+void read_fully(int fd, size_t begin, std::span<std::byte> to, const std::string& path) {
+  constexpr size_t kChunk = size_t{1} << 26;
+  for (size_t done = 0; done < to.size();) {
+    const ssize_t n =
+        ::pread(fd, to.data() + done, std::min(kChunk, to.size() - done), static_cast<off_t>(begin + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(path, "cannot read", errno);
+    if (n == 0)
+      throw Error(ErrorKind::run, shown_path(path), "the file became shorter while it was read",
+                  std::to_string(begin + done) + " bytes", std::to_string(begin + to.size()) + " bytes");
+    done += static_cast<size_t>(n);
+  }
+}
+
 }  // namespace
 
 std::string shown_path(const std::string& path) { return escaped(path, 8192); }
 
 MappedFile::MappedFile(const std::string& path, bool map) : path_(path) {
   if (path.find('\0') != std::string::npos) fail(path, "cannot open", ENOENT);
+  try {
+    open(map);
+  } catch (...) {  // the destructor of a half-built object does not run
+    close();
+    throw;
+  }
+}
+
+void MappedFile::open(bool map) {
   // O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
-  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  if (file.fd < 0) fail(path, "cannot open", errno);
+  fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd_ < 0) fail(path_, "cannot open", errno);
   struct stat info {};
-  if (::fstat(file.fd, &info) != 0) fail(path, "cannot examine", errno);
+  if (::fstat(fd_, &info) != 0) fail(path_, "cannot examine", errno);
   if (!S_ISREG(info.st_mode))
-    throw Error(ErrorKind::bad_file, shown_path(path), "not a file", kind_of(info.st_mode), "a regular file");
-  if (info.st_size <= 0) throw Error(ErrorKind::bad_file, shown_path(path), "the file is empty");
+    throw Error(ErrorKind::bad_file, shown_path(path_), "not a file", kind_of(info.st_mode), "a regular file");
+  if (info.st_size <= 0) throw Error(ErrorKind::bad_file, shown_path(path_), "the file is empty");
   size_ = static_cast<size_t>(info.st_size);
 
   if (!map) {
-    read_all(file.fd);
+    read_all();
+    ::close(std::exchange(fd_, -1));
     return;
   }
-  void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.fd, 0);
-  if (address == MAP_FAILED) fail(path, "cannot map", errno);
+  void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, fd_, 0);
+  if (address == MAP_FAILED) fail(path_, "cannot map", errno);
   data_ = static_cast<std::byte*>(address);
   mapped_ = true;
 }
 
-MappedFile::~MappedFile() {
+MappedFile::~MappedFile() { close(); }
+
+void MappedFile::close() noexcept {
   if (data_) ::munmap(data_, size_);
+  if (fd_ >= 0) ::close(fd_);
 }
 
-void MappedFile::read_all(int fd) {
+void MappedFile::read(size_t begin, std::span<std::byte> to) const {
+  if (fd_ < 0)
+    std::memcpy(to.data(), data_ + begin, to.size());
+  else
+    read_fully(fd_, begin, to, path_);
+}
+
+void MappedFile::read_all() {
   // An anonymous mapping rather than the heap: page-aligned, in huge pages where the system has them, given back at
   // once.
   void* address = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -75,22 +105,20 @@ void MappedFile::read_all(int fd) {
                 std::to_string(size_) + " bytes");
   data_ = static_cast<std::byte*>(address);
   ::madvise(data_, size_, MADV_HUGEPAGE);
-  try {
-    constexpr size_t kChunk = size_t{1} << 26;
-    for (size_t done = 0; done < size_;) {
-      const ssize_t n = ::read(fd, data_ + done, std::min(kChunk, size_ - done));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) fail(path_, "cannot read", errno);
-      if (n == 0)
-        throw Error(ErrorKind::run, shown_path(path_), "the file became shorter while it was read",
-                    std::to_string(done) + " bytes", std::to_string(size_) + " bytes");
-      done += static_cast<size_t>(n);
+  read_fully(fd_, 0, {data_, size_}, path_);
+  ::mprotect(data_, size_, PROT_READ);
+}
+
+std::function<bool(const std::byte*, std::span<std::byte>)> reader_of(std::shared_ptr<const MappedFiles> files) {
+  return [files = std::move(files)](const std::byte* from, std::span<std::byte> to) {
+    for (const auto& file : *files) {
+      const auto begin = reinterpret_cast<uintptr_t>(from) - reinterpret_cast<uintptr_t>(file->data());
+      if (begin > file->size() || file->size() - begin < to.size() || !file->mapped()) continue;
+      file->read(begin, to);
+      return true;
     }
-    ::mprotect(data_, size_, PROT_READ);
-  } catch (...) {  // the destructor of a half-built object does not run
-    ::munmap(data_, size_);
-    throw;
-  }
+    return false;
+  };
 }
 
 std::string guess_contents(std::span<const std::byte> bytes) {

@@ -5,8 +5,11 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
+#include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace infer {
 
@@ -25,14 +28,27 @@ class MappedFile {
   bool mapped() const { return mapped_; }
   std::span<const std::byte> bytes() const { return {data_, size_}; }
 
+  /// Copies bytes() from `begin` on by reading the file: whoever wants each byte once is spared the mapping of its
+  /// pages. Throws Error `run` where the file no longer has them. Thread-safe.
+  void read(size_t begin, std::span<std::byte> to) const;
+
  private:
-  void read_all(int fd);
+  void open(bool map);
+  void read_all();
+  void close() noexcept;
 
   std::string path_;
   std::byte* data_ = nullptr;
   size_t size_ = 0;
+  int fd_ = -1;  ///< while the file is mapped
   bool mapped_ = false;
 };
+
+using MappedFiles = std::vector<std::shared_ptr<const MappedFile>>;
+
+/// Copies bytes that lie at `from` in one of these files, as MappedFile::read() does; false if `from` is elsewhere, or
+/// in a file that is not mapped.
+std::function<bool(const std::byte* from, std::span<std::byte> to)> reader_of(std::shared_ptr<const MappedFiles> files);
 
 /// `path` as messages print it: escaped, never cut in practice.
 std::string shown_path(const std::string& path);

@@ -249,7 +249,7 @@ Checkpoint read_safetensors(const std::string& folder, const SafetensorsOptions&
   }
   Checkpoint checkpoint;
   checkpoint.path = folder;
-  auto files = std::make_shared<std::vector<std::shared_ptr<const MappedFile>>>();
+  auto files = std::make_shared<MappedFiles>();
   for (const std::string& name : names) {
     File file = read_file(folder + "/" + name, options.mmap);
     if (!index.empty()) check_shard(folder, name, file, index);
@@ -259,6 +259,7 @@ Checkpoint read_safetensors(const std::string& folder, const SafetensorsOptions&
     files->push_back(std::move(file.bytes));
   }
   checkpoint.index_tensors();
+  checkpoint.read = reader_of(files);
   checkpoint.storage = std::move(files);
   return checkpoint;
 }

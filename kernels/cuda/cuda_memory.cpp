@@ -1,8 +1,6 @@
 // The backend's life and its memory: what is allocated, how bytes come and go, how weights get their form. A weight
 // goes from the file's pages through pinned memory to the device, where a kernel moves its bits into tiles while the
 // next part is being copied; every thread that loads has a lane of its own for that (staging.h).
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
 #include <thread>
@@ -39,18 +37,6 @@ Mode parse_mode(const std::string& name) {
 
 std::string mebibytes(size_t bytes) { return std::to_string((bytes >> 20) + 1) + " MiB"; }
 
-/// Maps the pages of [data, data + bytes) in one call instead of one fault for every few of them. A hint: memory that
-/// is no file's, and systems that do not know it, are none the worse.
-void map_pages(const char* data, size_t bytes) {
-#if defined(MADV_POPULATE_READ)
-  constexpr uintptr_t kPage = 4096;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(data) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(begin), reinterpret_cast<uintptr_t>(data) + bytes - begin, MADV_POPULATE_READ);
-#else
-  (void)data, (void)bytes;
-#endif
-}
-
 /// Where the bytes of a weight come from: memory, or what makes its rows from `first_row` on.
 struct HostBytes {
   const char* data = nullptr;
@@ -60,13 +46,11 @@ struct HostBytes {
 
   /// n of them from `at` on; whole rows of what is made.
   void write(char* to, size_t at, size_t n) const {
-    if (make) {
+    if (make)
       (*make)(first_row + static_cast<int64_t>(at / row_bytes), static_cast<int64_t>(n / row_bytes),
               reinterpret_cast<std::byte*>(to));
-    } else {
-      map_pages(data + at, n);
+    else
       std::memcpy(to, data + at, n);
-    }
   }
 };
 
@@ -99,9 +83,9 @@ void pack_matrix(Lane& lane, const Tensor& host, const HostBytes& from, const Te
   if (rows_at_a_time == 0) throw too_long(row, Lane::kPartBytes / kTileRows);
   send(lane, from, row * static_cast<size_t>(host.rows()), rows_at_a_time * row,
        [&](Lane::Half& half, size_t at, size_t n) {
-         copy(half.device.data(), half.pinned.data(), n, lane.stream.get());
-         pack_rows(host.dtype, half.device.data(), static_cast<int64_t>(at / row), static_cast<int64_t>(n / row),
-                   packed, lane.stream.get());
+         copy(half.device, half.pinned.data(), n, lane.stream.get());
+         pack_rows(host.dtype, half.device, static_cast<int64_t>(at / row), static_cast<int64_t>(n / row), packed,
+                   lane.stream.get());
        });
 }
 

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <system_error>
+#include <thread>
 
 #include "kernels/cuda/watch.h"
 
@@ -17,10 +19,26 @@ Event make_event() {
   return event;
 }
 
-std::vector<PinnedPart> make_parts(size_t n, size_t bytes) {
+std::vector<PinnedPart> parts_of(const Pinned& memory, size_t n, size_t bytes) {
   std::vector<PinnedPart> parts;
-  for (size_t i = 0; i < n; ++i) parts.emplace_back(bytes);
+  for (size_t i = 0; i < n; ++i) parts.emplace_back(memory.data() + i * bytes);
   return parts;
+}
+
+/// Has the pages of much memory made by several threads, and not by the driver, one after the other.
+void touch(char* data, size_t bytes) {
+  constexpr size_t kShare = size_t{16} << 20, kSmallPage = 4096;
+  std::vector<std::jthread> threads;
+  for (size_t at = 0; at < bytes; at += kShare) {
+    const auto share = [=] {
+      for (size_t i = at; i < std::min(bytes, at + kShare); i += kSmallPage) data[i] = 0;
+    };
+    try {
+      threads.emplace_back(share);
+    } catch (const std::system_error&) {  // no more threads to be had
+      share();
+    }
+  }
 }
 
 }  // namespace
@@ -34,7 +52,7 @@ Pinned::Pinned(size_t bytes) {
 
 /// False where there would be less than two pages, or the system or the driver will not.
 bool Pinned::map_large_pages(size_t bytes) {
-  constexpr size_t kPage = size_t{2} << 20, kSmallPage = 4096;
+  constexpr size_t kPage = size_t{2} << 20;
   if (bytes < 2 * kPage) return false;
   const size_t room = bytes + kPage;
   void* const at = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -43,8 +61,7 @@ bool Pinned::map_large_pages(size_t bytes) {
 #if defined(MADV_HUGEPAGE)
   madvise(data, bytes, MADV_HUGEPAGE);
 #endif
-  for (size_t i = 0; i < bytes; i += kSmallPage)
-    data[i] = 0;  // here, and not in the driver, which has one lock for all
+  touch(data, bytes);
   if (cudaHostRegister(data, bytes, cudaHostRegisterPortable) != cudaSuccess) {
     cudaGetLastError();
     munmap(at, room);
@@ -80,7 +97,7 @@ DeviceBlock::~DeviceBlock() {
   if (data_) cudaFree(data_);
 }
 
-PinnedPart::PinnedPart(size_t bytes) : memory_(bytes), done_(make_event()) {}
+PinnedPart::PinnedPart(char* data) : data_(data), done_(make_event()) {}
 
 bool PinnedPart::reclaim() {
   if (!std::exchange(in_use_, false)) return false;
@@ -95,7 +112,7 @@ void PinnedPart::in_use_until(cudaStream_t stream) {
   in_use_ = true;
 }
 
-UploadRing::UploadRing() : parts_(make_parts(4, kPartBytes)) {}
+UploadRing::UploadRing() : parts_(parts_of(memory_, kParts, kPartBytes)) {}
 
 int UploadRing::small(void* dst, const void* src, size_t bytes, cudaStream_t stream) {
   int waits = 0;
@@ -114,7 +131,10 @@ int UploadRing::small(void* dst, const void* src, size_t bytes, cudaStream_t str
 
 int UploadRing::upload(void* dst, const void* src, size_t bytes, cudaStream_t stream) {
   if (bytes <= kSmall) return small(dst, src, bytes, stream);
-  if (halves_.empty()) halves_ = make_parts(2, kHalfBytes);
+  if (halves_.empty()) {
+    large_ = Pinned(2 * kHalfBytes);
+    halves_ = parts_of(large_, 2, kHalfBytes);
+  }
   int waits = 0;
   for (size_t at = 0; at < bytes; at += kHalfBytes) {
     PinnedPart& half = halves_[half_];
@@ -128,24 +148,28 @@ int UploadRing::upload(void* dst, const void* src, size_t bytes, cudaStream_t st
   return waits;
 }
 
-Lane::Lane() : done(make_event()) {
+Lane::Lane(char* pinned, char* device)
+    : done(make_event()),
+      halves{Half{PinnedPart(pinned), device}, Half{PinnedPart(pinned + kPartBytes), device + kPartBytes}} {
   check(cudaStreamCreateWithFlags(stream.out(), cudaStreamNonBlocking), "make a stream");
 }
 
 LanePool::Lease LanePool::take() {
-  {
-    const std::lock_guard lock(mutex_);
-    if (!idle_.empty()) {
-      Lane* const lane = idle_.back();
-      idle_.pop_back();
-      return {*this, lane};
-    }
-  }
-  auto made = std::make_unique<Lane>();  // pinning takes milliseconds: not under the lock
   const std::lock_guard lock(mutex_);
+  if (idle_.empty()) return {*this, make()};
+  Lane* const lane = idle_.back();
+  idle_.pop_back();
+  return {*this, lane};
+}
+
+Lane* LanePool::make() {
+  const size_t in_block = lanes_.size() % Block::kLanes;
+  if (lanes_.size() == blocks_.size() * Block::kLanes) blocks_.emplace_back();
+  const Block& block = blocks_.back();
   idle_.reserve(lanes_.size() + 1);  // so that giving back cannot fail
-  lanes_.push_back(std::move(made));
-  return {*this, lanes_.back().get()};
+  lanes_.push_back(std::make_unique<Lane>(block.pinned.data() + in_block * Lane::kBytes,
+                                          block.device.data() + in_block * Lane::kBytes));
+  return lanes_.back().get();
 }
 
 void LanePool::give_back(Lane* lane) {

@@ -53,18 +53,18 @@ class DeviceBlock {
   char* data_ = nullptr;
 };
 
-/// A stretch of pinned memory and the copies out of it that were asked for last.
+/// A part of pinned memory and the copies out of it that were asked for last.
 class PinnedPart {
  public:
-  explicit PinnedPart(size_t bytes);
-  char* data() const { return memory_.data(); }
+  explicit PinnedPart(char* data);
+  char* data() const { return data_; }
   /// Returns when the memory may be written again; true if it had to wait.
   bool reclaim();
   /// What `stream` was asked for so far reads this memory.
   void in_use_until(cudaStream_t stream);
 
  private:
-  Pinned memory_;
+  char* data_;
   Event done_;
   bool in_use_ = false;
 };
@@ -74,6 +74,7 @@ class PinnedPart {
 class UploadRing {
  public:
   static constexpr size_t kSmall = size_t{64} << 10, kPartBytes = size_t{256} << 10, kHalfBytes = size_t{8} << 20;
+  static constexpr size_t kParts = 4;
 
   UploadRing();
   /// Enqueues the copy; `src` may be reused at once. Returns how often the host had to wait for the device.
@@ -82,6 +83,7 @@ class UploadRing {
  private:
   int small(void* dst, const void* src, size_t bytes, cudaStream_t stream);
 
+  Pinned memory_{kParts * kPartBytes}, large_;
   std::vector<PinnedPart> parts_, halves_;  ///< the halves appear with the first large upload
   size_t part_ = 0, used_ = 0, half_ = 0;
 };
@@ -89,11 +91,12 @@ class UploadRing {
 /// What one thread loads with: its own stream, and two parts of pinned memory with room for as much on the device, so
 /// that the host fills one while the other travels and is packed.
 struct Lane {
-  static constexpr size_t kPartBytes = size_t{4} << 20;
-  Lane();
+  static constexpr size_t kPartBytes = size_t{4} << 20, kBytes = 2 * kPartBytes;
+  /// Both have kBytes.
+  Lane(char* pinned, char* device);
   struct Half {
-    PinnedPart pinned{kPartBytes};
-    DeviceBlock device{kPartBytes};
+    PinnedPart pinned;
+    char* device;
   };
   Stream stream;
   Event done;  ///< of what was asked for last
@@ -122,8 +125,17 @@ class LanePool {
 
  private:
   void give_back(Lane* lane);
+  Lane* make();
+
+  /// For so many lanes at once: what each of them would do for itself they would do one after the other in the driver.
+  struct Block {
+    static constexpr size_t kLanes = 16;
+    Pinned pinned{kLanes * Lane::kBytes};
+    DeviceBlock device{kLanes * Lane::kBytes};
+  };
 
   std::mutex mutex_;
+  std::vector<Block> blocks_;
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::vector<Lane*> idle_;
 };

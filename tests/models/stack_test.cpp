@@ -146,6 +146,26 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("what lies in files is brought by what reads them, and copied where that cannot") {
+  const Apart<float> apart(DType::F32, {3, 2, 4}, [](int i) { return static_cast<float>(i); });
+  const BoundTensor bound = apart.bound(WeightRole::matrix);
+  const auto cpu = make_backend("cpu");
+  std::vector<std::byte> want(packed_bytes(bound, *cpu));
+  pack_tensor(bound, *cpu, want.data());
+  for (const bool can : {true, false}) {
+    size_t n_read = 0;
+    const ReadBytes read = [&](const std::byte* from, std::span<std::byte> to) {
+      n_read += to.size();
+      if (can) std::memcpy(to.data(), from, to.size());
+      return can;
+    };
+    std::vector<std::byte> got(want.size());
+    pack_tensor(bound, *cpu, got.data(), read);
+    CHECK(got == want);
+    CHECK(n_read == 96);
+  }
+}
+
 TEST_CASE("a matrix is packed in parts of whole tiles, and a vector or what is used in place as one") {
   Tensor host(nullptr, DType::BF16, {1000, 512});
   HostTensor source;
