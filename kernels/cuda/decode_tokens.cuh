@@ -81,42 +81,6 @@ struct TokenActs {
   }
 };
 
-/// Scales of rows r and r + 8 in a step: lane j of a row decodes groups kOwn * j and on.
-template <class F, int kStep>
-struct StepScales {
-  static constexpr int kOwn = kStep / 4, kOf = kHalves<F>;
-  float scale[2][kOwn][kOf], offset[2][kOwn][kOf];
-
-  __device__ __forceinline__ void load(const uint8_t* chunk, Chunk<F> c, int g, const Int8Lane& lane) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int row = lane.row + 8 * r;
-      if constexpr (kOwn == 2) {
-        const PairScales<kOf> s = load_pair<F, kOf>(chunk, c, row, g + 2 * lane.j, 0);
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-#pragma unroll
-          for (int h = 0; h < kOf; ++h) scale[r][i][h] = s.scale[i][h], offset[r][i][h] = s.offset[i][h];
-      } else {
-        const GroupScales s = load_scales<F>(chunk, c, row, g + lane.j);
-#pragma unroll
-        for (int h = 0; h < kOf; ++h) scale[r][0][h] = s.scale[h], offset[r][0][h] = s.offset[h];
-      }
-      if constexpr (Packed<F>::bias > 0)
-#pragma unroll
-        for (int i = 0; i < kOwn; ++i)
-#pragma unroll
-          for (int h = 0; h < kOf; ++h) {
-            const float before = F::has_offset ? offset[r][i][h] : 0.0f;
-            offset[r][i][h] = fmaf(-static_cast<float>(Packed<F>::bias), scale[r][i][h], before);
-          }
-    }
-  }
-  __device__ __forceinline__ float of(int row, int group, int half) const {
-    return __shfl_sync(~0u, scale[row][group % kOwn][half], group / kOwn, 4);
-  }
-};
-
 /// A warp's part in the whole chunks of a run of tiles: kStep groups of each, always the same ones, so that all
 /// addresses are known but for the chunk's number. Keeps sums of rows r and r + 8 of token j, those of minimums by
 /// column, and the right operands, of which zeros stay zeros.
@@ -151,8 +115,9 @@ class TokenDot {
     static_assert(kGroups % 32 == 0);
     const uint8_t* from = chunk + from_;
     const Chunk<F> part{kPart};
-    StepScales<F, kStep> scales;
-    scales.load(from, part, in_part_, lane_);
+    LaneScales<F, kStep> scales;
+    scales.load(from, part, in_part_, lane_,
+                [&](int row) { return load_scales<F>(from, part, row, in_part_ + lane_.j); });
 #pragma unroll
     for (int set = 0; set < kSets; ++set) {
       const int at = codes_[set] + number * (kGroups / 4 * TokenActs<M>::kFourBytes);
@@ -203,7 +168,7 @@ class TokenDot {
   static constexpr int kPart = kStep > Chunk<F>::kPiece ? kStep : Chunk<F>::kPiece;
 
   /// `sums`: of groups 2j and 2j + 1 in this lane's column, or of group j.
-  __device__ __forceinline__ void add_minimums(const StepScales<F, kStep>& scales, const uint8_t* sums) {
+  __device__ __forceinline__ void add_minimums(const LaneScales<F, kStep>& scales, const uint8_t* sums) {
     const auto& o = scales.offset;
     float2 s{};
     if constexpr (kSets == 2) {

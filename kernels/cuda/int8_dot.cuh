@@ -121,27 +121,28 @@ struct StepCodes {
   }
 };
 
-/// Scales of rows r and r + 8 in a slot: lane j of a row decodes groups kOwn * j and on.
-template <class F>
-struct SlotScales {
-  static constexpr int kSlot = wgmma_slot_groups<F>(kInt8Tokens), kOwn = kSlot / 4, kOf = kHalves<F>;
+/// Scales of rows r and r + 8 in kGroups groups: lane j of a row decodes groups kOwn * j and on.
+template <class F, int kGroups>
+struct LaneScales {
+  static constexpr int kOwn = kGroups / 4, kOf = kHalves<F>;
+  static_assert(kOwn == 1 || kOwn == 2);
   float scale[2][kOwn][kOf], offset[2][kOwn][kOf];
 
-  __device__ __forceinline__ void load(const uint8_t* chunk, Chunk<F> c, int number, const Int8Lane& lane) {
-    const int j = lane.j;
+  /// Of the groups from `first` of the chunk on. Where a lane has one only, single(row) brings its scales.
+  template <class Single>
+  __device__ __forceinline__ void load(const uint8_t* chunk, Chunk<F> c, int first, const Int8Lane& lane,
+                                       const Single& single) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = lane.row + 8 * r;
       if constexpr (kOwn == 2) {
-        const PairScales<kOf> s = load_pair<F, kOf>(chunk, c, row, 2 * j, 0);
+        const PairScales<kOf> s = load_pair<F, kOf>(chunk, c, row, first + 2 * lane.j, 0);
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
           for (int h = 0; h < kOf; ++h) scale[r][i][h] = s.scale[i][h], offset[r][i][h] = s.offset[i][h];
       } else {
-        const GroupScales s =
-            decode_scales<F>(load_bytes<Chunk<F>::kGroupScale>(chunk + c.group_scale(row, j)).x,
-                             load_bytes<Chunk<F>::kBlockScale>(chunk + c.block_scale(row, 0)), number % 2, j);
+        const GroupScales s = single(row);
 #pragma unroll
         for (int h = 0; h < kOf; ++h) scale[r][0][h] = s.scale[h], offset[r][0][h] = s.offset[h];
       }
@@ -166,12 +167,16 @@ template <class F, int kScales>
 __device__ __forceinline__ void multiply_codes(const uint8_t* chunk, int number, const uint8_t* x, const Int8Lane& lane,
                                                const int (&bits)[4], float (&c)[4]) {
   using At = Int8Operand<kScales>;
-  using Scales = SlotScales<F>;
-  constexpr int kSlot = Scales::kSlot, kOwn = Scales::kOwn, kOf = Scales::kOf;
+  constexpr int kSlot = wgmma_slot_groups<F>(kInt8Tokens);
+  using Scales = LaneScales<F, kSlot>;
+  constexpr int kOwn = Scales::kOwn, kOf = Scales::kOf;
   constexpr int kParts = kOf == 2 || kScales == 2 ? 2 : 1;  // of a group, with scales of their own
   const Chunk<F> small{kSlot};
   Scales scales;
-  scales.load(chunk, small, number, lane);
+  scales.load(chunk, small, 0, lane, [&](int row) {
+    return decode_scales<F>(load_bytes<Chunk<F>::kGroupScale>(chunk + small.group_scale(row, lane.j)).x,
+                            load_bytes<Chunk<F>::kBlockScale>(chunk + small.block_scale(row, 0)), number % 2, lane.j);
+  });
   if constexpr (kNeedsSums<F>) {
     const auto& o = scales.offset;
     if constexpr (kOwn == 2) {  // lane j: groups 2 j and 2 j + 1
