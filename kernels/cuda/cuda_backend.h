@@ -219,6 +219,7 @@ class CudaBackend : public Backend {
   std::map<uint64_t, Recorded> recorded_;
   std::shared_ptr<std::atomic<int64_t>> live_bytes_;
   mutable std::atomic<int64_t> allocations_{0};
+  mutable std::atomic<int64_t> packs_{0};  ///< what unpacks weights ahead must not be ahead of
   BackendStats counters_;
   std::array<Event, 4> marks_;  ///< of the last marks; made when first used
   uint64_t n_marks_ = 0;

@@ -277,6 +277,7 @@ Tensor CudaBackend::pack_from(const Tensor& host, WeightRole role, void* dst, co
   // Whoever multiplies with it next waits for it; the host does not.
   check(cudaEventRecord(lane->done.get(), lane->stream.get()), "load weights");
   check(cudaStreamWaitEvent(stream_.get(), lane->done.get(), 0), "load weights");
+  ++packs_;
   return packed;
 }
 

@@ -95,7 +95,8 @@ void CudaBackend::prepare_ops(const Needs& needs) {
 Wide CudaBackend::wide() { return wide(act_); }
 
 Wide CudaBackend::wide(Act act) {
-  return {lt_.get(), narrow_a_, &unpacked_, counters_.runs, stream_.get(), act, needs_.deterministic, &crossovers_};
+  return {lt_.get(),     narrow_a_, &unpacked_,           counters_.runs + packs_,
+          stream_.get(), act,       needs_.deterministic, &crossovers_};
 }
 
 void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate) {

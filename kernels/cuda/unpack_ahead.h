@@ -23,8 +23,8 @@ class UnpackAhead {
   int64_t n_elements() const { return n_elements_; }
 
   /// f16, bf16 or an operand of e4m3 [n_rows, cols]: rows [begin, begin + n_rows) of w, there for what `stream` does
-  /// next until release(). `epoch` changes with every step, and whenever a recorded step may have been replayed in
-  /// between.
+  /// next until release(). `epoch` changes with every step, whenever a recorded step may have been replayed in between,
+  /// and when weights have been packed.
   Tensor unpack(const Tensor& w, int64_t begin, int64_t n_rows, DType type, int64_t epoch, cudaStream_t stream);
   /// The same of several matrices of equally long rows, below one another.
   Tensor unpack(std::initializer_list<const Tensor*> matrices, DType type, int64_t epoch, cudaStream_t stream);

@@ -46,6 +46,24 @@ TEST_CASE("cuda: a product of any format and number of rows is the oracle's") {
   }
 }
 
+TEST_CASE("cuda: a product waits for weights that were packed just before it") {
+  if (skipped()) return;
+  const int64_t m = 140, n = 4096, k = 2304;
+  const Weight small(DType::Q8_0, 256, k, 1), large(DType::Q8_0, n, k, 2);
+  const Floats x = random_floats(m * k, 1);
+  Floats wanted = poison(m * n), found = poison(m * n), other = poison(m * 256);
+  Side exact(ref()), side(gpu());
+  ref().matmul({exact.in(x, {m, k}), exact.weight(large), {}, exact.out(wanted, {m, n})});
+  exact.fetch();
+  const Tensor rows = side.in(x, {m, k}), out = side.out(found, {m, n}), beside = side.out(other, {m, 256});
+  // Rows are unpacked by a stream of its own that nothing holds up any more.
+  const Tensor packed = side.weight(small);
+  for (int i = 0; i < 4; ++i) gpu().matmul({rows, packed, {}, beside});
+  gpu().matmul({rows, side.weight(large), {}, out});
+  side.fetch();
+  CHECK(nmse(found, wanted) <= product_bar(DType::Q8_0));
+}
+
 TEST_CASE("cuda: products take the activations that were asked for") {
   if (skipped()) return;
   for (const char* act : {"f16", "bf16", "int8"}) {
