@@ -47,13 +47,18 @@ BoundTensor part_of(const BoundTensor& tensor, int64_t first, int64_t n) {
   return part;
 }
 
-int64_t indices_apart(const BoundTensor& tensor, const Backend& backend, size_t bytes) {
+std::vector<Part> parts_of(const BoundTensor& tensor, const Backend& backend, size_t bytes) {
   const int64_t all = tensor.host.dims[0];
-  if (tensor.role == WeightRole::vector || tensor.host.n_dims < 2 || packed_bytes(tensor, backend) == 0) return all;
+  if (tensor.role == WeightRole::vector || tensor.host.n_dims < 2 || packed_bytes(tensor, backend) == 0)
+    return {{0, all, 0}};
   const int64_t step = tensor.host.n_dims == 3 ? 1 : Backend::kRowsApart;
-  const auto per_step =
-      static_cast<size_t>(step) * std::max<size_t>(host_bytes(tensor.host) / static_cast<size_t>(all), 1);
-  return std::min(all, step * std::max(static_cast<int64_t>(bytes / per_step), int64_t{1}));
+  const size_t step_bytes = std::max<size_t>(host_bytes(part_of(tensor, 0, std::min(step, all)).host), 1);
+  const int64_t n = step * std::max(static_cast<int64_t>(bytes / step_bytes), int64_t{1});
+  std::vector<Part> parts;
+  for (int64_t first = 0; first < all; first += n)
+    parts.push_back(
+        {first, std::min(n, all - first), first > 0 ? packed_bytes(part_of(tensor, 0, first), backend) : 0});
+  return parts;
 }
 
 Tensor pack_tensor(const BoundTensor& tensor, const Backend& backend, void* dst, const ReadBytes& read) {

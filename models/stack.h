@@ -5,6 +5,8 @@
 // done.
 #pragma once
 
+#include <vector>
+
 #include "kernels/backend.h"
 #include "models/weights.h"
 
@@ -21,9 +23,14 @@ size_t packed_bytes(const BoundTensor& tensor, const Backend& backend);
 /// Indices [first, first + n) of the first dimension of a tensor that is no vector.
 BoundTensor part_of(const BoundTensor& tensor, int64_t first, int64_t n);
 
-/// How many indices of the first dimension are a part (Backend::pack) of about `bytes` of the file; all of them where
-/// there are no parts.
-int64_t indices_apart(const BoundTensor& tensor, const Backend& backend, size_t bytes);
+/// Indices [first, first + n) of the first dimension, packed from byte `begin` of the whole on.
+struct Part {
+  int64_t first, n;
+  size_t begin;
+};
+/// What may be packed by several threads (Backend::pack), of about `bytes` of the file each; one part where a backend
+/// has no parts.
+std::vector<Part> parts_of(const BoundTensor& tensor, const Backend& backend, size_t bytes);
 
 /// Backend::pack() for all kinds of tensors. `dst` has packed_bytes(). `read`, if it is not empty, brings what lies in
 /// files.

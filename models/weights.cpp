@@ -438,18 +438,6 @@ size_t stream_bytes(const BoundTensor& t, size_t packed, const ExpertsConfig& ex
   return held / static_cast<size_t>(experts.n_experts) * static_cast<size_t>(experts.n_active);
 }
 
-namespace {
-
-/// What one thread packs at a time: indices of the first dimension of a tensor.
-struct Part {
-  const BoundTensor* of;
-  int64_t first, n;
-  char* to;
-};
-constexpr size_t kPartBytes = size_t{16} << 20;  // of the file
-
-}  // namespace
-
 Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend& backend, int n_threads,
                      bool check_tensors, const std::function<bool(double)>& progress) {
   Weights weights;
@@ -465,30 +453,30 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
     weights.buffers.push_back(backend.allocate(total));
     arena = static_cast<char*>(weights.buffers.back().get());
   }
-  std::vector<Part> parts;
+  struct Task {
+    const BoundTensor* tensor;
+    Part part;
+    char* to;
+  };
+  constexpr size_t kTaskBytes = size_t{16} << 20;  // of the file
+  std::vector<Task> tasks;
   std::vector<double> work;
   for (size_t i = 0; i < bound.size(); ++i) {
-    const int64_t n = bound[i].host.dims[0], step = indices_apart(bound[i], backend, kPartBytes);
-    for (int64_t first = 0; first < n; first += step) {
-      const size_t before = first > 0 ? packed_bytes(part_of(bound[i], 0, first), backend) : 0;
-      parts.push_back({&bound[i], first, std::min(step, n - first), packed[i] ? arena + before : nullptr});
-      work.push_back(static_cast<double>(host_bytes(bound[i].host)) * static_cast<double>(parts.back().n) /
-                     static_cast<double>(n));
+    for (const Part& part : parts_of(bound[i], backend, kTaskBytes)) {
+      tasks.push_back({&bound[i], part, packed[i] ? arena + part.begin : nullptr});
+      work.push_back(static_cast<double>(host_bytes(part_of(bound[i], part.first, part.n).host)));
     }
     if (packed[i]) arena += aligned(packed[i]);
   }
   // A device takes each byte once. What stays in host memory may stay where the file is mapped.
   const ReadBytes read = backend.memory_left() ? checkpoint.read : ReadBytes();
   const auto load = [&](size_t i) {
-    const Part& part = parts[i];
-    const BoundTensor& t = *part.of;
-    if (part.first > 0) {
-      pack_tensor(part_of(t, part.first, part.n), backend, part.to, read);
-      return;
-    }
-    if (check_tensors) check_finite(checkpoint, t);
-    *t.target = pack_tensor(part.n < t.host.dims[0] ? part_of(t, 0, part.n) : t, backend, part.to, read);
-    t.target->dims[0] = t.host.dims[0];
+    const auto& [tensor, part, to] = tasks[i];
+    if (part.first == 0 && check_tensors) check_finite(checkpoint, *tensor);
+    Tensor whole = pack_tensor(part_of(*tensor, part.first, part.n), backend, to, read);
+    if (part.first > 0) return;
+    whole.dims[0] = tensor->host.dims[0];
+    *tensor->target = whole;
   };
   if (!run_parallel(work, n_threads, load, progress)) {
     throw Error(ErrorKind::run, escaped(checkpoint.path, 8192), "loading was cancelled");

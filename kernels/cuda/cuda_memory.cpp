@@ -20,6 +20,8 @@ struct CudaBackend::Staging {
   Pinned downloads{kDownloadBytes};
   Event zeroed;  ///< after the last allocation's memory was cleared: other streams wait for it before they write
   LanePool lanes;
+
+  explicit Staging(int n_threads) : lanes(n_threads) {}
 };
 
 namespace {
@@ -122,7 +124,7 @@ CudaBackend::CudaBackend(const BackendOptions& options)
   int lowest = 0, highest = 0;
   check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "make a stream");
   check(cudaStreamCreateWithPriority(stream_.out(), cudaStreamNonBlocking, highest), "make a stream");
-  staging_ = std::make_unique<Staging>();
+  staging_ = std::make_unique<Staging>(n_threads());
   check(cudaEventCreateWithFlags(staging_->zeroed.out(), cudaEventDisableTiming), "make an event");
 }
 

@@ -156,20 +156,29 @@ Lane::Lane(char* pinned, char* device)
 
 LanePool::Lease LanePool::take() {
   const std::lock_guard lock(mutex_);
-  if (idle_.empty()) return {*this, make()};
+  if (idle_.empty()) make_lanes();
   Lane* const lane = idle_.back();
   idle_.pop_back();
   return {*this, lane};
 }
 
-Lane* LanePool::make() {
-  const size_t in_block = lanes_.size() % Block::kLanes;
-  if (lanes_.size() == blocks_.size() * Block::kLanes) blocks_.emplace_back();
-  const Block& block = blocks_.back();
-  idle_.reserve(lanes_.size() + 1);  // so that giving back cannot fail
-  lanes_.push_back(std::make_unique<Lane>(block.pinned.data() + in_block * Lane::kBytes,
-                                          block.device.data() + in_block * Lane::kBytes));
-  return lanes_.back().get();
+void LanePool::make_lanes() {
+  size_t n = n_at_once_;
+  while (true) {
+    try {
+      blocks_.emplace_back(n);
+      break;
+    } catch (const Error&) {  // a device that is nearly full
+      if (n == 1) throw;
+      n /= 2;
+    }
+  }
+  idle_.reserve(lanes_.size() + n);  // so that giving back cannot fail
+  for (size_t i = 0; i < n; ++i) {
+    lanes_.push_back(std::make_unique<Lane>(blocks_.back().pinned.data() + i * Lane::kBytes,
+                                            blocks_.back().device.data() + i * Lane::kBytes));
+    idle_.push_back(lanes_.back().get());
+  }
 }
 
 void LanePool::give_back(Lane* lane) {

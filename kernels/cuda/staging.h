@@ -118,22 +118,25 @@ class LanePool {
     LanePool& pool_;
     Lane* lane_;
   };
+  /// Lanes are made for so many threads at once: what each would do for itself they would do one after the other in the
+  /// driver.
+  explicit LanePool(int n_threads) : n_at_once_(static_cast<size_t>(n_threads)) {}
   /// An idle lane or a new one.
   Lease take();
   /// Returns when all lanes have done what they were asked for; false if there are none.
   bool wait();
 
  private:
-  void give_back(Lane* lane);
-  Lane* make();
-
-  /// For so many lanes at once: what each of them would do for itself they would do one after the other in the driver.
   struct Block {
-    static constexpr size_t kLanes = 16;
-    Pinned pinned{kLanes * Lane::kBytes};
-    DeviceBlock device{kLanes * Lane::kBytes};
+    explicit Block(size_t n_lanes) : device(n_lanes * Lane::kBytes), pinned(n_lanes * Lane::kBytes) {}
+    DeviceBlock device;
+    Pinned pinned;
   };
 
+  void give_back(Lane* lane);
+  void make_lanes();
+
+  const size_t n_at_once_;
   std::mutex mutex_;
   std::vector<Block> blocks_;
   std::vector<std::unique_ptr<Lane>> lanes_;

@@ -134,15 +134,15 @@ TEST_CASE(
     const size_t bytes = packed_bytes(bound, *backend);
     std::vector<std::byte> want(bytes), got(bytes);
     pack_tensor(bound, *backend, want.data());
-    for (int64_t i = 2; i >= 0; --i) {
-      const size_t before = i > 0 ? packed_bytes(part_of(bound, 0, i), *backend) : 0;
-      const Tensor packed = pack_tensor(part_of(bound, i, 1), *backend, got.data() + before);
+    const std::vector<Part> parts = parts_of(bound, *backend, 1);
+    CHECK(parts.size() == 3);
+    for (const Part& part : parts) {
+      const Tensor packed = pack_tensor(part_of(bound, part.first, part.n), *backend, got.data() + part.begin);
       CHECK(packed.dims[0] == 1);
     }
     CHECK(got == want);
-    CHECK(indices_apart(bound, *backend, 1) == 1);
-    CHECK(indices_apart(bound, *backend, 64) == 2);
-    CHECK(indices_apart(bound, *backend, 1000) == 3);
+    CHECK(parts_of(bound, *backend, 64).size() == 2);
+    CHECK(parts_of(bound, *backend, 1000).size() == 1);
   }
 }
 
@@ -177,17 +177,20 @@ TEST_CASE("a matrix is packed in parts of whole tiles, and a vector or what is u
   source.data = reinterpret_cast<const std::byte*>(numbers.data());
   const auto cpu = make_backend("cpu"), ref = make_backend("ref");
   const BoundTensor bound{&source, host, WeightRole::matrix, nullptr};
-  CHECK(indices_apart(bound, *cpu, 1) == 64);
-  CHECK(indices_apart(bound, *cpu, 200 << 10) == 192);
-  CHECK(indices_apart(bound, *cpu, 8 << 20) == 1000);
-  CHECK(indices_apart(bound, *ref, 1) == 1000);
-  CHECK(indices_apart({&source, host, WeightRole::vector, nullptr}, *cpu, 1) == 1000);
+  CHECK(parts_of(bound, *cpu, 1).size() == 16);
+  CHECK(parts_of(bound, *cpu, 8 << 20).size() == 1);
+  CHECK(parts_of(bound, *ref, 1).size() == 1);
+  CHECK(parts_of({&source, host, WeightRole::vector, nullptr}, *cpu, 1).size() == 1);
   std::vector<std::byte> want(packed_bytes(bound, *cpu)), got(want.size());
   pack_tensor(bound, *cpu, want.data());
-  for (int64_t first = 0; first < 1000; first += 192) {
-    const size_t before = first > 0 ? packed_bytes(part_of(bound, 0, first), *cpu) : 0;
-    pack_tensor(part_of(bound, first, std::min<int64_t>(192, 1000 - first)), *cpu, got.data() + before);
+  int64_t next = 0;
+  for (const Part& part : parts_of(bound, *cpu, 200 << 10)) {
+    CHECK(part.first == next);
+    CHECK(part.n == std::min<int64_t>(192, 1000 - part.first));
+    next = part.first + part.n;
+    pack_tensor(part_of(bound, part.first, part.n), *cpu, got.data() + part.begin);
   }
+  CHECK(next == 1000);
   CHECK(got == want);
 }
 
