@@ -126,15 +126,15 @@ struct RingOfPasses {
 };
 
 /// A warp of the group that fetches: the last one activations, the others weights. Where a tile's part of a slot is one
-/// copy, one of them is enough; else three take slots in turn. One thread does it, which the compiler has to know, or
+/// copy, one of them is enough; else several take slots in turn. One thread does it, which the compiler has to know, or
 /// it puts a loop over lanes around every copy.
 template <class F, int kTokens, bool kStreamsX>
 __device__ __forceinline__ void fetch_all(const WgmmaLaunch& p, const WgmmaRange& range, RingOfPasses& ring) {
   constexpr int kSlot = wgmma_slot_groups<F>(kTokens), kBytes = wgmma_tile_bytes<F>(kTokens);
   constexpr int kXBytes = kSlot * kGroup * kTokens * 2;
-  constexpr int kWeightWarps = kStreamsX ? kFetchWarps - 1 : 1;
+  const int weight_warps = kStreamsX ? wgmma_weight_warps(p.plan.n_slots, p.plan.n_sets) : 1;
   const int warp = uniform(threadIdx.x / 32 % 4);
-  const bool weights = warp < kWeightWarps;
+  const bool weights = warp < weight_warps;
   if (!weights && (!kStreamsX || warp < kFetchWarps - 1)) return;
   if (!weights) wait_for_previous_kernel();  // weights depend on nothing, activations do
   if (!fetches()) return;
@@ -150,13 +150,12 @@ __device__ __forceinline__ void fetch_all(const WgmmaLaunch& p, const WgmmaRange
     find_runs(p, pass, runs);
     const int bytes = kBytes * pass.n_units * p.tiles_per_unit;
     for (int block = range.first_block; block < range.end_block; ++block) {
-      barrier_wait(&ring.empty[slot],
-                   parity);  // also of others' blocks: who skips one could take an old phase for a new
-      if (!kStreamsX && --more < 0) {
-        barrier_wait(&ring.weights[oldest], oldest_parity);
-        if (++oldest == p.plan.n_slots) oldest = 0, oldest_parity ^= 1;
-      }
       if (turn == 0) {
+        barrier_wait(&ring.empty[slot], parity);  // of own blocks only, see wgmma_weight_warps()
+        if (!kStreamsX && --more < 0) {
+          barrier_wait(&ring.weights[oldest], oldest_parity);
+          if (++oldest == p.plan.n_slots) oldest = 0, oldest_parity ^= 1;
+        }
         const uint32_t to = shared_address(wgmma_memory) + slot * p.plan.slot_bytes;
         const uint32_t barrier = shared_address(weights ? &ring.weights[slot] : &ring.x[slot]);
         barrier_expect(barrier, weights ? bytes : kXBytes);
@@ -170,7 +169,7 @@ __device__ __forceinline__ void fetch_all(const WgmmaLaunch& p, const WgmmaRange
             for (int i = runs[m].n; i > 0; --i, from += p.tile_bytes, at += kBytes)
               part.copy(from, at, barrier, policy);
           }
-          turn = kWeightWarps;
+          turn = weight_warps;
         } else {
           bulk_copy(to + p.plan.x_offset, p.x + static_cast<int64_t>(block) * kXBytes, kXBytes, barrier, policy);
           turn = 1;

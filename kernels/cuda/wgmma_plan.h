@@ -73,6 +73,14 @@ struct WgmmaPlan {
   int shared_bytes = 0;
 };
 
+/// Warps that fetch weights, blocks in turn, each waiting for the slots of its own blocks only. A barrier tells two
+/// phases apart, so nobody may be a whole one early or late. Late cannot be: a slot waits for the warp that fills it
+/// next. Nor early: what a warp filled before, for the same set, was empty `n_slots` blocks before that; with as many
+/// slots as warps and sets have in common, or slots that are always the same warp's, that is the phase before the last.
+INFER_HD constexpr int wgmma_weight_warps(int n_slots, int n_sets) {
+  return n_slots % 3 == 0 || n_slots >= 3 * n_sets ? 3 : 2;
+}
+
 /// Tiles of a pass.
 constexpr int wgmma_tiles_at_once(int n_sets) { return kWgmmaTiles / n_sets; }
 constexpr int wgmma_sums_bytes(int tokens) { return kTileRows * tokens * 4; }  ///< of a tile
@@ -125,7 +133,9 @@ inline void lay_out(const WgmmaShape& s, const WgmmaLimits& limits, WgmmaPlan& p
   const int ring = plan.n_slots * plan.slot_bytes, left = plan.gated_offset + gated;
   if (!plan.one_pass) plan.gated_offset = ring;
   plan.shared_bytes = plan.one_pass ? (ring > left ? ring : left) : ring + gated;
-  if (plan.n_slots < 2 || plan.shared_bytes > shared_bytes) plan.n_slots = 0;
+  // matmul_wgmma leaves a slot when its set has the next one.
+  const int least = s.kept_bytes > 0 ? 2 : 2 * plan.n_sets;
+  if (plan.n_slots < least || plan.shared_bytes > shared_bytes) plan.n_slots = 0;
   plan.kept_offset = (plan.shared_bytes + 127) / 128 * 128, plan.shared_bytes = plan.kept_offset + kept;
 }
 
