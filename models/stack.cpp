@@ -47,14 +47,14 @@ BoundTensor part_of(const BoundTensor& tensor, int64_t first, int64_t n) {
   return part;
 }
 
-std::vector<Part> parts_of(const BoundTensor& tensor, const Backend& backend, size_t bytes) {
+std::vector<WeightPart> parts_of(const BoundTensor& tensor, const Backend& backend, size_t bytes) {
   const int64_t all = tensor.host.dims[0];
   if (tensor.role == WeightRole::vector || tensor.host.n_dims < 2 || packed_bytes(tensor, backend) == 0)
     return {{0, all, 0}};
   const int64_t step = tensor.host.n_dims == 3 ? 1 : Backend::kRowsApart;
   const size_t step_bytes = std::max<size_t>(host_bytes(part_of(tensor, 0, std::min(step, all)).host), 1);
   const int64_t n = step * std::max(static_cast<int64_t>(bytes / step_bytes), int64_t{1});
-  std::vector<Part> parts;
+  std::vector<WeightPart> parts;
   for (int64_t first = 0; first < all; first += n)
     parts.push_back(
         {first, std::min(n, all - first), first > 0 ? packed_bytes(part_of(tensor, 0, first), backend) : 0});

@@ -24,13 +24,13 @@ size_t packed_bytes(const BoundTensor& tensor, const Backend& backend);
 BoundTensor part_of(const BoundTensor& tensor, int64_t first, int64_t n);
 
 /// Indices [first, first + n) of the first dimension, packed from byte `begin` of the whole on.
-struct Part {
+struct WeightPart {
   int64_t first, n;
   size_t begin;
 };
 /// What may be packed by several threads (Backend::pack), of about `bytes` of the file each; one part where a backend
 /// has no parts.
-std::vector<Part> parts_of(const BoundTensor& tensor, const Backend& backend, size_t bytes);
+std::vector<WeightPart> parts_of(const BoundTensor& tensor, const Backend& backend, size_t bytes);
 
 /// Backend::pack() for all kinds of tensors. `dst` has packed_bytes(). `read`, if it is not empty, brings what lies in
 /// files.

@@ -455,14 +455,14 @@ Weights load_weights(const Checkpoint& checkpoint, const Config& config, Backend
   }
   struct Task {
     const BoundTensor* tensor;
-    Part part;
+    WeightPart part;
     char* to;
   };
   constexpr size_t kTaskBytes = size_t{16} << 20;  // of the file
   std::vector<Task> tasks;
   std::vector<double> work;
   for (size_t i = 0; i < bound.size(); ++i) {
-    for (const Part& part : parts_of(bound[i], backend, kTaskBytes)) {
+    for (const WeightPart& part : parts_of(bound[i], backend, kTaskBytes)) {
       tasks.push_back({&bound[i], part, packed[i] ? arena + part.begin : nullptr});
       work.push_back(static_cast<double>(host_bytes(part_of(bound[i], part.first, part.n).host)));
     }

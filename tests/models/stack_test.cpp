@@ -134,9 +134,9 @@ TEST_CASE(
     const size_t bytes = packed_bytes(bound, *backend);
     std::vector<std::byte> want(bytes), got(bytes);
     pack_tensor(bound, *backend, want.data());
-    const std::vector<Part> parts = parts_of(bound, *backend, 1);
+    const std::vector<WeightPart> parts = parts_of(bound, *backend, 1);
     CHECK(parts.size() == 3);
-    for (const Part& part : parts) {
+    for (const WeightPart& part : parts) {
       const Tensor packed = pack_tensor(part_of(bound, part.first, part.n), *backend, got.data() + part.begin);
       CHECK(packed.dims[0] == 1);
     }
@@ -184,7 +184,7 @@ TEST_CASE("a matrix is packed in parts of whole tiles, and a vector or what is u
   std::vector<std::byte> want(packed_bytes(bound, *cpu)), got(want.size());
   pack_tensor(bound, *cpu, want.data());
   int64_t next = 0;
-  for (const Part& part : parts_of(bound, *cpu, 200 << 10)) {
+  for (const WeightPart& part : parts_of(bound, *cpu, 200 << 10)) {
     CHECK(part.first == next);
     CHECK(part.n == std::min<int64_t>(192, 1000 - part.first));
     next = part.first + part.n;
