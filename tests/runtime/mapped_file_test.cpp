@@ -1,6 +1,7 @@
 // Files whose bytes are read instead of mapped where that is quicker.
 #include "runtime/mapped_file.h"
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -27,7 +28,7 @@ std::string write_file(const test::Folder& folder, const std::string& name, size
 }
 
 bool same(std::span<const std::byte> a, std::span<const std::byte> b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size()) == 0;
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
 }
 
 /// Holds copies of all weights, as a device does.
