@@ -91,7 +91,7 @@ void MappedFile::close() noexcept {
 
 void MappedFile::read(size_t begin, std::span<std::byte> to) const {
   if (fd_ < 0)
-    std::memcpy(to.data(), data_ + begin, to.size());
+    std::copy_n(data_ + begin, to.size(), to.data());
   else
     read_fully(fd_, begin, to, path_);
 }
