@@ -20,7 +20,7 @@ size_t host_bytes(const Tensor& host);
 /// Bytes that pack_tensor() fills; 0: the tensor is used where it lies.
 size_t packed_bytes(const BoundTensor& tensor, const Backend& backend);
 
-/// Indices [first, first + n) of the first dimension of a tensor that is no vector.
+/// Indices [first, first + n) of the first dimension; of a vector all of them only.
 BoundTensor part_of(const BoundTensor& tensor, int64_t first, int64_t n);
 
 /// Indices [first, first + n) of the first dimension, packed from byte `begin` of the whole on.

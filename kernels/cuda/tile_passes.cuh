@@ -150,12 +150,13 @@ __device__ __forceinline__ void fetch_all(const WgmmaLaunch& p, const WgmmaRange
     find_runs(p, pass, runs);
     const int bytes = kBytes * pass.n_units * p.tiles_per_unit;
     for (int block = range.first_block; block < range.end_block; ++block) {
+      // Of own blocks only, see wgmma_weight_warps(); where there is one warp all are its own.
+      if (!kStreamsX || turn == 0) barrier_wait(&ring.empty[slot], parity);
+      if (!kStreamsX && --more < 0) {
+        barrier_wait(&ring.weights[oldest], oldest_parity);
+        if (++oldest == p.plan.n_slots) oldest = 0, oldest_parity ^= 1;
+      }
       if (turn == 0) {
-        barrier_wait(&ring.empty[slot], parity);  // of own blocks only, see wgmma_weight_warps()
-        if (!kStreamsX && --more < 0) {
-          barrier_wait(&ring.weights[oldest], oldest_parity);
-          if (++oldest == p.plan.n_slots) oldest = 0, oldest_parity ^= 1;
-        }
         const uint32_t to = shared_address(wgmma_memory) + slot * p.plan.slot_bytes;
         const uint32_t barrier = shared_address(weights ? &ring.weights[slot] : &ring.x[slot]);
         barrier_expect(barrier, weights ? bytes : kXBytes);
