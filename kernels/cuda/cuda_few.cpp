@@ -104,7 +104,11 @@ void CudaBackend::attn_in_few(const AttnInArgs& a) {
     }
     runs.push_back(args);
   }
-  if (way == FewWay::int8 && runs.size() == 2 && matmul_int8_pair(runs[0], runs[1], wgmma_limits_, stream_.get()))
+  const auto as_pair = [&] {
+    if (way == FewWay::int8) return matmul_int8_pair(runs[0], runs[1], wgmma_limits_, stream_.get());
+    return way == FewWay::wgmma && matmul_wgmma_pair(runs[0], runs[1], wgmma_limits_, stream_.get());
+  };
+  if (runs.size() == 2 && as_pair())
     ++counters_.launches;
   else
     for (const MmaArgs& args : runs) product_few(way, args);

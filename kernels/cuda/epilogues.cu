@@ -25,10 +25,12 @@ __global__ void add_bias_kernel(float* out, const float* bias, int64_t n, int64_
 
 /// out = activation(gate) * up. Grid: up to 4096 blocks of 256 threads, 8 numbers a thread and turn; no shared memory.
 /// Moves 6 bytes a number: bound by memory. Rows have row_eights eights, of gate and up `gap` more lie between them.
-/// out may be gate where there is no gap: a thread writes only where it alone has read.
+/// out may be gate where there is no gap: a thread writes only where it alone has read. Starts early.
 template <Activation kActivation>
 __global__ void activate_bf16_kernel(const uint4* gate, const uint4* up, uint4* out, uint32_t n_eights,
                                      uint32_t row_eights, uint32_t gap) {
+  start_next_kernel();
+  wait_for_previous_kernel();
   const uint32_t step = gridDim.x * kThreads;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < n_eights; i += step) {
     const uint32_t at = i + i / row_eights * gap;
@@ -61,10 +63,9 @@ void activate_bf16(const ActivateArgs& a, cudaStream_t stream, int64_t stride) {
     throw Error(ErrorKind::run, "activate", "too many numbers", std::to_string(a.out.n_elements()));
   const auto kernel = a.activation == Activation::silu ? activate_bf16_kernel<Activation::silu>
                                                        : activate_bf16_kernel<Activation::gelu_tanh>;
-  kernel<<<blocks_for(n_eights), kThreads, 0, stream>>>(a.gate.as<uint4>(), a.up.as<uint4>(), a.out.as<uint4>(),
-                                                        static_cast<uint32_t>(n_eights),
-                                                        static_cast<uint32_t>(row_eights), static_cast<uint32_t>(gap));
-  check_launch("activate_bf16");
+  launch_early("activate_bf16", kernel, static_cast<int64_t>(blocks_for(n_eights)), kThreads, 0, stream,
+               a.gate.as<uint4>(), a.up.as<uint4>(), a.out.as<uint4>(), static_cast<uint32_t>(n_eights),
+               static_cast<uint32_t>(row_eights), static_cast<uint32_t>(gap));
 }
 
 }  // namespace infer::cuda

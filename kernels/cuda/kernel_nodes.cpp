@@ -41,8 +41,8 @@ struct Driver {
   bool complete() const { return node_params && function_of && attribute && set_attribute && blocks_per_sm; }
 };
 
-/// False where the driver does not tell.
-bool describe(const Driver& driver, cudaGraphNode_t node, int sm_threads, KernelUse& use) {
+/// False where the driver does not tell. most_shared: bytes that a block may have.
+bool describe(const Driver& driver, cudaGraphNode_t node, int sm_threads, int most_shared, KernelUse& use) {
   CUDA_KERNEL_NODE_PARAMS_v2 p = {};
   if (driver.node_params(node, &p) != CUDA_SUCCESS) return false;
   CUfunction function = p.func;
@@ -62,12 +62,13 @@ bool describe(const Driver& driver, cudaGraphNode_t node, int sm_threads, Kernel
   use.n_threads = static_cast<int>(p.blockDimX * p.blockDimY * p.blockDimZ);
   use.local_bytes = local;
   use.shared_bytes = int64_t{p.sharedMemBytes} + shared;
-  // What a later launch of the kernel with less shared memory allowed is what the driver would count by.
+  // The driver counts by what the last launch of the kernel allowed, which may be less. What is allowed here holds for
+  // all launches after, whatever the runtime allows then: so it is all there is.
   int allowed = 0;
-  const auto wanted = static_cast<int>(p.sharedMemBytes);
   if (!get(allowed, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)) return false;
-  if (allowed < wanted &&
-      driver.set_attribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, wanted) != CUDA_SUCCESS)
+  if (allowed < static_cast<int>(p.sharedMemBytes) &&
+      driver.set_attribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, most_shared - shared) !=
+          CUDA_SUCCESS)
     return false;
   if (driver.blocks_per_sm(&use.blocks_per_sm, function, use.n_threads, p.sharedMemBytes) != CUDA_SUCCESS) return false;
   use.occupancy = static_cast<double>(use.blocks_per_sm) * use.n_threads / sm_threads;
@@ -79,9 +80,10 @@ bool describe(const Driver& driver, cudaGraphNode_t node, int sm_threads, Kernel
 std::vector<KernelUse> kernel_uses(cudaGraph_t graph) {
   static const Driver driver;
   if (!driver.complete()) return {};
-  int device = 0, sm_threads = 0;
+  int device = 0, sm_threads = 0, most_shared = 0;
   check(cudaGetDevice(&device), "kernels of a graph");
   check(cudaDeviceGetAttribute(&sm_threads, cudaDevAttrMaxThreadsPerMultiProcessor, device), "kernels of a graph");
+  check(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "kernels of a graph");
   size_t n_nodes = 0;
   check(cudaGraphGetNodes(graph, nullptr, &n_nodes), "kernels of a graph");
   std::vector<cudaGraphNode_t> nodes(n_nodes);
@@ -91,7 +93,7 @@ std::vector<KernelUse> kernel_uses(cudaGraph_t graph) {
     cudaGraphNodeType type = cudaGraphNodeTypeEmpty;
     check(cudaGraphNodeGetType(node, &type), "kernels of a graph");
     KernelUse use;
-    if (type == cudaGraphNodeTypeKernel && describe(driver, node, sm_threads, use)) out.push_back(use);
+    if (type == cudaGraphNodeTypeKernel && describe(driver, node, sm_threads, most_shared, use)) out.push_back(use);
   }
   return out;
 }

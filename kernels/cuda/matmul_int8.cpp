@@ -47,36 +47,9 @@ WgmmaLaunch int8_launch(const MmaArgs& a) {
   return p;
 }
 
-int64_t cost_of(const WgmmaShape& s, const WgmmaPlan& plan) {
-  return wgmma_cost(s, plan.n_row_blocks, plan.n_parts, plan.n_sets);
-}
-
-/// Plans of two products that run side by side, each on its share of the clusters, which are of one size. n_slots 0: no
-/// room.
-void plan_pair(const WgmmaShape& a, const WgmmaShape& b, const WgmmaLimits& limits, WgmmaPlan& of_a, WgmmaPlan& of_b) {
-  const double bytes_a = static_cast<double>(a.n_units) * a.n_blocks * a.tile_bytes,
-               bytes_b = static_cast<double>(b.n_units) * b.n_blocks * b.tile_bytes;
-  int64_t least = -1;
-  of_a = of_b = {};
-  for (int i = 0; i < 4; ++i) {
-    const int n = limits.n_clusters[i], share = static_cast<int>(n * bytes_a / (bytes_a + bytes_b));
-    for (int first = std::max(1, share - 1); first <= share + 2 && first < n; ++first) {
-      WgmmaLimits some = limits;
-      std::fill(some.n_clusters, some.n_clusters + 4, 0);
-      some.n_clusters[i] = first;
-      const WgmmaPlan plan_a = plan_wgmma(a, some);
-      some.n_clusters[i] = n - first;
-      const WgmmaPlan plan_b = plan_wgmma(b, some);
-      if (plan_a.n_slots == 0 || plan_b.n_slots == 0) continue;
-      const int64_t cost = std::max(cost_of(a, plan_a), cost_of(b, plan_b));
-      if (least < 0 || cost < least) least = cost, of_a = plan_a, of_b = plan_b;
-    }
-  }
-}
-
 Int8Launch pair_launch(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits& limits) {
   Int8Launch p{{int8_launch(first), int8_launch(second)}, 0, 1};
-  plan_pair(shape_of(first, p.of[0]), shape_of(second, p.of[1]), limits, p.of[0].plan, p.of[1].plan);
+  plan_wgmma_pair(shape_of(first, p.of[0]), shape_of(second, p.of[1]), limits, p.of[0].plan, p.of[1].plan);
   p.first_ctas = p.of[0].plan.n_row_blocks * p.of[0].plan.n_parts;
   return p;
 }

@@ -4,6 +4,7 @@
 // while the four before them run. wgmma_plan.h says who does what.
 #pragma once
 
+#include "kernels/cuda/format_pairs.h"
 #include "kernels/cuda/tile_passes.cuh"
 #include "kernels/cuda/wgmma.cuh"
 #include "kernels/cuda/wgmma_weights.cuh"
@@ -113,16 +114,10 @@ __device__ __forceinline__ void multiply_all(const WgmmaLaunch& p, const WgmmaRa
   }
 }
 
-#endif
-
-/// Grid: row blocks x parts, parts in a cluster, one CTA an SM. Block: 4 groups of warps that multiply
-/// and one that fetches. Shared: the ring, sums of the cluster, sums of up. Bytes: the packed weights once, the operand
-/// once for every row block and pass, from the L2.
+/// A CTA's part in a product.
 template <class F, int kTokens>
-__global__ void __launch_bounds__(kWgmmaThreads, 1) wgmma_kernel(const __grid_constant__ WgmmaLaunch p) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  __shared__ RingOfPasses ring;
-  const WgmmaRange range(p, static_cast<int>(blockIdx.x), kWgmmaTiles);
+__device__ __forceinline__ void wgmma_cta(const WgmmaLaunch& p, int cta, RingOfPasses& ring) {
+  const WgmmaRange range(p, cta, kWgmmaTiles);
   if (threadIdx.x == 0) {
     ring.init(p.plan.n_slots, range.at_once);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -144,6 +139,31 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1) wgmma_kernel(const __grid_co
     wait_for_previous_kernel();
     multiply_all<F, kTokens>(p, range, ring);
   }
+}
+
+#endif
+
+/// Grid: row blocks x parts, parts in a cluster, one CTA an SM. Block: 4 groups of warps that multiply
+/// and one that fetches. Shared: the ring, sums of the cluster, sums of up. Bytes: the packed weights once, the operand
+/// once for every row block and pass, from the L2.
+template <class F, int kTokens>
+__global__ void __launch_bounds__(kWgmmaThreads, 1) wgmma_kernel(const __grid_constant__ WgmmaLaunch p) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  __shared__ RingOfPasses ring;
+  wgmma_cta<F, kTokens>(p, static_cast<int>(blockIdx.x), ring);
+#endif
+}
+
+/// The same for two products: CTAs of the first, then of the second.
+template <class F, class G, int kTokens>
+__global__ void __launch_bounds__(kWgmmaThreads, 1) wgmma_pair_kernel(const __grid_constant__ WgmmaPairLaunch p) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  __shared__ RingOfPasses ring;
+  const int cta = static_cast<int>(blockIdx.x);
+  if (cta < p.first_ctas)
+    wgmma_cta<F, kTokens>(p.of[0], cta, ring);
+  else
+    wgmma_cta<G, kTokens>(p.of[1], cta - p.first_ctas, ring);
 #endif
 }
 
@@ -153,6 +173,15 @@ void launch_wgmma(DType dtype, const WgmmaLaunch& p, cudaStream_t stream) {
     if constexpr (F::block > 1)
       launch_passes("matmul_wgmma", wgmma_kernel<F, kTokens>, p, p.plan.n_row_blocks * p.plan.n_parts, p.plan.n_parts,
                     p.plan.shared_bytes, stream);
+  });
+}
+
+template <int kTokens>
+void launch_wgmma_pair(DType first, DType second, const WgmmaPairLaunch& p, cudaStream_t stream) {
+  visit_format_pair(first, second, [&]<class F, class G>() {
+    const WgmmaPlan &a = p.of[0].plan, &b = p.of[1].plan;
+    launch_passes("matmul_wgmma", wgmma_pair_kernel<F, G, kTokens>, p, p.first_ctas + b.n_row_blocks * b.n_parts,
+                  a.n_parts, a.shared_bytes > b.shared_bytes ? a.shared_bytes : b.shared_bytes, stream);
   });
 }
 

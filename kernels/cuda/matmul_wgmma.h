@@ -30,6 +30,12 @@ struct WgmmaLaunch {
   WgmmaPlan plan;
 };
 
+/// Two products of different formats that meet the same activations: CTAs of the one, then of the other.
+struct WgmmaPairLaunch {
+  WgmmaLaunch of[2];
+  int32_t first_ctas = 0;
+};
+
 /// Whether the program and the GPU in use have the instructions.
 bool has_wgmma(int major, int minor);
 /// Of the GPU in use.
@@ -42,6 +48,9 @@ bool wgmma_takes(int64_t m, const Tensor& w);
 bool wgmma_gates(int64_t m, const Tensor& gate, const WgmmaLimits&);
 /// args.x: an operand for operand_tokens(m) tokens, its shape [m, k]. gated: args.out is an operand too.
 void matmul_wgmma(const MmaArgs& args, const WgmmaLimits&, cudaStream_t);
+/// The same as both, one after the other, in one launch; neither is gated or fixed. False, and nothing done, where
+/// there is no kernel for both formats and so many tokens together.
+bool matmul_wgmma_pair(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits&, cudaStream_t);
 
 /// A launch of `args` but for its plan. Throws where a weight has no kernel; `what` is who says so.
 WgmmaLaunch wgmma_launch(const char* what, const MmaArgs& args);
@@ -54,5 +63,8 @@ void norm_operand(const Tensor& x, const Tensor& weight, float eps, void* operan
 /// Defined in matmul_wgmma_8.cu .. matmul_wgmma_128.cu, which compile side by side.
 template <int kTokens>
 void launch_wgmma(DType, const WgmmaLaunch&, cudaStream_t);
+/// Defined in matmul_wgmma_pair_16.cu and matmul_wgmma_pair_32.cu.
+template <int kTokens>
+void launch_wgmma_pair(DType first, DType second, const WgmmaPairLaunch&, cudaStream_t);
 
 }  // namespace infer::cuda

@@ -8,6 +8,7 @@ namespace infer::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kNormThreads = 512;
 constexpr int kKept = 4;  ///< quads of a row that a thread of the norm keeps in registers
 
 __device__ __forceinline__ void put_quad(uint32_t* operand, int tokens, int token, int64_t column, float4 v) {
@@ -27,41 +28,48 @@ __global__ void __launch_bounds__(kThreads)
   put_quad(operand, tokens, token, 4 * quad, x[i]);
 }
 
-/// Grid: a block to a token. The row is read once where it has up to 4096 numbers.
-__global__ void __launch_bounds__(kThreads)
+/// Grid: a block to a token. The row is read once where it has up to 8192 numbers. The weights are there before the
+/// kernel before is done.
+__global__ void __launch_bounds__(kNormThreads)
     norm_operand_kernel(const float4* x, const float4* weight, float eps, uint32_t* operand, int tokens, int n_quads) {
-  __shared__ float warps[kThreads / 32];
+  __shared__ float warps[kNormThreads / 32];
   start_next_kernel();
+  float4 kept[kKept], w[kKept];
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+    const int quad = threadIdx.x + i * kNormThreads;
+    w[i] = quad < n_quads ? weight[quad] : float4{};
+  }
   wait_for_previous_kernel();
   const float4* row = x + static_cast<int64_t>(blockIdx.x) * n_quads;
-  float4 kept[kKept];
   float squares = 0;
   const auto square = [&](float4 v) { squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; };
 #pragma unroll
   for (int i = 0; i < kKept; ++i) {
-    const int quad = threadIdx.x + i * kThreads;
+    const int quad = threadIdx.x + i * kNormThreads;
     kept[i] = quad < n_quads ? row[quad] : float4{};
-    square(kept[i]);
   }
-  for (int quad = threadIdx.x + kKept * kThreads; quad < n_quads; quad += kThreads) square(row[quad]);
+#pragma unroll
+  for (const float4& v : kept) square(v);
+  for (int quad = threadIdx.x + kKept * kNormThreads; quad < n_quads; quad += kNormThreads) square(row[quad]);
   squares = warp_sum(squares);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = squares;
   __syncthreads();
   float sum = 0;
 #pragma unroll
-  for (int i = 0; i < kThreads / 32; ++i) sum += warps[i];
+  for (const float of_warp : warps) sum += of_warp;
   const float inverse = 1.0f / sqrtf(sum / static_cast<float>(4 * n_quads) + eps);
-  const auto put = [&](int quad, float4 v) {
-    const float4 w = weight[quad];
+  const auto put = [&](int quad, float4 v, float4 by) {
     put_quad(operand, tokens, static_cast<int>(blockIdx.x), 4 * quad,
-             make_float4(v.x * inverse * w.x, v.y * inverse * w.y, v.z * inverse * w.z, v.w * inverse * w.w));
+             make_float4(v.x * inverse * by.x, v.y * inverse * by.y, v.z * inverse * by.z, v.w * inverse * by.w));
   };
 #pragma unroll
   for (int i = 0; i < kKept; ++i) {
-    const int quad = threadIdx.x + i * kThreads;
-    if (quad < n_quads) put(quad, kept[i]);
+    const int quad = threadIdx.x + i * kNormThreads;
+    if (quad < n_quads) put(quad, kept[i], w[i]);
   }
-  for (int quad = threadIdx.x + kKept * kThreads; quad < n_quads; quad += kThreads) put(quad, row[quad]);
+  for (int quad = threadIdx.x + kKept * kNormThreads; quad < n_quads; quad += kNormThreads)
+    put(quad, row[quad], weight[quad]);
 }
 
 constexpr int kInt8Threads = 512;
@@ -128,8 +136,9 @@ void arrange_operand(const Tensor& x, void* operand, cudaStream_t stream) {
 }
 
 void norm_operand(const Tensor& x, const Tensor& weight, float eps, void* operand, cudaStream_t stream) {
-  launch_early("norm_operand", norm_operand_kernel, x.rows(), kThreads, 0, stream, x.as<float4>(), weight.as<float4>(),
-               eps, static_cast<uint32_t*>(operand), operand_tokens(x.rows()), static_cast<int>(x.cols() / 4));
+  launch_early("norm_operand", norm_operand_kernel, x.rows(), kNormThreads, 0, stream, x.as<float4>(),
+               weight.as<float4>(), eps, static_cast<uint32_t*>(operand), operand_tokens(x.rows()),
+               static_cast<int>(x.cols() / 4));
 }
 
 }  // namespace infer::cuda

@@ -39,14 +39,15 @@ __device__ __forceinline__ void write(T* to, const float x[kWide]) {
 }
 
 /// Sum over the block, the same for all threads and from run to run.
+template <int kBlock>
 __device__ __forceinline__ float block_sum(float x) {
-  __shared__ float warps[kThreads / 32];
+  __shared__ float warps[kBlock / 32];
   x = warp_sum(x);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
   __syncthreads();
   float sum = 0;
 #pragma unroll
-  for (int i = 0; i < kThreads / 32; ++i) sum += warps[i];
+  for (int i = 0; i < kBlock / 32; ++i) sum += warps[i];
   return sum;
 }
 
@@ -98,25 +99,54 @@ __device__ __forceinline__ float inverse_rms(const float* x, int64_t cols, float
 #pragma unroll
     for (int e = 0; e < kWide; ++e) squares += v[e] * v[e];
   }
-  return 1.0f / sqrtf(block_sum(squares) / static_cast<float>(cols) + eps);
+  return 1.0f / sqrtf(block_sum<kThreads>(squares) / static_cast<float>(cols) + eps);
 }
 
-/// Grid: one block per row, which is read twice, the second time from L1 or L2. In place is fine. Starts early,
-/// and a product that comes next may begin to fetch its weights.
+constexpr int kNormThreads = 512;
+constexpr int kNormKept = 4;  ///< turns of a row that stay in registers
+
+/// Grid: one block per row. A row of up to 8192 numbers (2048 where they come one by one) is read once, of a longer one
+/// the rest twice. In place is fine. Starts early, with the weights, and a product that comes next may begin to fetch
+/// its own.
 template <int kWide, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kNormThreads)
     norm_kernel(const float* x, const float* weight, float eps, T* out, int64_t cols) {
+  constexpr int kStep = kNormThreads * kWide;
   start_next_kernel();
+  const int first = threadIdx.x * kWide;
+  float w[kNormKept][kWide], v[kNormKept][kWide], squares = 0;
+#pragma unroll
+  for (int i = 0; i < kNormKept; ++i)
+    if (first + i * kStep < cols) read<kWide>(weight + first + i * kStep, w[i]);
   wait_for_previous_kernel();
   const float* row = x + blockIdx.x * cols;
-  const float inverse = inverse_rms<kWide>(row, cols, eps);
-  for (int64_t i = threadIdx.x * kWide; i < cols; i += kThreads * kWide) {
-    float v[kWide], w[kWide];
-    read<kWide>(row + i, v);
-    read<kWide>(weight + i, w);
+  T* to = out + blockIdx.x * cols;
+  const auto square = [&](const float(&numbers)[kWide]) {
 #pragma unroll
-    for (int e = 0; e < kWide; ++e) v[e] = v[e] * inverse * w[e];
-    write<kWide>(out + blockIdx.x * cols + i, v);
+    for (const float number : numbers) squares += number * number;
+  };
+#pragma unroll
+  for (int i = 0; i < kNormKept; ++i)
+    if (first + i * kStep < cols) read<kWide>(row + first + i * kStep, v[i]);
+#pragma unroll
+  for (int i = 0; i < kNormKept; ++i)
+    if (first + i * kStep < cols) square(v[i]);
+  for (int64_t at = first + kNormKept * kStep; at < cols; at += kStep) {
+    float more[kWide];
+    read<kWide>(row + at, more), square(more);
+  }
+  const float inverse = 1.0f / sqrtf(block_sum<kNormThreads>(squares) / static_cast<float>(cols) + eps);
+  const auto put = [&](int64_t at, float(&numbers)[kWide], const float(&by)[kWide]) {
+#pragma unroll
+    for (int e = 0; e < kWide; ++e) numbers[e] = numbers[e] * inverse * by[e];
+    write<kWide>(to + at, numbers);
+  };
+#pragma unroll
+  for (int i = 0; i < kNormKept; ++i)
+    if (first + i * kStep < cols) put(first + i * kStep, v[i], w[i]);
+  for (int64_t at = first + kNormKept * kStep; at < cols; at += kStep) {
+    float more[kWide], by[kWide];
+    read<kWide>(row + at, more), read<kWide>(weight + at, by), put(at, more, by);
   }
 }
 
@@ -233,8 +263,8 @@ void norm(const NormArgs& a, cudaStream_t stream) {
   if (a.out.dtype == DType::F8_E4M3) return norm_e4m3(a, stream);
   const bool wide = cols % 4 == 0 && aligned_16(a.x.data) && aligned_16(a.weight.data) && aligned_16(a.out.data);
   dispatch("norm", a.out.dtype, wide, [&]<int kWide, class T>() {
-    launch_early("norm", norm_kernel<kWide, T>, rows, kThreads, 0, stream, a.x.as<float>(), a.weight.as<float>(), a.eps,
-                 a.out.as<T>(), cols);
+    launch_early("norm", norm_kernel<kWide, T>, rows, kNormThreads, 0, stream, a.x.as<float>(), a.weight.as<float>(),
+                 a.eps, a.out.as<T>(), cols);
   });
 }
 

@@ -160,6 +160,34 @@ inline WgmmaPlan plan_wgmma(const WgmmaShape& s, const WgmmaLimits& limits) {
   return best;
 }
 
+/// Plans of two products that run side by side, each on its share of the clusters, which are of one size. n_slots 0: no
+/// room.
+inline void plan_wgmma_pair(const WgmmaShape& a, const WgmmaShape& b, const WgmmaLimits& limits, WgmmaPlan& of_a,
+                            WgmmaPlan& of_b) {
+  const auto bytes = [](const WgmmaShape& s) {
+    return static_cast<double>(s.n_units) * s.n_blocks * s.tile_bytes * s.tiles_per_unit;
+  };
+  const auto cost = [](const WgmmaShape& s, const WgmmaPlan& plan) {
+    return wgmma_cost(s, plan.n_row_blocks, plan.n_parts, plan.n_sets);
+  };
+  int64_t least = -1;
+  of_a = of_b = {};
+  for (int i = 0; i < 4; ++i) {
+    const int n = limits.n_clusters[i], share = static_cast<int>(n * bytes(a) / (bytes(a) + bytes(b)));
+    for (int first = share > 2 ? share - 1 : 1; first <= share + 2 && first < n; ++first) {
+      WgmmaLimits some = limits;
+      for (int& none : some.n_clusters) none = 0;
+      some.n_clusters[i] = first;
+      const WgmmaPlan plan_a = plan_wgmma(a, some);
+      some.n_clusters[i] = n - first;
+      const WgmmaPlan plan_b = plan_wgmma(b, some);
+      if (plan_a.n_slots == 0 || plan_b.n_slots == 0) continue;
+      const int64_t longer = cost(a, plan_a) > cost(b, plan_b) ? cost(a, plan_a) : cost(b, plan_b);
+      if (least < 0 || longer < least) least = longer, of_a = plan_a, of_b = plan_b;
+    }
+  }
+}
+
 /// Parts with which a row's sum has one order for any number of tokens, those that are quickest for 8 of them, whose
 /// shape this is. Without sets a part's columns come one after the other, however many a slot holds; parts end at the
 /// same columns in slots of half the width.

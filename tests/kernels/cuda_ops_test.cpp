@@ -98,6 +98,36 @@ TEST_CASE("cuda: products take the activations that were asked for") {
   }
 }
 
+TEST_CASE("cuda: a kernel that was described may be launched with more shared memory than it had then") {
+  if (skipped()) return;
+  const int64_t n = 64;
+  const auto product = [&](int64_t k, bool described) {
+    const Weight w(DType::BF16, n, k, static_cast<uint32_t>(k));
+    const Floats x = random_floats(k, 1);
+    Floats found = poison(n), wanted = found;
+    Side exact(ref()), side(gpu());
+    ref().matmul({exact.in(x, {1, k}), exact.weight(w), {}, exact.out(wanted, {1, n})});
+    exact.fetch();
+    const MatmulArgs args{side.in(x, {1, k}), side.weight(w), {}, side.out(found, {1, n})};
+    if (described) {
+      // The wider one comes last and leaves its ring less, so that the one before had more than is allowed now.
+      const Weight wide(DType::BF16, n, 8 * k, 3);
+      Floats other = poison(n);
+      const MatmulArgs last{
+          side.in(random_floats(8 * k, 2), {1, 8 * k}), side.weight(wide), {}, side.out(other, {1, n})};
+      const std::vector<KernelUse> kernels = gpu().kernels_of([&] { gpu().matmul(args), gpu().matmul(last); });
+      REQUIRE(kernels.size() == 2);
+      CHECK(kernels[0].shared_bytes > kernels[1].shared_bytes);
+      for (const KernelUse& use : kernels) CHECK(use.blocks_per_sm >= 1);
+    }
+    gpu().matmul(args);
+    side.fetch();
+    CHECK(nmse(found, wanted) <= 1e-4);
+  };
+  product(2048, true);
+  product(8192, false);  // more than either
+}
+
 TEST_CASE("cuda: a weight too large to be unpacked at once gives every column of its product") {
   if (skipped()) return;
   const int64_t n = 66001, k = 1024, m = 150, some = 300;

@@ -53,6 +53,31 @@ TEST_CASE("cuda: few tokens pass codes from gate and up to down, in every format
   }
 }
 
+TEST_CASE("cuda: q, k and v of two formats that have a kernel together are one launch up to 32 tokens") {
+  if (skipped()) return;
+  for (const auto& [first, second] : std::vector<std::pair<DType, DType>>{{DType::Q4_K, DType::Q6_K},
+                                                                          {DType::Q5_K, DType::Q6_K},
+                                                                          {DType::Q4_K, DType::Q8_0},
+                                                                          {DType::Q3_K, DType::Q5_K},
+                                                                          {DType::Q3_K, DType::Q4_K},
+                                                                          {DType::Q8_0, DType::Q4_0}}) {
+    Shape shape = shape_of(first);
+    shape.dim = 768, shape.n_heads = 12, shape.ffn_dim = 768, shape.wv = second, shape.biases = true;
+    const Layer layer(shape);
+    for (const int64_t n : {9, 16, 32, 33}) {
+      const std::string what =
+          " of " + format_name(first) + " and " + format_name(second) + ", tokens " + std::to_string(n);
+      compare(stage_bar(shape), "attn_in" + what, [&](Backend& b) { return layer.attn_in(b, n); });
+      if (gpu().describe().find("sm_90") == std::string::npos) continue;
+      const int64_t before = gpu().stats().launches;
+      layer.attn_in(gpu(), n);
+      INFO(what);
+      const bool one = n <= 32 && first != DType::Q8_0;
+      CHECK(gpu().stats().launches - before == (one ? 3 : 4));  // norm, products, rope and store
+    }
+  }
+}
+
 TEST_CASE("cuda: weights that lie side by side are one product, with the same numbers") {
   if (skipped()) return;
   for (const DType type : {DType::F32, DType::F16, DType::BF16, DType::Q8_0}) {

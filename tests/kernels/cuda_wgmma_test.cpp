@@ -111,6 +111,35 @@ TEST_CASE("cuda wgmma: plans cover all units and columns, and fit") {
     }
 }
 
+TEST_CASE("cuda wgmma: plans of two products share the clusters of one size, by their bytes") {
+  const WgmmaLimits limits{kSms, kSharedBytes, {kSms, 64, 30, 14}};
+  const auto shape = [](int tokens, int units, int columns) {
+    WgmmaShape s;
+    s.n_units = units, s.tokens = tokens, s.slot_columns = wgmma_slot_groups<Q4_K>(tokens) * kGroup;
+    s.n_blocks = columns / s.slot_columns, s.tile_bytes = wgmma_tile_bytes<Q4_K>(tokens);
+    return s;
+  };
+  for (const int tokens : {8, 16})
+    for (const int units : {16, 64, 320})
+      for (const int others : {16, 64}) {
+        const WgmmaShape a = shape(tokens, units, 4096), b = shape(tokens, others, 4096);
+        WgmmaPlan of_a, of_b;
+        plan_wgmma_pair(a, b, limits, of_a, of_b);
+        INFO(units << " and " << others << " units, " << tokens << " tokens");
+        REQUIRE((of_a.n_slots >= 2 && of_b.n_slots >= 2));
+        CHECK(of_a.n_parts == of_b.n_parts);
+        const int i = of_a.n_parts == 1 ? 0 : of_a.n_parts == 2 ? 1 : of_a.n_parts == 4 ? 2 : 3;
+        CHECK(of_a.n_row_blocks + of_b.n_row_blocks <= limits.n_clusters[i]);
+        CHECK(of_a.units.first(of_a.n_row_blocks) == units);
+        CHECK(of_b.units.first(of_b.n_row_blocks) == others);
+        if (units > others) CHECK(of_a.n_row_blocks > of_b.n_row_blocks);
+      }
+  // Where there is room for one cluster only, there are no two side by side.
+  WgmmaPlan of_a, of_b;
+  plan_wgmma_pair(shape(8, 4, 512), shape(8, 4, 512), {1, kSharedBytes, {1, 0, 0, 0}}, of_a, of_b);
+  CHECK((of_a.n_slots == 0 && of_b.n_slots == 0));
+}
+
 TEST_CASE("cuda wgmma: the oracle's product for every format, long rows, many rows and single tiles") {
   if (skipped()) return;
   auto backend = make_backend("cuda");
