@@ -52,10 +52,12 @@ __device__ __forceinline__ float block_sum(float x) {
 }
 
 constexpr int kEmbedWarps = 4;
-constexpr int kUnitGroups = 32;  ///< of a row, which one warp looks up
+/// Of a row, which one warp looks up: a lane each; of plain numbers all at once.
+template <class F>
+constexpr int kUnitGroups = F::block == 1 ? 8 : 32;
 
 /// A lane decodes a group of 32 numbers into shared memory, then the warp writes group after group, 128 bytes at a
-/// time; plain numbers go straight from lane to lane. Grid: blocks of 4 warps over (token, 32 groups of its row).
+/// time; plain numbers go straight from lane to lane. Grid: blocks of 4 warps over (token, kUnitGroups of its row).
 /// Shared: 17 KB. Bytes: the rows of the table in, 4 a number out, which bounds it.
 template <class F>
 __global__ void __launch_bounds__(kEmbedWarps * 32)
@@ -64,20 +66,20 @@ __global__ void __launch_bounds__(kEmbedWarps * 32)
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t unit = static_cast<int64_t>(blockIdx.x) * kEmbedWarps + warp;
   if (unit >= n_units) return;
-  const int64_t token = unit / row_units, first = unit % row_units * kUnitGroups, id = ids[token];
+  const int64_t token = unit / row_units, first = unit % row_units * kUnitGroups<F>, id = ids[token];
   if (id < 0 || id >= vocab) return;
   const typename F::Block* row = table + id * (dim / F::block);
   float* to = out + token * dim;
   if constexpr (F::block == 1) {
-#pragma unroll 8
-    for (int g = 0; g < kUnitGroups; ++g) {
+#pragma unroll
+    for (int g = 0; g < kUnitGroups<F>; ++g) {
       const int64_t at = (first + g) * kGroup + lane;
       if (at < dim) to[at] = F::decode(row[at]) * scale;
     }
   } else {
-    __shared__ float numbers[kEmbedWarps][kUnitGroups][kGroup + 1];  // lanes of one column are in different banks
+    __shared__ float numbers[kEmbedWarps][kUnitGroups<F>][kGroup + 1];  // lanes of one column are in different banks
     const int64_t left = dim / kGroup - first;
-    const int n = left < kUnitGroups ? static_cast<int>(left) : kUnitGroups;
+    const int n = left < kUnitGroups<F> ? static_cast<int>(left) : kUnitGroups<F>;
     if (lane < n) {
       float x[kGroup];
       decode_row_group<F>(row, first + lane, dim, x);
@@ -103,9 +105,9 @@ __device__ __forceinline__ float inverse_rms(const float* x, int64_t cols, float
 }
 
 constexpr int kNormThreads = 512;
-constexpr int kNormKept = 4;  ///< turns of a row that stay in registers
+constexpr int kNormKept = 2;  ///< turns of a row that stay in registers
 
-/// Grid: one block per row. A row of up to 8192 numbers (2048 where they come one by one) is read once, of a longer one
+/// Grid: one block per row. A row of up to 4096 numbers (1024 where they come one by one) is read once, of a longer one
 /// the rest twice. In place is fine. Starts early, with the weights, and a product that comes next may begin to fetch
 /// its own.
 template <int kWide, class T>
@@ -247,8 +249,8 @@ void dispatch(const char* op, DType out, bool wide, Function&& function) {
 void embed(const EmbedArgs& a, cudaStream_t stream) {
   const int64_t n_tokens = a.ids.rows(), dim = a.table.cols();
   if (n_tokens == 0 || dim == 0) return;
-  const int64_t row_units = ceil_div<int64_t>(dim, kGroup * kUnitGroups), n_units = n_tokens * row_units;
   const bool known = visit_format(a.table.dtype, [&]<class F>() {
+    const int64_t row_units = ceil_div<int64_t>(dim, kGroup * kUnitGroups<F>), n_units = n_tokens * row_units;
     embed_kernel<F><<<static_cast<unsigned>(ceil_div<int64_t>(n_units, kEmbedWarps)), kEmbedWarps * 32, 0, stream>>>(
         a.table.as<typename F::Block>(), a.ids.as<int32_t>(), a.scale, a.out.as<float>(), dim, a.table.rows(), n_units,
         row_units);

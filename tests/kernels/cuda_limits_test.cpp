@@ -29,7 +29,6 @@ TEST_CASE("cuda: a GPU is told with its place on the bus, and memory only where 
 TEST_CASE("cuda: copies are measured in every direction, and give their memory back") {
   if (skipped()) return;
   cuda::copy_speeds(0);  // what the driver keeps after the first is not counted
-  const size_t before = cuda::device_facts(true)[0].free_bytes;
   const cuda::CopySpeeds s = cuda::copy_speeds(0);
   for (const double gbps :
        {s.pinned_to_device, s.pinned_from_device, s.pageable_to_device, s.pageable_from_device, s.on_device}) {
@@ -37,7 +36,13 @@ TEST_CASE("cuda: copies are measured in every direction, and give their memory b
     CHECK(gbps < 20000);
   }
   CHECK(s.on_device > s.pinned_to_device);
-  CHECK(cuda::device_facts(true)[0].free_bytes + (size_t{64} << 20) > before);
+  // Other programs may take memory meanwhile; what is lost is lost every time.
+  const auto gives_back = [] {
+    const size_t before = cuda::device_facts(true)[0].free_bytes;
+    cuda::copy_speeds(0);
+    return cuda::device_facts(true)[0].free_bytes + (size_t{64} << 20) > before;
+  };
+  CHECK((gives_back() || gives_back() || gives_back() || gives_back()));
 }
 
 TEST_CASE("cuda: where there is no GPU there are no facts, and copies are refused with the reason") {

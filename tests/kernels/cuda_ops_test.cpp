@@ -104,7 +104,7 @@ TEST_CASE("cuda: a kernel that was described may be launched with more shared me
   const auto product = [&](int64_t k, bool described) {
     const Weight w(DType::BF16, n, k, static_cast<uint32_t>(k));
     const Floats x = random_floats(k, 1);
-    Floats found = poison(n), wanted = found;
+    Floats found = poison(n), other = found, wanted = found;
     Side exact(ref()), side(gpu());
     ref().matmul({exact.in(x, {1, k}), exact.weight(w), {}, exact.out(wanted, {1, n})});
     exact.fetch();
@@ -112,7 +112,6 @@ TEST_CASE("cuda: a kernel that was described may be launched with more shared me
     if (described) {
       // The wider one comes last and leaves its ring less, so that the one before had more than is allowed now.
       const Weight wide(DType::BF16, n, 8 * k, 3);
-      Floats other = poison(n);
       const MatmulArgs last{
           side.in(random_floats(8 * k, 2), {1, 8 * k}), side.weight(wide), {}, side.out(other, {1, n})};
       const std::vector<KernelUse> kernels = gpu().kernels_of([&] { gpu().matmul(args), gpu().matmul(last); });
