@@ -163,7 +163,8 @@ class CudaBackend : public Backend {
   // cuda_few.cpp
   /// By which kernel products of m rows with all of these go. gated: see int8_takes().
   FewWay few_way(int64_t m, std::initializer_list<const Tensor*> weights, bool gated = false) const;
-  FewWay head_way(int64_t m, const Tensor& head) const;
+  /// The better one for a product that may choose what its activations are.
+  FewWay free_way(int64_t m, const Tensor& w) const;
   MmaArgs norm_few(FewWay, const Tensor& x, const Tensor& weight, float eps, MmaArgs to, bool whole = false);
   void product_few(FewWay, const MmaArgs&);
   void attn_in_few(const AttnInArgs&);

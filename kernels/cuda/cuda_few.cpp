@@ -27,13 +27,14 @@ FewWay CudaBackend::few_way(int64_t m, std::initializer_list<const Tensor*> weig
   return int8 ? FewWay::int8 : wgmma ? FewWay::wgmma : FewWay::mma;
 }
 
-/// Of the head, whose activations nobody else has as codes. With two scales to a group, as Q6_K has, a product of codes
-/// is bound by its instructions: 144 us of an 8B's head at 8 tokens, where 16 in bf16 take 125 (H200, 2026-11-27; other
-/// formats of that kind by analogy).
-FewWay CudaBackend::head_way(int64_t m, const Tensor& head) const {
-  const FewWay way = few_way(m, {&head});
+/// Of a product whose activations may be codes or bf16, the head and down. With two scales to a group, as Q6_K has, a
+/// product of codes is bound by its instructions: 144 us of an 8B's head at 8 tokens, where 16 in bf16 take 125 (H200,
+/// 2026-11-27); down of 8B Q4_K_M in Q6_K: 5, 6, 8 sequences 2172, 2574, 3435 -> 2201, 2609, 3456 tok/s (2026-11-28).
+/// Other formats of that kind by analogy.
+FewWay CudaBackend::free_way(int64_t m, const Tensor& w) const {
+  const FewWay way = few_way(m, {&w});
   const bool better =
-      m > kMaxDecodeRows && int8_halves(head.dtype) && operand_tokens(m) * head.cols() <= narrow_a_.n_elements();
+      m > kMaxDecodeRows && int8_halves(w.dtype) && operand_tokens(m) * w.cols() <= narrow_a_.n_elements();
   return way == FewWay::int8 && better ? FewWay::wgmma : way;
 }
 
@@ -118,9 +119,9 @@ void CudaBackend::attn_in_few(const AttnInArgs& a) {
 /// Up to the activation, whose result in bf16 lies in narrow_b_, and from there on.
 void CudaBackend::ffn_few(const FfnArgs& a, const Tensor& out, bool accumulate) {
   const int64_t m = a.add.x.rows(), ffn_dim = a.w_gate.rows();
-  const FewWay together = few_way(m, {&a.w_gate, &a.w_up}, true), down = few_way(m, {&a.w_down});
+  const FewWay together = few_way(m, {&a.w_gate, &a.w_up}, true), down = free_way(m, a.w_down);
   const bool operands = together == FewWay::wgmma, down_operand = down == FewWay::wgmma;
-  const bool fused = a.w_gate.dtype == a.w_up.dtype && operands == down_operand &&
+  const bool fused = a.w_gate.dtype == a.w_up.dtype && (operands == down_operand || together == FewWay::int8) &&
                      (!operands || wgmma_gates(m, a.w_gate, wgmma_limits_));
   const Tensor gated = memory_as(narrow_b_, DType::BF16, m, ffn_dim);
   const bool as_codes = fused && together == FewWay::int8 && down == FewWay::int8 && int8_fits<2>(ffn_dim, narrow_b_);
@@ -128,7 +129,7 @@ void CudaBackend::ffn_few(const FfnArgs& a, const Tensor& out, bool accumulate) 
     MmaArgs args = norm_few(together, a.add.x, a.norm, a.eps, {}, true);
     args.w[0] = &a.w_gate, args.w[1] = &a.w_up, args.bias[0] = &a.b_gate, args.bias[1] = &a.b_up;
     args.output = MmaOutput::gated, args.activation = a.activation, args.out = gated.data, args.out_stride = ffn_dim;
-    args.int8_out = as_codes;
+    args.form = as_codes ? GatedForm::codes : !operands && down_operand ? GatedForm::operand : GatedForm::rows;
     product_few(together, args);
   } else {
     const FewWay apart = few_way(m, {&a.w_gate, &a.w_up});

@@ -147,7 +147,7 @@ void CudaBackend::logits(const LogitsArgs& a) {
   if (m == 0) return;
   if (few(m, {&a.head})) {
     gather(a.x, a.rows, a.normed);
-    const FewWay way = head_way(m, a.head);
+    const FewWay way = free_way(m, a.head);
     product_few(way, norm_few(way, a.normed, a.norm, a.eps,
                               {{}, {&a.head}, {&a.bias}, MmaOutput::store, {}, a.out.data, a.out.cols()}));
     return scale_softcap(a.out, a.scale, a.softcap);

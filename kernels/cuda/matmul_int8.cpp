@@ -42,7 +42,7 @@ WgmmaShape shape_of(const MmaArgs& a, const WgmmaLaunch& p) {
 WgmmaLaunch int8_launch(const MmaArgs& a) {
   WgmmaLaunch p = wgmma_launch("matmul_int8", a);
   p.x_bf16 = a.x.dtype == DType::BF16;
-  p.x_operand = a.int8_scales > 0, p.out_operand = a.int8_out;
+  p.x_operand = a.int8_scales > 0, p.form = a.form;
   if (a.norm) p.norm = a.norm->as<float>(), p.eps = a.eps;
   return p;
 }

@@ -23,8 +23,7 @@ bool int8_halves(DType format);
 /// Whether matmul_int8 has a kernel for m tokens and this weight. gated: closed by the activation with another one of
 /// the same shape.
 bool int8_takes(int64_t m, const Tensor& w, bool gated, const WgmmaLimits&);
-/// args.x: f32 or bf16 [m, k], with args.norm f32; or an operand. Sums are f32. A gated result is bf16 [m, out_stride],
-/// or an operand.
+/// args.x: f32 or bf16 [m, k], with args.norm f32; or an operand. Sums are f32; a gated result is what args.form says.
 void matmul_int8(const MmaArgs& args, const WgmmaLimits&, cudaStream_t);
 /// The same as both, one after the other, in one launch; neither is gated. False, and nothing done, where their formats
 /// have no kernel together.

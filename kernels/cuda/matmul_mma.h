@@ -20,6 +20,9 @@ enum class MmaOutput : int32_t {
   gated,  ///< out = activation(first product + bias) * (second product + bias), in bf16
 };
 
+/// What matmul_int8 makes of a gated result: bf16 [m, out_stride], an operand in bf16 (operand.h) or an Int8Operand<2>.
+enum class GatedForm : int32_t { rows, operand, codes };
+
 /// One, two or three matrices of one format and width that meet the same activations.
 struct MmaArgs {
   Tensor x;                    ///< f32 or bf16 [m, k]
@@ -34,8 +37,8 @@ struct MmaArgs {
   // By matmul_int8 only:
   const Tensor* norm = nullptr;  ///< f32 [k]: x's norm is multiplied instead of x
   float eps = 0;
-  int int8_scales = 0;    ///< not 0: x is an Int8Operand with so many scales to a group
-  bool int8_out = false;  ///< a gated result is an Int8Operand<2>
+  int int8_scales = 0;  ///< not 0: x is an Int8Operand with so many scales to a group
+  GatedForm form = GatedForm::rows;
 };
 
 /// Sums of products whose columns are dealt out to several CTAs.
