@@ -6,6 +6,11 @@ using namespace infer;
 using namespace infer::cuda_test;
 using namespace infer::cuda_layer_test;
 
+/// Of files that have two formats in a layer: those that have kernels together (format_pairs.h), and one that has not.
+const std::vector<std::pair<DType, DType>> kTwoFormats = {{DType::Q4_K, DType::Q6_K}, {DType::Q5_K, DType::Q6_K},
+                                                          {DType::Q4_K, DType::Q8_0}, {DType::Q3_K, DType::Q5_K},
+                                                          {DType::Q3_K, DType::Q4_K}, {DType::Q8_0, DType::Q4_0}};
+
 TEST_CASE("cuda: stages give the oracle's numbers for every option and number of tokens") {
   if (skipped()) return;
   int at = 0;
@@ -40,12 +45,7 @@ TEST_CASE("cuda: few tokens pass codes from gate and up to down, in every format
     shape.dim = 768, shape.n_heads = 12, shape.ffn_dim = 2304;
     check(shape, format_name(type));
   }
-  for (const auto& [first, second] : std::vector<std::pair<DType, DType>>{{DType::Q4_K, DType::Q6_K},
-                                                                          {DType::Q5_K, DType::Q6_K},
-                                                                          {DType::Q4_K, DType::Q8_0},
-                                                                          {DType::Q3_K, DType::Q5_K},
-                                                                          {DType::Q3_K, DType::Q4_K},
-                                                                          {DType::Q8_0, DType::Q4_0}}) {
+  for (const auto& [first, second] : kTwoFormats) {
     Shape shape = shape_of(first);
     shape.dim = 512, shape.n_heads = 8, shape.ffn_dim = 1024, shape.wv = shape.down = second;
     shape.biases = true, shape.activation = Activation::gelu_tanh;
@@ -55,12 +55,7 @@ TEST_CASE("cuda: few tokens pass codes from gate and up to down, in every format
 
 TEST_CASE("cuda: q, k and v of two formats that have a kernel together are one launch up to 32 tokens") {
   if (skipped()) return;
-  for (const auto& [first, second] : std::vector<std::pair<DType, DType>>{{DType::Q4_K, DType::Q6_K},
-                                                                          {DType::Q5_K, DType::Q6_K},
-                                                                          {DType::Q4_K, DType::Q8_0},
-                                                                          {DType::Q3_K, DType::Q5_K},
-                                                                          {DType::Q3_K, DType::Q4_K},
-                                                                          {DType::Q8_0, DType::Q4_0}}) {
+  for (const auto& [first, second] : kTwoFormats) {
     Shape shape = shape_of(first);
     shape.dim = 768, shape.n_heads = 12, shape.ffn_dim = 768, shape.wv = second, shape.biases = true;
     const Layer layer(shape);
