@@ -47,13 +47,6 @@ WgmmaLaunch int8_launch(const MmaArgs& a) {
   return p;
 }
 
-Int8Launch pair_launch(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits& limits) {
-  Int8Launch p{{int8_launch(first), int8_launch(second)}, 0, 1};
-  plan_wgmma_pair(shape_of(first, p.of[0]), shape_of(second, p.of[1]), limits, p.of[0].plan, p.of[1].plan);
-  p.first_ctas = p.of[0].plan.n_row_blocks * p.of[0].plan.n_parts;
-  return p;
-}
-
 }  // namespace
 
 bool int8_halves(DType format) {
@@ -72,7 +65,7 @@ bool int8_takes(int64_t m, const Tensor& w, bool gated, const WgmmaLimits& limit
 
 void matmul_int8(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stream) {
   if (a.x.rows() == 0 || a.x.cols() == 0) return;
-  Int8Launch p{{int8_launch(a), {}}, 0, std::max(a.int8_scales, 1)};
+  WgmmaPairLaunch p{{int8_launch(a), {}}, 0, std::max(a.int8_scales, 1)};
   WgmmaPlan& plan = p.of[0].plan;
   plan = plan_wgmma(shape_of(a, p.of[0]), limits);
   if (plan.n_slots == 0)
@@ -84,8 +77,8 @@ void matmul_int8(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t strea
 bool matmul_int8_pair(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits& limits, cudaStream_t stream) {
   const DType a = first.w[0]->dtype, b = second.w[0]->dtype;
   if (!visit_format_pair(a, b, [&]<class, class>() {})) return false;
-  const Int8Launch p = pair_launch(first, second, limits);
-  if (p.of[0].plan.n_slots == 0) return false;
+  WgmmaPairLaunch p{{int8_launch(first), int8_launch(second)}};
+  if (!plan_pair(shape_of(first, p.of[0]), shape_of(second, p.of[1]), limits, p)) return false;
   launch_int8(a, b, p, stream);
   return true;
 }

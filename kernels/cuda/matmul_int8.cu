@@ -5,7 +5,7 @@
 
 namespace infer::cuda {
 
-void launch_int8(DType first, DType second, const Int8Launch& p, cudaStream_t stream) {
+void launch_int8(DType first, DType second, const WgmmaPairLaunch& p, cudaStream_t stream) {
   const auto launch = [&]<class F, class G, int kScales = 1>() {
     const WgmmaPlan &a = p.of[0].plan, &b = p.of[1].plan;
     const bool both = first != second;

@@ -276,7 +276,7 @@ __device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squa
 /// kScales: of a group of x; 2 is an operand that another kernel has made. 8 tokens of 8B Q4_K_M, one H200, 2026-11-27:
 /// the ffn has 57 % of the read speed (--roofline); of gate and up's 27 us 16 are products (marks in one CTA).
 template <class F, class G, int kScales>
-__global__ void __launch_bounds__(kWgmmaThreads, 1) int8_kernel(const __grid_constant__ Int8Launch p) {
+__global__ void __launch_bounds__(kWgmmaThreads, 1) int8_kernel(const __grid_constant__ WgmmaPairLaunch p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   __shared__ RingOfPasses ring;
   __shared__ uint64_t ready;

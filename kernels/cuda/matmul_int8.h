@@ -10,12 +10,6 @@
 
 namespace infer::cuda {
 
-/// One product, or two of different formats that meet the same activations: CTAs of the one, then of the other.
-struct Int8Launch {
-  WgmmaLaunch of[2];
-  int32_t first_ctas = 0, scales = 1;  ///< scales: of a group of x
-};
-
 /// Whether matmul_int8 has kernels for a packed format.
 inline bool int8_knows(DType format) { return !is_small_float(format); }
 /// Whether its groups have two scales, so that halves of them are multiplied apart.
@@ -33,6 +27,6 @@ bool matmul_int8_pair(const MmaArgs& first, const MmaArgs& second, const WgmmaLi
 void norm_int8(const Tensor& x, const Tensor& weight, float eps, void* operand, cudaStream_t);
 
 /// Defined in matmul_int8.cu. first == second: only p.of[0] counts.
-void launch_int8(DType first, DType second, const Int8Launch& p, cudaStream_t);
+void launch_int8(DType first, DType second, const WgmmaPairLaunch& p, cudaStream_t);
 
 }  // namespace infer::cuda

@@ -108,17 +108,21 @@ void matmul_wgmma(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stre
   }
 }
 
+bool plan_pair(const WgmmaShape& first, const WgmmaShape& second, const WgmmaLimits& limits, WgmmaPairLaunch& p) {
+  WgmmaPlan &a = p.of[0].plan, &b = p.of[1].plan;
+  plan_wgmma_pair(first, second, limits, a, b);
+  p.first_ctas = a.n_row_blocks * a.n_parts;
+  return a.n_slots > 0;
+}
+
 bool matmul_wgmma_pair(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits& limits, cudaStream_t stream) {
   const int64_t m = first.x.rows(), k = first.x.cols();
   const DType a = first.w[0]->dtype, b = second.w[0]->dtype;
   // With more tokens a launch more matters less than the size of the program.
   const int tokens = operand_tokens(m);
   if ((tokens != 16 && tokens != 32) || !visit_format_pair(a, b, [&]<class, class>() {})) return false;
-  WgmmaPairLaunch p{{wgmma_launch("matmul_wgmma", first), wgmma_launch("matmul_wgmma", second)}, 0};
-  plan_wgmma_pair(shape_of(m, k, a, p.of[0].n_units, 1), shape_of(m, k, b, p.of[1].n_units, 1), limits, p.of[0].plan,
-                  p.of[1].plan);
-  if (p.of[0].plan.n_slots == 0) return false;
-  p.first_ctas = p.of[0].plan.n_row_blocks * p.of[0].plan.n_parts;
+  WgmmaPairLaunch p{{wgmma_launch("matmul_wgmma", first), wgmma_launch("matmul_wgmma", second)}};
+  if (!plan_pair(shape_of(m, k, a, p.of[0].n_units, 1), shape_of(m, k, b, p.of[1].n_units, 1), limits, p)) return false;
   tokens == 16 ? launch_wgmma_pair<16>(a, b, p, stream) : launch_wgmma_pair<32>(a, b, p, stream);
   return true;
 }

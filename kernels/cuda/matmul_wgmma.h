@@ -30,10 +30,11 @@ struct WgmmaLaunch {
   WgmmaPlan plan;
 };
 
-/// Two products of different formats that meet the same activations: CTAs of the one, then of the other.
+/// One product, or two of different formats that meet the same activations: CTAs of the one, then of the other.
 struct WgmmaPairLaunch {
   WgmmaLaunch of[2];
   int32_t first_ctas = 0;
+  int32_t scales = 1;  ///< matmul_int8: of a group of x
 };
 
 /// Whether the program and the GPU in use have the instructions.
@@ -52,6 +53,8 @@ void matmul_wgmma(const MmaArgs& args, const WgmmaLimits&, cudaStream_t);
 /// there is no kernel for both formats and so many tokens together.
 bool matmul_wgmma_pair(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits&, cudaStream_t);
 
+/// Plans of a launch of two products of these shapes. False where there is no room for both side by side.
+bool plan_pair(const WgmmaShape& first, const WgmmaShape& second, const WgmmaLimits&, WgmmaPairLaunch&);
 /// A launch of `args` but for its plan. Throws where a weight has no kernel; `what` is who says so.
 WgmmaLaunch wgmma_launch(const char* what, const MmaArgs& args);
 
