@@ -45,13 +45,13 @@ class Autotune {
     if (built_in_.empty())
       throw Error(ErrorKind::run, "--autotune", "there is nothing to choose on this device", model_.info().device,
                   "a GPU");
-    const bool packed = std::any_of(built_in_.begin(), built_in_.end(), is_packed);
-    std::erase_if(built_in_, [&](const Crossover& c) { return is_packed(c) != packed; });
+    const bool few = std::any_of(built_in_.begin(), built_in_.end(), has_few);
+    std::erase_if(built_in_, [&](const Crossover& c) { return has_few(c) != few; });
     usual_ = built_in_.front();
     for (size_t i = 1; i < built_in_.size(); ++i) usual_.format += " " + built_in_[i].format;
     if (!has_program()) usual_.program_most = 0;
     for (const TunedWay way : kTunedWays) {
-      if ((way == TunedWay::program && !has_program()) || (way == TunedWay::few && !packed)) continue;
+      if ((way == TunedWay::program && !has_program()) || (way == TunedWay::few && !few)) continue;
       engines_[static_cast<size_t>(way)] = std::make_unique<Engine>(model_, options(way));
     }
   }
@@ -88,8 +88,8 @@ class Autotune {
   }
 
  private:
-  /// Plain weights are never unpacked in registers.
-  static bool is_packed(const Crossover& c) { return c.few_least < Crossover::never; }
+  /// F32 weights have no kernels for few rows.
+  static bool has_few(const Crossover& c) { return c.few_least < Crossover::never; }
   bool has_program() const { return model_.info().n_experts == 0; }
   Crossover chosen() const { return choose_crossovers(table_, usual_); }
 

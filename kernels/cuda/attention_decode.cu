@@ -29,7 +29,7 @@ void attention_decode(const AttentionArgs& args, const MergedHeads* heads, const
   a.q_start = args.q_start.as<int32_t>(), a.kv_len = args.kv_len.as<int32_t>();
   a.sinks = args.sinks.as<float>();
   a.out = args.out.data;
-  a.copy = static_cast<__nv_bfloat16*>(scratch.copy), a.copy_tokens = scratch.copy_tokens;
+  a.copy = scratch.copy, a.copy_form = scratch.copy_form, a.copy_tokens = scratch.copy_tokens;
   a.partial = scratch.partial, a.arrived = scratch.arrived;
   a.max_pages = args.page_table.cols(), a.window = args.window;
   a.n_seqs = static_cast<int>(args.kv_len.rows());

@@ -3,12 +3,12 @@
 // another's waits. They compile side by side.
 #pragma once
 
-#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
 #include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/operand.h"
 #include "kernels/cuda/rope_head.cuh"
 
 namespace infer::cuda {
@@ -18,7 +18,8 @@ struct AttentionStep : HeadRows {
   const int32_t *page_table, *q_start, *kv_len;
   const float* sinks;
   void* out;
-  __nv_bfloat16* copy;  ///< of the result, or null: in the order of an operand for copy_tokens tokens, or (0) as out
+  void* copy;  ///< of the result, or null: see AttentionScratch
+  PassedForm copy_form;
   int copy_tokens;
   float* partial;
   int32_t* arrived;

@@ -14,22 +14,25 @@
 
 namespace infer::cuda {
 
-inline constexpr int64_t kWgmmaLeast = 3;  ///< rows from which wgmma beats mma
-inline constexpr int64_t kMatvecMost = 2;  ///< rows up to which matvec reads a weight best
+inline constexpr int64_t kWgmmaLeast = 3;     ///< rows from which wgmma beats mma
+inline constexpr int64_t kPlainFewMost = 16;  ///< rows for which plain weights have a kernel, see matmul_16bit.h
+inline constexpr int64_t kMatvecMost = 2;     ///< rows up to which matvec reads a weight best
 inline constexpr int64_t kNever = kMostCrossoverRows + 1;
 static_assert(kMostProgramRows == kMaxDecodeRows);
 
 /// How a product of m rows of x with a weight is made.
 enum class Way {
   matvec,  ///< int8, 16- or 32-bit activations, up to 4 rows a pass, packed weights as they are
-  few,     ///< bf16 activations, packed weights unpacked in registers: memory's speed for up to 32 rows
-  wide,    ///< 16- or 8-bit activations, quantised weights unpacked into scratch, cuBLASLt: the tensor cores' speed
-  fixed,   ///< --deterministic: 16-bit activations, one order of sums for any number of rows
+  few,    ///< bf16 activations, packed weights unpacked in registers, or plain ones with their own type: memory's speed
+  wide,   ///< 16- or 8-bit activations, quantised weights unpacked into scratch, cuBLASLt: the tensor cores' speed
+  fixed,  ///< --deterministic: 16-bit activations, one order of sums for any number of rows
 };
 
-/// Unpacking a quantised weight pays beyond 128 rows: 32 of them read it once. A plain one needs none.
+/// Unpacking a quantised weight pays beyond 128 rows: 32 of them read it once. A plain one needs none, and beyond 16
+/// rows cuBLASLt has its own way with it.
 inline Crossovers built_in_crossovers(DType format) {
-  if (is_plain(format)) return {kMaxDecodeRows, kNever, kMatvecMost + 1};
+  if (format == DType::F32) return {kMaxDecodeRows, kNever, kMatvecMost + 1};
+  if (is_plain(format)) return {kMatvecMost, kMatvecMost + 1, kPlainFewMost + 1};
   return {kMaxDecodeRows, kMatvecMost + 1, kMostCrossoverRows + 1};
 }
 
@@ -44,7 +47,9 @@ inline Way choose_way(int64_t m, Act act, const Possible& can, const Crossovers&
   if (!can.ready && !few_by_format(act))
     return can.wide ? Way::wide : Way::matvec;  // nothing else has such activations
   if (!can.ready && !can.few) return Way::matvec;
-  if (can.wide && m >= c.wide_least) return Way::wide;
+  // A plain weight that has no kernel for few rows, as f32 has none, goes to cuBLASLt where others go to theirs.
+  const int64_t wide_least = can.ready && !can.few ? std::min(c.few_least, c.wide_least) : c.wide_least;
+  if (can.wide && m >= wide_least) return Way::wide;
   return can.few && m >= c.few_least ? Way::few : Way::matvec;
 }
 

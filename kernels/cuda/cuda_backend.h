@@ -28,6 +28,7 @@
 #include "kernels/cuda/crossovers.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launchers.h"
+#include "kernels/cuda/matmul_16bit.h"
 #include "kernels/cuda/matmul_int8.h"
 #include "kernels/cuda/matmul_lt.h"
 #include "kernels/cuda/matmul_mma.h"
@@ -46,7 +47,14 @@ enum class FewWay {
   mma,    ///< matmul_mma: f32 or bf16
   wgmma,  ///< matmul_wgmma: an operand, see operand.h
   int8,   ///< matmul_int8: f32, of which it takes the norm along, or bf16
+  plain,  ///< matmul_16bit: of the weights' type
 };
+
+/// Whether an Int8Operand of so many columns fits into a tensor's memory of 16-bit numbers.
+template <int kScales>
+bool int8_fits(int64_t cols, const Tensor& memory) {
+  return Int8Operand<kScales>::bytes(cols) <= memory.n_elements() * static_cast<int64_t>(sizeof(uint16_t));
+}
 
 enum class Mode { automatic, persistent, graph, eager };
 
@@ -153,8 +161,12 @@ class CudaBackend : public Backend {
   void product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate);
   void product(const Wide&, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate);
   void product_fixed(const MatmulArgs&, bool accumulate);
-  /// Where attention over m rows of `width` numbers may leave its result in 16 bits too, for the product that follows.
+  /// x in narrow_a_ as f16, bf16 or e4m3, where attention may have left it already.
+  Tensor narrowed(const Tensor& x, DType type);
+  /// Where attention over m rows of `width` numbers may leave its result a second time, for the product that follows.
   void place_attention_copy(int64_t m, int64_t width, const void* result);
+  /// Whether attention has left x so.
+  bool copied(const Tensor& x, PassedForm form) const;
   /// Whether products of m rows with all of these are Way::few.
   bool few(int64_t m, std::initializer_list<const Tensor*> weights);
   // cuda_stages.cpp
@@ -205,11 +217,11 @@ class CudaBackend : public Backend {
   Tensor narrow_a_, narrow_b_;  ///< 16-bit activations of the products of prompts
   UnpackAhead unpacked_;        ///< 16-bit weights of products
   AttentionScratch attention_scratch_;
-  /// Whose result narrow_a_ holds in bf16 as well, as an operand for `tokens` tokens or with 0 row by row, until
-  /// anything else is written to either.
+  /// Whose result narrow_a_ holds as the next product wants it, until anything else is written to either.
   struct {
     const void* of = nullptr;
-    int tokens = 0;
+    PassedForm form = PassedForm::rows;
+    int tokens = 0;  ///< of an operand
   } attention_copy_;
   std::optional<MergedHeads> heads_;  ///< what attn_in has left to attention
   bool heads_may_wait_ = false;       ///< the ops under way are those of a step, and will be followed by others

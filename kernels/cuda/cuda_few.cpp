@@ -7,17 +7,10 @@
 #include "kernels/cuda/cuda_backend.h"
 
 namespace infer::cuda {
-namespace {
-
-/// Whether an operand of so many columns fits into a tensor's memory.
-template <int kScales>
-bool int8_fits(int64_t cols, const Tensor& memory) {
-  return Int8Operand<kScales>::bytes(cols) <= memory.n_elements() * static_cast<int64_t>(sizeof(uint16_t));
-}
-
-}  // namespace
-
 FewWay CudaBackend::few_way(int64_t m, std::initializer_list<const Tensor*> weights, bool gated) const {
+  bool plain = true;
+  for (const Tensor* w : weights) plain = plain && w->layout == kRowMajor;
+  if (plain) return FewWay::plain;
   if (!has_wgmma_ || m < kWgmmaLeast) return FewWay::mma;
   bool int8 = few_by_format(act_), wgmma = true;
   for (const Tensor* w : weights) {
@@ -53,8 +46,8 @@ MmaArgs CudaBackend::norm_few(FewWay way, const Tensor& x, const Tensor& weight,
     }
     return to;
   }
-  to.x = memory_as(narrow_a_, DType::BF16, x.rows(), x.cols());
-  if (way == FewWay::mma) return norm({x, weight, eps, to.x}), to;
+  to.x = memory_as(narrow_a_, way == FewWay::plain ? to.w[0]->dtype : DType::BF16, x.rows(), x.cols());
+  if (way == FewWay::mma || way == FewWay::plain) return norm({x, weight, eps, to.x}), to;
   ++counters_.launches;
   norm_operand(x, weight, eps, to.x.data, stream_.get());
   return to;
@@ -66,6 +59,8 @@ void CudaBackend::product_few(FewWay way, const MmaArgs& args) {
     matmul_int8(args, wgmma_limits_, stream_.get());
   else if (way == FewWay::wgmma)
     matmul_wgmma(args, wgmma_limits_, stream_.get());
+  else if (way == FewWay::plain)
+    matmul_16bit(args, wgmma_limits_, stream_.get());
   else
     matmul_mma(args, mma_scratch_, stream_.get());
 }
@@ -76,7 +71,7 @@ void CudaBackend::attn_in_few(const AttnInArgs& a) {
   const int64_t m = a.x.rows(), rows = a.wq.rows() + a.wk.rows() + a.wv.rows();
   const RopeStoreArgs& r = a.rope_store;
   const FewWay way = few_way(m, {&a.wq, &a.wk, &a.wv});
-  const MmaArgs normed = norm_few(way, a.x, a.norm, a.eps, {});
+  const MmaArgs normed = norm_few(way, a.x, a.norm, a.eps, {{}, {&a.wq}});
   const Tensor* weights[] = {&a.wq, &a.wk, &a.wv};
   const auto args_for = [&](float* out, int64_t stride) {
     MmaArgs args = normed;
@@ -123,17 +118,18 @@ void CudaBackend::ffn_few(const FfnArgs& a, const Tensor& out, bool accumulate) 
   const bool operands = together == FewWay::wgmma, down_operand = down == FewWay::wgmma;
   const bool fused = a.w_gate.dtype == a.w_up.dtype && (operands == down_operand || together == FewWay::int8) &&
                      (!operands || wgmma_gates(m, a.w_gate, wgmma_limits_));
-  const Tensor gated = memory_as(narrow_b_, DType::BF16, m, ffn_dim);
+  const DType type = down == FewWay::plain ? a.w_down.dtype : DType::BF16;
+  const Tensor gated = memory_as(narrow_b_, type, m, ffn_dim);
   const bool as_codes = fused && together == FewWay::int8 && down == FewWay::int8 && int8_fits<2>(ffn_dim, narrow_b_);
   if (fused) {
-    MmaArgs args = norm_few(together, a.add.x, a.norm, a.eps, {}, true);
+    MmaArgs args = norm_few(together, a.add.x, a.norm, a.eps, {{}, {&a.w_gate}}, true);
     args.w[0] = &a.w_gate, args.w[1] = &a.w_up, args.bias[0] = &a.b_gate, args.bias[1] = &a.b_up;
     args.output = MmaOutput::gated, args.activation = a.activation, args.out = gated.data, args.out_stride = ffn_dim;
-    args.form = as_codes ? GatedForm::codes : !operands && down_operand ? GatedForm::operand : GatedForm::rows;
+    args.form = as_codes ? PassedForm::codes : !operands && down_operand ? PassedForm::operand : PassedForm::rows;
     product_few(together, args);
   } else {
     const FewWay apart = few_way(m, {&a.w_gate, &a.w_up});
-    MmaArgs args = norm_few(apart, a.add.x, a.norm, a.eps, {});
+    MmaArgs args = norm_few(apart, a.add.x, a.norm, a.eps, {{}, {&a.w_gate}});
     args.out_stride = ffn_dim;
     args.w[0] = &a.w_gate, args.bias[0] = &a.b_gate, args.out = a.gate.data;
     product_few(apart, args);

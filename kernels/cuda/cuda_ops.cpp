@@ -95,8 +95,8 @@ void CudaBackend::prepare_ops(const Needs& needs) {
 Wide CudaBackend::wide() { return wide(act_); }
 
 Wide CudaBackend::wide(Act act) {
-  return {lt_.get(),     narrow_a_, &unpacked_,           counters_.runs + packs_,
-          stream_.get(), act,       needs_.deterministic, &crossovers_};
+  return {lt_.get(),  narrow_a_,   &unpacked_, counters_.runs + packs_, stream_.get(), act, needs_.deterministic,
+          has_wgmma_, &crossovers_};
 }
 
 void CudaBackend::product(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& out, bool accumulate) {
@@ -114,14 +114,18 @@ void CudaBackend::product(const Wide& wide, const Tensor& x, const Tensor& w, co
     const MmaOutput output = accumulate ? MmaOutput::add : MmaOutput::store;
     Tensor operand = x;
     --counters_.launches;
-    if (few == FewWay::wgmma) {
+    if (few == FewWay::plain) {
+      operand = narrowed(x, w.dtype);
+    } else if (few == FewWay::wgmma) {
       operand = memory_as(narrow_a_, DType::BF16, m, w.cols());
-      if (attention_copy_.of != x.data || attention_copy_.tokens != operand_tokens(m)) {
+      if (!copied(x, PassedForm::operand)) {
         ++counters_.launches;
         arrange_operand(x, operand.data, stream_.get());
       }
     }
-    return product_few(few, {operand, {&w}, {&bias}, output, {}, out.data, out.cols()});
+    MmaArgs args{operand, {&w}, {&bias}, output, {}, out.data, out.cols()};
+    if (few == FewWay::int8 && copied(x, PassedForm::codes)) args.x.data = narrow_a_.data, args.int8_scales = 1;
+    return product_few(few, args);
   }
   if (way == Way::matvec) {
     for (int64_t row = 0; row < m; row += kMatvecRows) {
@@ -131,13 +135,13 @@ void CudaBackend::product(const Wide& wide, const Tensor& x, const Tensor& w, co
     return;
   }
   const DType type = wide.type(w);
-  Tensor operand = x;
-  if (type != DType::F32) {
-    operand = memory_as(narrow_a_, type, m, w.cols());
-    const bool there = type == DType::BF16 && attention_copy_.of == x.data && attention_copy_.tokens == 0;
-    if (!there) convert(x, operand, stream_.get());
-  }
-  wide.product({operand, w, bias, out}, accumulate);
+  wide.product({type == DType::F32 ? x : narrowed(x, type), w, bias, out}, accumulate);
+}
+
+Tensor CudaBackend::narrowed(const Tensor& x, DType type) {
+  const Tensor operand = memory_as(narrow_a_, type, x.rows(), x.cols());
+  if (type != DType::BF16 || !copied(x, PassedForm::rows)) convert(x, operand, stream_.get());
+  return operand;
 }
 
 /// Which kernel depends on the weight and the GPU; only what is wider than a model said has no room for operands.
@@ -159,8 +163,12 @@ void CudaBackend::product_fixed(const MatmulArgs& a, bool accumulate) {
 
 bool CudaBackend::few(int64_t m, std::initializer_list<const Tensor*> weights) {
   const Wide wide = this->wide();
+  const Tensor& first = **weights.begin();
   bool all = true;
-  for (const Tensor* w : weights) all = all && wide.way(m, *w) == Way::few && m * w->cols() <= narrow_a_.n_elements();
+  for (const Tensor* w : weights) {
+    const bool alike = w->layout == first.layout && (w->layout == kTiles || w->dtype == first.dtype);
+    all = all && alike && wide.way(m, *w) == Way::few && m * w->cols() <= narrow_a_.n_elements();
+  }
   return all;
 }
 
@@ -211,19 +219,31 @@ void CudaBackend::rope_store(const RopeStoreArgs& a) {
 
 void CudaBackend::place_attention_copy(int64_t m, int64_t width, const void* result) {
   attention_copy_ = {}, attention_scratch_.copy = nullptr;
+  if (!few_by_format(act_) || m < kWgmmaLeast) return;
   const int tokens = operand_tokens(m);
-  bool quantised = false, all_bf16 = true;
+  bool some_codes = false, some_operands = false, all_bf16 = true;
   for (const DType format : needs_.matrix_formats) {
-    const bool as_codes = m <= kInt8Tokens && int8_knows(format);  // matmul_int8 takes f32
-    quantised = quantised || (packed_layout(format) == kTiles && !as_codes);
+    const bool packed = packed_layout(format) == kTiles, codes = m <= kInt8Tokens && int8_knows(format);
+    some_codes = some_codes || (packed && codes), some_operands = some_operands || (packed && !codes);
     all_bf16 = all_bf16 && format == DType::BF16;
   }
-  if (!few_by_format(act_) || m < kWgmmaLeast) return;
-  const bool arranged = quantised && has_wgmma_ && m <= kOperandMaxTokens && width % kOperandColumns == 0 &&
-                        tokens * width <= narrow_a_.n_elements();
-  if (!arranged && !(all_bf16 && lt_ && m * width <= narrow_a_.n_elements())) return;
-  attention_copy_ = {result, arranged ? tokens : 0};
-  attention_scratch_.copy = narrow_a_.data, attention_scratch_.copy_tokens = attention_copy_.tokens;
+  std::optional<PassedForm> form;
+  if (some_operands && has_wgmma_ && m <= kOperandMaxTokens && width % kOperandColumns == 0 &&
+      tokens * width <= narrow_a_.n_elements())
+    form = PassedForm::operand;
+  else if (some_codes && !some_operands && has_wgmma_ && width % 64 == 0 && int8_fits<1>(width, narrow_a_))
+    form = PassedForm::codes;
+  else if (all_bf16 && lt_ && m * width <= narrow_a_.n_elements())
+    form = PassedForm::rows;
+  if (!form) return;
+  attention_copy_ = {result, *form, tokens};
+  attention_scratch_.copy = narrow_a_.data;
+  attention_scratch_.copy_form = *form, attention_scratch_.copy_tokens = tokens;
+}
+
+bool CudaBackend::copied(const Tensor& x, PassedForm form) const {
+  return attention_copy_.of == x.data && attention_copy_.form == form &&
+         (form != PassedForm::operand || attention_copy_.tokens == operand_tokens(x.rows()));
 }
 
 void CudaBackend::attention(const AttentionArgs& a) {

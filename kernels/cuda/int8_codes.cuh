@@ -13,9 +13,12 @@ __device__ __forceinline__ float max_nan(float a, float b) {
   return y;
 }
 
-/// Four rounded codes in a word. A sum with 1.5 * 2^23 has no fraction, and the code in its lowest byte.
+/// 1.5 * 2^23: a sum with it has no fraction, and the code in its lowest byte.
+inline constexpr float kIntegerBits = 12582912.0f;
+
+/// Four rounded codes in a word.
 __device__ __forceinline__ uint32_t four_codes(float4 v, float inverse) {
-  const auto code = [&](float x) { return __float_as_uint(fmaf(x, inverse, 12582912.0f)); };
+  const auto code = [&](float x) { return __float_as_uint(fmaf(x, inverse, kIntegerBits)); };
   return __byte_perm(__byte_perm(code(v.x), code(v.y), 0x0040), __byte_perm(code(v.z), code(v.w), 0x0040), 0x5410);
 }
 

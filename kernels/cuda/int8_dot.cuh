@@ -11,12 +11,12 @@
 
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/decode_mma.cuh"
+#include "kernels/cuda/int8_codes.cuh"
 #include "kernels/cuda/int8_operand.h"
 #include "kernels/cuda/wgmma_plan.h"
 
 namespace infer::cuda {
 
-inline constexpr float kIntegerBits = 12582912.0f;  ///< 1.5 * 2^23
 
 /// d = a * b + c with a [16, 32] codes of weights (unsigned where kUnsigned), b [32, 8] codes of activations, signed.
 template <bool kUnsigned = false>

@@ -59,4 +59,25 @@ __device__ __forceinline__ void put_group(uint8_t* operand, int group, int token
   if (part % 2 == 0) *word(At::sum(group, part / 2, token)) = __float_as_uint(scale * static_cast<float>(total));
 }
 
+/// The same of a warp, a number to a lane.
+__device__ __forceinline__ void put_lanes(uint8_t* operand, int group, int token, float x) {
+  using At = Int8Operand<1>;
+  const int lane = threadIdx.x % 32;
+  float largest = fabsf(x);
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) largest = max_nan(largest, __shfl_xor_sync(~0u, largest, step));
+  const Int8Scale s(largest);
+  uint32_t code = __float_as_uint(fmaf(x, s.inverse, kIntegerBits)) & 255;
+  int total = static_cast<int8_t>(code);
+#pragma unroll
+  for (int step = 8; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
+  code |= __shfl_down_sync(~0u, code, 1) << 8;
+  code |= __shfl_down_sync(~0u, code, 2) << 16;  // in lanes 4 q: quad q
+  const float scale = Int8Scale::shortened(s.scale);
+  const auto word = [&](int64_t at) { return reinterpret_cast<uint32_t*>(operand + at); };
+  if (lane % 4 == 0) *word(At::code(group, token, lane / 4)) = code;
+  if (lane == 1) *word(At::scale(group, 0, token)) = __float_as_uint(scale);
+  if (lane % 16 == 2) *word(At::sum(group, lane / 16, token)) = __float_as_uint(scale * static_cast<float>(total));
+}
+
 }  // namespace infer::cuda

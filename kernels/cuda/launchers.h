@@ -5,6 +5,7 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/operand.h"
 #include "kernels/cuda/packed.h"
 #include "kernels/ops.h"
 
@@ -42,8 +43,9 @@ struct AttentionScratch {
   int32_t* arrived = nullptr;  ///< [max_tokens * n_kv_heads], zero between launches
   int64_t max_units = 0;
   int64_t partial_floats = 0;  ///< of `partial`, where attention_in_parts() has it
-  void* copy = nullptr;  ///< of the result in bf16: an operand (operand.h) for copy_tokens tokens, or with 0 row by row
-  int copy_tokens = 0;
+  void* copy = nullptr;        ///< of the result, in bf16 or as an Int8Operand<1>
+  PassedForm copy_form = PassedForm::rows;
+  int copy_tokens = 0;  ///< of an operand
 };
 /// Flash attention on tensor cores for any number of new tokens per sequence. out: f32, f16 or bf16.
 void attention_prefill(const AttentionArgs&, cudaStream_t);

@@ -170,9 +170,9 @@ struct Int8Finish {
     for (int e = 0; e < 4; ++e) c[e] *= factor[e % 2];
   }
   __device__ __forceinline__ void put_gated(int first_row, const float (&c)[4], const float4* up) const {
-    if (p.form != GatedForm::codes)
+    if (p.form != PassedForm::codes)
       return cuda::put_gated<8>(p, first_row, c, up, [&](int token, int row) {
-        return p.form == GatedForm::operand ? operand_place(kInt8Tokens, token, row) : token * p.out_stride + row;
+        return p.form == PassedForm::operand ? operand_place(kInt8Tokens, token, row) : token * p.out_stride + row;
       });
     put_gated_codes(p, first_row, c, up);
   }

@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/mma_plan.h"
+#include "kernels/cuda/operand.h"
 #include "kernels/ops.h"
 
 namespace infer::cuda {
@@ -20,12 +21,9 @@ enum class MmaOutput : int32_t {
   gated,  ///< out = activation(first product + bias) * (second product + bias), in bf16
 };
 
-/// What matmul_int8 makes of a gated result: bf16 [m, out_stride], an operand in bf16 (operand.h) or an Int8Operand<2>.
-enum class GatedForm : int32_t { rows, operand, codes };
-
 /// One, two or three matrices of one format and width that meet the same activations.
 struct MmaArgs {
-  Tensor x;                    ///< f32 or bf16 [m, k]
+  Tensor x;                    ///< f32 or bf16 [m, k]; what other kernels want of it, see FewWay
   const Tensor* w[3] = {};     ///< [n, k], layout kTiles; null: no more of them
   const Tensor* bias[3] = {};  ///< f32 [n]; or null, or of a null tensor
   MmaOutput output = MmaOutput::store;
@@ -38,7 +36,7 @@ struct MmaArgs {
   const Tensor* norm = nullptr;  ///< f32 [k]: x's norm is multiplied instead of x
   float eps = 0;
   int int8_scales = 0;  ///< not 0: x is an Int8Operand with so many scales to a group
-  GatedForm form = GatedForm::rows;
+  PassedForm form = PassedForm::rows;
 };
 
 /// Sums of products whose columns are dealt out to several CTAs.

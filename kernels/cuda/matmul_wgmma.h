@@ -20,7 +20,7 @@ struct WgmmaLaunch {
   const uint8_t* x = nullptr;  ///< operand; matmul_int8: f32 or bf16 [n_rows, 32 * n_groups]
   // matmul_int8 only.
   int32_t x_bf16 = 0, x_operand = 0;  ///< x is bf16, or Int8Operand<1>
-  GatedForm form = GatedForm::rows;
+  PassedForm form = PassedForm::rows;
   const float* norm = nullptr;
   float eps = 0;
   MmaOutput output = MmaOutput::store;

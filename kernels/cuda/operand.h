@@ -14,6 +14,9 @@
 
 namespace infer::cuda {
 
+/// How a kernel hands activations to the next product: row by row, as an operand in bf16, or as codes (int8_operand.h).
+enum class PassedForm : int32_t { rows, operand, codes };
+
 inline constexpr int kOperandColumns = 128;    ///< of a block
 inline constexpr int kOperandMaxTokens = 128;  ///< of an operand
 

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/adjacent.h"
 #include "kernels/cuda/launchers.h"
+#include "kernels/cuda/matmul_16bit.h"
 #include "kernels/cuda/matmul_mma.h"
 #include "kernels/cuda/packed.h"
 
@@ -14,7 +15,7 @@ Way Wide::way(int64_t m, const Tensor& w) const {
   if (fixed) return Way::fixed;
   const int64_t k = w.cols();
   Possible can;
-  can.ready = ready(w), can.few = mma_takes(w);
+  can.ready = ready(w), can.few = mma_takes(w) || (few_plain && can.ready && takes_16bit(m, w));
   can.wide = lt && k % 8 == 0 && m * k <= narrow.n_elements() && (can.ready || block_rows(k) > 0);
   return choose_way(m, act, can, crossovers->at(w.dtype));
 }

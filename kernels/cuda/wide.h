@@ -34,7 +34,8 @@ struct Wide {
   int64_t epoch;  ///< of unpacked
   cudaStream_t stream;
   Act act;
-  bool fixed;  ///< all products are Way::fixed
+  bool fixed;      ///< all products are Way::fixed
+  bool few_plain;  ///< the GPU has matmul_16bit
   const CrossoverTable* crossovers;
 
   /// Of both operands. What has sizes that the library's e4m3 does not take goes as if left alone.

@@ -54,7 +54,7 @@ struct Crossover {
   std::string device;        ///< name of the GPUs that it holds for, "NVIDIA H200"; empty: of all
   std::string format;        ///< of weights: "Q4_K"
   int64_t program_most = 0;  ///< rows up to which one kernel takes the whole step, 0 to 4; of several formats the least
-  int64_t few_least = 0;     ///< from which packed weights are unpacked in registers, for tensor cores; 1 to 129: never
+  int64_t few_least = 0;     ///< from which tensor cores read weights as they lie, for few rows; 1 to 129: never
   int64_t wide_least = 0;    ///< from which they are unpacked in memory, for cuBLASLt; 1 to 129
 };
 /// Throws Error(usage) naming the first field that is out of range, or a format that there is not.
