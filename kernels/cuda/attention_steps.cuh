@@ -132,22 +132,6 @@ __device__ __forceinline__ void prepare_unit(const AttentionStep& a, int token, 
   }
 }
 
-/// Brings the keys and values that each warp begins with nearer, while the kernel before still makes the queries.
-template <int kHeadDim, class Cache, int kWarps>
-__device__ __forceinline__ void ask_for_first_blocks(const AttentionStep& a, const int32_t* pages, int kv_head,
-                                                     int begin, int end) {
-  const int block = begin / kBlockKeys + static_cast<int>(threadIdx.x / 32);
-  if (block >= ceil_div(end, kBlockKeys)) return;
-  const int64_t place = static_cast<int64_t>(__ldcg(pages + block / 2)) * a.n_kv_heads + kv_head;
-  const auto ask = [&](const uint8_t* cache, int64_t page_bytes) {
-    const uint8_t* half = cache + place * page_bytes + block % 2 * (page_bytes / 2);
-    for (int at = threadIdx.x % 32 * 128; at < page_bytes / 2; at += 32 * 128)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(half + at));
-  };
-  ask(a.k_cache, head_page_bytes(Cache::Keys::id, kHeadDim));
-  ask(a.v_cache, head_page_bytes(Cache::Values::id, kHeadDim));
-}
-
 /// Grid: at most one block of 16 warps per SM, or four of 4, strides over units. Shared: attend_shared_bytes, q, out.
 /// Reads the cache once per unit, which bounds it; partial results are (head_dim + 2) * 32 bytes per unit. kHeadDim 0:
 /// any head size and cache types, by plain arithmetic.
@@ -172,10 +156,6 @@ __global__ void __launch_bounds__(kWarps * 32, kWarps == 16 ? 1 : 4)
     if (split >= plan.n_splits) continue;
     const int n_rows = min(kUnitRows, a.group - first_row), head = kv_head * a.group + first_row;
     const int begin = plan.begin(split), end = plan.end_of(split);
-    if constexpr (kHeadDim > 0 && kWarps == 4)
-      if (unit == blockIdx.x)
-        ask_for_first_blocks<kHeadDim, Cache, kWarps>(a, a.page_table + place.sequence * a.max_pages, kv_head, begin,
-                                                      end);
     prepare_unit<kHeadDim, Cache, kWarps>(a, token, kv_head, head, n_rows,
                                           new_tokens_in(place.first, token, place.kv_len, begin, end), q, out);
     const AttentionUnit work{

@@ -36,6 +36,12 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
+/// What a norm multiplies n numbers with, to 2 ulp: exact roots and quotients are a hundred instructions that a launch
+/// waits for.
+__device__ __forceinline__ float inverse_rms(float sum_of_squares, int64_t n, float eps) {
+  return rsqrtf(__fdividef(sum_of_squares, static_cast<float>(n)) + eps);
+}
+
 /// A barrier among kThreads threads of the CTA that all name the same id (0 is __syncthreads).
 template <int kId, int kThreads>
 __device__ __forceinline__ void named_barrier() {

@@ -1,12 +1,13 @@
-// What stages of few rows with quantised weights are made of (Way::few): a norm that leaves bf16, then products that
-// read packed weights once and close in registers what can be closed there. Where GPU, rows and weights allow it they
-// go by matmul_int8, which takes the norm along, or by matmul_wgmma, which wants its activations arranged (operand.h);
-// else by matmul_mma.
+// What stages of few rows are made of (Way::few): a norm that leaves 16 bits, then products that read weights once and
+// close in registers what can be closed there. Plain weights go by matmul_16bit. Packed ones go, where GPU, rows and
+// weights allow it, by matmul_int8, which takes the norm along, or by matmul_wgmma, which wants its activations arranged
+// (operand.h); else by matmul_mma.
 #include <vector>
 
 #include "kernels/cuda/cuda_backend.h"
 
 namespace infer::cuda {
+
 FewWay CudaBackend::few_way(int64_t m, std::initializer_list<const Tensor*> weights, bool gated) const {
   bool plain = true;
   for (const Tensor* w : weights) plain = plain && w->layout == kRowMajor;

@@ -119,6 +119,7 @@ void CudaBackend::product(const Wide& wide, const Tensor& x, const Tensor& w, co
     } else if (few == FewWay::wgmma) {
       operand = memory_as(narrow_a_, DType::BF16, m, w.cols());
       if (!copied(x, PassedForm::operand)) {
+        attention_copy_ = {};
         ++counters_.launches;
         arrange_operand(x, operand.data, stream_.get());
       }
@@ -140,7 +141,10 @@ void CudaBackend::product(const Wide& wide, const Tensor& x, const Tensor& w, co
 
 Tensor CudaBackend::narrowed(const Tensor& x, DType type) {
   const Tensor operand = memory_as(narrow_a_, type, x.rows(), x.cols());
-  if (type != DType::BF16 || !copied(x, PassedForm::rows)) convert(x, operand, stream_.get());
+  if (type != DType::BF16 || !copied(x, PassedForm::rows)) {
+    attention_copy_ = {};
+    convert(x, operand, stream_.get());
+  }
   return operand;
 }
 

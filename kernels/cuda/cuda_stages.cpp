@@ -1,7 +1,6 @@
-// Stages of the graph and eager ways (of one or two tokens: cuda_tokens.cpp; of few rows with quantised weights:
-// cuda_few.cpp). They convert activations once for several products, take matrices that meet the same activations as
-// one, and keep what lies between two products in 16 bits. While run() records, everything goes to the recorder
-// instead.
+// Stages of the graph and eager ways (of one or two tokens: cuda_tokens.cpp; of few rows: cuda_few.cpp). They convert
+// activations once for several products, take matrices that meet the same activations as one, and keep what lies between
+// two products in 16 bits. While run() records, everything goes to the recorder instead.
 #include <algorithm>
 #include <utility>
 

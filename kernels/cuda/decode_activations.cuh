@@ -21,9 +21,6 @@ __device__ __forceinline__ float total(const float* of_warps) {
   for (int i = 0; i < kWarps / 4; ++i) sum += (sums[i].x + sums[i].y) + (sums[i].z + sums[i].w);
   return sum;
 }
-__device__ __forceinline__ float inverse_rms(float sum_of_squares, int n, float eps) {
-  return rsqrtf(__fdividef(sum_of_squares, static_cast<float>(n)) + eps);
-}
 
 /// Quantises the 16 values of two neighbouring lanes (i: index of this lane's first, a multiple of 8) into an int8
 /// activation row. A group that holds a NaN or an infinity gets a scale that is one.

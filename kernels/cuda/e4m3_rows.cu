@@ -43,9 +43,7 @@ struct NormedRows {
     for (int i = 0; i < 8; ++i) squares += e.v[i] * e.v[i], e.v[i] *= w.v[i];
     return e;
   }
-  __device__ __forceinline__ float factor(float squares, int64_t cols) const {
-    return 1.0f / sqrtf(squares / static_cast<float>(cols) + eps);
-  }
+  __device__ __forceinline__ float factor(float squares, int64_t cols) const { return inverse_rms(squares, cols, eps); }
 };
 
 /// activation(gate) * up of bf16 [rows, cols].

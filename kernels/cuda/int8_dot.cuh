@@ -17,7 +17,6 @@
 
 namespace infer::cuda {
 
-
 /// d = a * b + c with a [16, 32] codes of weights (unsigned where kUnsigned), b [32, 8] codes of activations, signed.
 template <bool kUnsigned = false>
 __device__ __forceinline__ void mma_int8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
@@ -193,7 +192,9 @@ __device__ __forceinline__ void multiply_codes(const uint8_t* chunk, int number,
     }
   }
   const uint8_t *of_codes = x + lane.codes, *of_scales = x + At::kScalesAt + lane.scales;
-#pragma unroll
+  // Each launch waits anew for its instructions, so half as many are better than no loop (8 tokens of 8B Q4_K_M: 3490
+  // -> 3530 tok/s, H200, 2026-11-28).
+#pragma unroll 1
   for (int step = 0; step < kSlot / 4; ++step) {
     StepCodes<F> w;
     w.load(chunk, small, step, lane);

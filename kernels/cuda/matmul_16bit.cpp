@@ -5,7 +5,6 @@
 
 #include "infer/error.h"
 #include "kernels/cuda/crossovers.h"
-#include "quant/formats.h"
 
 namespace infer::cuda {
 namespace {
@@ -15,8 +14,7 @@ void launch_for(DType type, Launch16Bit& p, const WgmmaLimits& limits, cudaStrea
   constexpr int kSums = sums_16bit(kTokens), kSlot = k16BitSlotBytes<kTokens>;
   const int n_ctas = std::min(limits.n_sms, p.n_units);
   p.units = WgmmaShare(p.n_units, n_ctas);
-  const int room = Shape16Bit<kTokens>::ctas == 2 ? 113 << 10 : limits.shared_bytes;
-  p.n_slots = std::min(k16BitMaxSlots, (room - kWgmmaStatic - kSums) / kSlot);
+  p.n_slots = std::min(k16BitMaxSlots, (limits.shared_bytes - kWgmmaStatic - kSums) / kSlot);
   if (p.n_slots < 2)
     throw Error(ErrorKind::run, "matmul_16bit", "too little shared memory", std::to_string(limits.shared_bytes));
   launch_16bit<kTokens>(type, p, n_ctas, p.n_slots * kSlot + kSums, stream);
@@ -32,24 +30,12 @@ bool takes_16bit(int64_t m, const Tensor& w) {
 void matmul_16bit(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stream) {
   const int64_t m = a.x.rows(), k = a.x.cols();
   if (m == 0 || k == 0) return;
-  const bool gated = a.output == MmaOutput::gated;
   const DType type = a.w[0]->dtype;
   Launch16Bit p;
-  int64_t columns = 0;
-  for (int i = 0; i < 3 && a.w[i]; ++i) {
-    const Tensor& w = *a.w[i];
-    if (!takes_16bit(m, w) || w.dtype != type || a.x.dtype != type || w.cols() != k)
-      throw Error(ErrorKind::run, "matmul_16bit", "no CUDA kernel for this product", format_name(w.dtype));
-    MmaMatrix& to = p.w[i];
-    to.data = w.as<uint8_t>();
-    to.bias = a.bias[i] ? a.bias[i]->as<float>() : nullptr;
-    to.rows = static_cast<int32_t>(w.rows()), to.out_column = static_cast<int32_t>(columns);
-    to.first_unit = gated ? 0 : p.n_units;
-    const auto n_tiles = static_cast<int32_t>((w.rows() + kTileRows - 1) / kTileRows);
-    p.n_units = gated ? n_tiles : p.n_units + n_tiles;
-    columns += w.rows();
-  }
-  p.tiles_per_unit = gated ? 2 : 1;
+  p.n_units = take_matrices(
+      "matmul_16bit", a, [&](const Tensor& w) { return takes_16bit(m, w) && w.dtype == a.x.dtype; }, p.w);
+  if (p.n_units == 0) return;
+  p.tiles_per_unit = a.output == MmaOutput::gated ? 2 : 1;
   p.cols = static_cast<int32_t>(k), p.n_rows = static_cast<int32_t>(m);
   p.x = a.x.data;
   p.output = a.output, p.gelu = a.activation == Activation::gelu_tanh;

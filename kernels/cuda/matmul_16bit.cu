@@ -1,5 +1,5 @@
-// The kernel of matmul_16bit.h. One warp keeps a ring full: of a tile's 16 rows some columns at a time, row by
-// row, since a pitch of its own in shared memory costs nothing and spares the lanes that read 16 bytes each all bank
+// The kernel of matmul_16bit.h. Some warps keep a ring full: of a tile's 16 rows some columns at a time, row by row,
+// since a pitch of its own in shared memory costs nothing and spares the lanes that read 16 bytes each all bank
 // conflicts. Eight warps multiply, each a share of a slot's columns, so that all of them have sums of all tiles; a warp
 // holds those of up to k16BitTiles tiles, and the activations of its columns, in registers, while the columns go by.
 // Then the warps' sums are added up two tiles at a time.
@@ -243,11 +243,11 @@ __device__ __forceinline__ void multiply_tiles(const Launch16Bit& p, Barriers16&
 
 #endif
 
-/// Grid: one CTA an SM, each with a range of units. Block: 8 warps that multiply and one that fetches. Shared: the
-/// ring, two buffers of the warps' sums of two tiles. Bytes: weights once, x once for every pass, from the L2.
+/// Grid: one CTA an SM, each with a range of units. Block: 8 warps that multiply, and those that fetch. Shared: the
+/// ring, two buffers of the warps' sums of two tiles. Bytes: weights once, x once for every pass, from the L2. 8 tokens
+/// of 8B BF16, one H200, 2026-11-28: the head has 92 % of the read speed, the ffn 91 %, the projection 84 %.
 template <class Type, class T, int kTokens>
-__global__ void __launch_bounds__(Sizes16<kTokens>::threads, Shape16Bit<kTokens>::ctas)
-    kernel_16bit(const __grid_constant__ Launch16Bit p) {
+__global__ void __launch_bounds__(Sizes16<kTokens>::threads, 1) kernel_16bit(const __grid_constant__ Launch16Bit p) {
 #if __CUDA_ARCH__ >= 900
   __shared__ Barriers16 barriers;
   if (threadIdx.x == 0) {

@@ -15,14 +15,15 @@ inline constexpr int k16BitWarps = 8;      ///< that multiply
 inline constexpr int k16BitTiles = 8;      ///< whose sums a warp holds at once
 inline constexpr int k16BitMaxSlots = 12;  ///< of the ring
 
-/// What is best for up to 8 and up to 16 tokens. `columns`: of a tile in a slot; `fetch_warps`: that share its rows.
+/// What is best for up to 8 and up to 16 tokens. `columns`: of a tile in a slot; `fetch_warps`: that share its rows;
+/// `in_flight`: bytes of weights that are asked for and not yet there, behind which whatever else is asked for waits.
 template <int kTokens>
 struct Shape16Bit {
-  static constexpr int columns = 1024, fetch_warps = 2, in_flight = 140 << 10, ctas = 1;
+  static constexpr int columns = 1024, fetch_warps = 2, in_flight = 140 << 10;
 };
 template <>
 struct Shape16Bit<16> {
-  static constexpr int columns = 512, fetch_warps = 4, in_flight = 120 << 10, ctas = 1;
+  static constexpr int columns = 512, fetch_warps = 4, in_flight = 120 << 10;
 };
 /// Bytes from row to row of a slot: free of bank conflicts.
 template <int kTokens>

@@ -164,7 +164,7 @@ struct Int8Finish {
         sum = own(token);
       else
         for (int i = 0; i < p.plan.n_parts; ++i) sum += squares.parts[i][token];
-      factor[t] = 1.0f / sqrtf(sum / static_cast<float>(p.n_groups * kGroup) + p.eps);
+      factor[t] = inverse_rms(sum, p.n_groups * kGroup, p.eps);
     }
 #pragma unroll
     for (int e = 0; e < 4; ++e) c[e] *= factor[e % 2];
@@ -178,17 +178,31 @@ struct Int8Finish {
   }
 };
 
-/// The groups of warps that multiply. ready: of activations that are copied.
+/// Activations that another kernel has made are copied in so many pieces, each with a barrier: the first block is
+/// multiplied when its own are there.
+inline constexpr int kInt8Pieces = 4;
+struct Int8Pieces {
+  uint64_t ready[kInt8Pieces];
+  __device__ __forceinline__ void init() {
+    for (uint64_t& r : ready) barrier_init(&r, 1);
+  }
+  /// Blocks of a piece.
+  static __device__ __forceinline__ int blocks(const WgmmaRange& range) {
+    return (range.end_block - range.first_block + kInt8Pieces - 1) / kInt8Pieces;
+  }
+};
+
+/// The groups of warps that multiply.
 template <class F, int kScales>
 __device__ __forceinline__ void multiply_all_codes(const WgmmaLaunch& p, const WgmmaRange& range, Int8Squares& squares,
-                                                   RingOfPasses& ring, uint64_t* ready) {
+                                                   RingOfPasses& ring, Int8Pieces& pieces) {
   constexpr int kBytes = wgmma_tile_bytes<F>(kInt8Tokens), kSlot = wgmma_slot_groups<F>(kInt8Tokens);
   const int warp = uniform(threadIdx.x / 32), n_sets = p.plan.n_sets;
   const int set = warp >> WgmmaRange::log2_of(range.at_once), tile = warp & (range.at_once - 1);
   const int n_groups = (range.end_block - range.first_block) * kSlot, first_column = range.first_block * kSlot * kGroup;
-  if (kScales == 2 || p.x_operand) {
+  const bool copied = kScales == 2 || p.x_operand;
+  if (copied) {
     wait_for_previous_kernel();
-    barrier_wait(ready, 0);
   } else {
     if (p.x_bf16)
       make_activations<true, false>(p, n_groups, first_column, squares);
@@ -203,20 +217,24 @@ __device__ __forceinline__ void multiply_all_codes(const WgmmaLaunch& p, const W
 #pragma unroll
   for (int& b : bits) b = static_cast<int>(kept_in_register(__float_as_uint(kIntegerBits)));
   const uint8_t* x = wgmma_memory + p.plan.kept_offset;
-  int slot = set;
+  const RingAddresses barriers(ring);
+  const uint32_t ready = kept_in_register(shared_address(pieces.ready));
+  const int of_piece = Int8Pieces::blocks(range);
+  int slot = set, awaited = 0, there = copied ? range.first_block : range.end_block;  // blocks before it have theirs
   uint32_t parity = 0;
   for (int first = range.begin; first < range.end; first += range.units_at_once) {
     const WgmmaPass pass{first, min(range.units_at_once, range.end - first), range.at_once};
     const bool busy = pass.has(p, tile);
     float c[4] = {};
     for (int block = range.first_block + set; block < range.end_block; block += n_sets) {
-      barrier_wait(&ring.weights[slot], parity);
+      for (; block >= there; there += of_piece) barrier_wait(ready + awaited++ * 8, 0);
+      barrier_wait(barriers.weights + slot * 8, parity);
       if (busy)
         multiply_codes<F, kScales>(wgmma_memory + slot * p.plan.slot_bytes + tile * kBytes, block,
                                    x + (block - range.first_block) * (kSlot / 2 * Int8Operand<kScales>::kPairBytes),
                                    lane, bits, c);
       __syncwarp();
-      if (threadIdx.x % 32 == 0) barrier_arrive(&ring.empty[slot]);
+      if (threadIdx.x % 32 == 0) barrier_arrive(barriers.empty + slot * 8);
       slot += n_sets;
       if (slot >= p.plan.n_slots) slot -= p.plan.n_slots, parity ^= 1;
     }
@@ -226,25 +244,31 @@ __device__ __forceinline__ void multiply_all_codes(const WgmmaLaunch& p, const W
 
 /// Copies the activations of the CTA's columns, which another kernel has made, by one thread.
 template <class F, int kScales>
-__device__ __forceinline__ void fetch_operand(const WgmmaLaunch& p, const WgmmaRange& range, uint64_t* ready) {
+__device__ __forceinline__ void fetch_operand(const WgmmaLaunch& p, const WgmmaRange& range, Int8Pieces& pieces) {
   constexpr int kBlockBytes = wgmma_slot_groups<F>(kInt8Tokens) / 2 * Int8Operand<kScales>::kPairBytes;
   wait_for_previous_kernel();
   if (!fetches()) return;
-  const int bytes = (range.end_block - range.first_block) * kBlockBytes;
-  barrier_expect(shared_address(ready), bytes);
-  bulk_copy(shared_address(wgmma_memory) + p.plan.kept_offset,
-            p.x + static_cast<int64_t>(range.first_block) * kBlockBytes, bytes, shared_address(ready),
-            evict_normal_policy());
+  const int of_piece = Int8Pieces::blocks(range);
+  const uint64_t policy = evict_normal_policy();
+  uint32_t to = shared_address(wgmma_memory) + p.plan.kept_offset;
+  int piece = 0;
+  for (int block = range.first_block; block < range.end_block; block += of_piece, ++piece) {
+    const int bytes = min(of_piece, range.end_block - block) * kBlockBytes;
+    const uint32_t ready = shared_address(&pieces.ready[piece]);
+    barrier_expect(ready, bytes);
+    bulk_copy(to, p.x + static_cast<int64_t>(block) * kBlockBytes, bytes, ready, policy);
+    to += bytes;
+  }
 }
 
 /// A CTA's part in a product.
 template <class F, int kScales>
 __device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squares& squares, RingOfPasses& ring,
-                                         uint64_t* ready) {
+                                         Int8Pieces& pieces) {
   const WgmmaRange range(p, cta, kWgmmaTiles);
   if (threadIdx.x == 0) {
     ring.init(p.plan.n_slots, range.at_once);
-    barrier_init(ready, 1);
+    pieces.init();
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
@@ -253,7 +277,7 @@ __device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squa
     // Registers that this group gives up the others take: 5 x 96 = 32 + 4 x 112.
     asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
     if (uniform(threadIdx.x / 32 % 4) == kFetchWarps - 1) {
-      if (kScales == 2 || p.x_operand) fetch_operand<F, kScales>(p, range, ready);
+      if (kScales == 2 || p.x_operand) fetch_operand<F, kScales>(p, range, pieces);
     } else {
       fetch_all<F, kInt8Tokens, false>(p, range, ring);
     }
@@ -264,7 +288,7 @@ __device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squa
     }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
-    multiply_all_codes<F, kScales>(p, range, squares, ring, ready);
+    multiply_all_codes<F, kScales>(p, range, squares, ring, pieces);
   }
 }
 
@@ -279,12 +303,12 @@ template <class F, class G, int kScales>
 __global__ void __launch_bounds__(kWgmmaThreads, 1) int8_kernel(const __grid_constant__ WgmmaPairLaunch p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   __shared__ RingOfPasses ring;
-  __shared__ uint64_t ready;
+  __shared__ Int8Pieces pieces;
   __shared__ Int8Squares squares;
   const int cta = static_cast<int>(blockIdx.x);
   if constexpr (!std::is_same_v<F, G>)
-    if (cta >= p.first_ctas) return int8_cta<G, kScales>(p.of[1], cta - p.first_ctas, squares, ring, &ready);
-  int8_cta<F, kScales>(p.of[0], cta, squares, ring, &ready);
+    if (cta >= p.first_ctas) return int8_cta<G, kScales>(p.of[1], cta - p.first_ctas, squares, ring, pieces);
+  int8_cta<F, kScales>(p.of[0], cta, squares, ring, pieces);
 #endif
 }
 

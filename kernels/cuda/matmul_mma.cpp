@@ -56,21 +56,8 @@ void matmul_mma(const MmaArgs& a, const MmaScratch& scratch, cudaStream_t stream
   const bool gated = a.output == MmaOutput::gated;
   const DType format = a.w[0]->dtype;
   MmaLaunch p;
-  p.n_matrices = 0, p.n_units = 0;
-  int64_t columns = 0;
-  for (; p.n_matrices < 3 && a.w[p.n_matrices]; ++p.n_matrices) {
-    const Tensor& w = *a.w[p.n_matrices];
-    if (!mma_takes(w) || w.dtype != format || w.cols() != k)
-      throw Error(ErrorKind::run, "matmul_mma", "no CUDA kernel for this product", format_name(w.dtype));
-    MmaMatrix& to = p.w[p.n_matrices];
-    to.data = w.as<uint8_t>();
-    to.bias = a.bias[p.n_matrices] ? a.bias[p.n_matrices]->as<float>() : nullptr;
-    to.rows = static_cast<int32_t>(w.rows()), to.out_column = static_cast<int32_t>(columns);
-    to.first_unit = gated ? 0 : p.n_units;
-    const auto n_tiles = static_cast<int32_t>((w.rows() + kTileRows - 1) / kTileRows);
-    p.n_units = gated ? n_tiles : p.n_units + n_tiles;
-    columns += w.rows();
-  }
+  p.n_units = take_matrices("matmul_mma", a, mma_takes, p.w);
+  p.n_matrices = a.w[2] ? 3 : a.w[1] ? 2 : 1;
   p.tiles_per_unit = gated ? 2 : 1;
   p.cols = static_cast<int32_t>(k), p.n_rows = static_cast<int32_t>(m);
   p.x = a.x.data, p.x_bf16 = a.x.dtype == DType::BF16;

@@ -6,9 +6,11 @@
 
 #include <cuda_runtime.h>
 
+#include "infer/error.h"
 #include "kernels/cuda/mma_plan.h"
 #include "kernels/cuda/operand.h"
 #include "kernels/ops.h"
+#include "quant/formats.h"
 
 namespace infer::cuda {
 
@@ -57,6 +59,28 @@ struct MmaMatrix {
   int32_t first_unit = INT32_MAX;  ///< units of the matrices before it; gated: 0 for both
   int32_t out_column = 0;
 };
+/// The matrices of `args` as kernels get them, and how many units they have in all. takes(weight): whether the caller
+/// has a kernel for it; throws where not, or where formats or widths differ. `what`: who says so.
+template <class Takes>
+int32_t take_matrices(const char* what, const MmaArgs& args, const Takes& takes, MmaMatrix (&matrices)[3]) {
+  const bool gated = args.output == MmaOutput::gated;
+  int32_t n_units = 0;
+  int64_t columns = 0;
+  for (int i = 0; i < 3 && args.w[i]; ++i) {
+    const Tensor& w = *args.w[i];
+    if (!takes(w) || w.dtype != args.w[0]->dtype || w.cols() != args.x.cols())
+      throw Error(ErrorKind::run, what, "no CUDA kernel for this product", format_name(w.dtype));
+    const auto n_tiles = static_cast<int32_t>((w.rows() + kTileRows - 1) / kTileRows);
+    matrices[i].data = w.as<uint8_t>();
+    matrices[i].bias = args.bias[i] ? args.bias[i]->as<float>() : nullptr;
+    matrices[i].rows = static_cast<int32_t>(w.rows()), matrices[i].out_column = static_cast<int32_t>(columns);
+    matrices[i].first_unit = gated ? 0 : n_units;
+    n_units = gated ? n_tiles : n_units + n_tiles;
+    columns += w.rows();
+  }
+  return n_units;
+}
+
 struct MmaLaunch {
   MmaMatrix w[3];
   int64_t tile_bytes = 0;

@@ -59,20 +59,8 @@ WgmmaLaunch wgmma_launch(const char* what, const MmaArgs& a) {
   const bool gated = a.output == MmaOutput::gated;
   const DType format = a.w[0]->dtype;
   WgmmaLaunch p;
-  int64_t columns = 0;
-  for (int i = 0; i < 3 && a.w[i]; ++i) {
-    const Tensor& w = *a.w[i];
-    if (!wgmma_takes(m, w) || w.dtype != format || w.cols() != k)
-      throw Error(ErrorKind::run, what, "no CUDA kernel for this product", format_name(w.dtype));
-    MmaMatrix& to = p.w[i];
-    to.data = w.as<uint8_t>();
-    to.bias = a.bias[i] ? a.bias[i]->as<float>() : nullptr;
-    to.rows = static_cast<int32_t>(w.rows()), to.out_column = static_cast<int32_t>(columns);
-    to.first_unit = gated ? 0 : p.n_units;
-    const auto n_tiles = static_cast<int32_t>((w.rows() + kTileRows - 1) / kTileRows);
-    p.n_units = gated ? n_tiles : p.n_units + n_tiles;
-    columns += w.rows();
-  }
+  p.n_units = take_matrices(
+      what, a, [&](const Tensor& w) { return wgmma_takes(m, w); }, p.w);
   p.tiles_per_unit = gated ? 2 : 1;
   p.n_groups = static_cast<int32_t>(k / kGroup), p.n_rows = static_cast<int32_t>(m);
   p.x = a.x.as<uint8_t>();

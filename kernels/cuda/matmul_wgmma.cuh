@@ -83,10 +83,11 @@ __device__ __forceinline__ void multiply_all(const WgmmaLaunch& p, const WgmmaRa
   const int warp = uniform(threadIdx.x / 32), n_sets = p.plan.n_sets;
   const int set = warp >> WgmmaRange::log2_of(range.at_once), tile = warp & (range.at_once - 1);
   const WgmmaBits bits;
+  const RingAddresses barriers(ring);
   int slot = set, before = -1;
   uint32_t parity = 0;
   const auto release = [&] {
-    if (before >= 0 && threadIdx.x % 32 == 0) barrier_arrive(&ring.empty[before]);
+    if (before >= 0 && threadIdx.x % 32 == 0) barrier_arrive(barriers.empty + before * 8);
   };
   for (int first = range.begin; first < range.end; first += range.units_at_once) {
     const WgmmaPass pass{first, min(range.units_at_once, range.end - first), range.at_once};
@@ -95,8 +96,8 @@ __device__ __forceinline__ void multiply_all(const WgmmaLaunch& p, const WgmmaRa
 #pragma unroll
     for (float& x : c) x = 0;
     for (int block = range.first_block + set; block < range.end_block; block += n_sets) {
-      barrier_wait(&ring.weights[slot], parity);
-      barrier_wait(&ring.x[slot], parity);
+      barrier_wait(barriers.weights + slot * 8, parity);
+      barrier_wait(barriers.x + slot * 8, parity);
       const int at = slot * p.plan.slot_bytes;
       if (busy)
         multiply_slot<F, kTokens>(bits, wgmma_memory + at + tile * kBytes, block,

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kNormThreads)
   float sum = 0;
 #pragma unroll
   for (const float of_warp : warps) sum += of_warp;
-  const float inverse = 1.0f / sqrtf(sum / static_cast<float>(4 * n_quads) + eps);
+  const float inverse = inverse_rms(sum, 4 * n_quads, eps);
   const auto put = [&](int quad, float4 v, float4 by) {
     put_quad(operand, tokens, static_cast<int>(blockIdx.x), 4 * quad,
              make_float4(v.x * inverse * by.x, v.y * inverse * by.y, v.z * inverse * by.z, v.w * inverse * by.w));
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kInt8Threads)
   float sum = 0;
 #pragma unroll
   for (const float of_warp : warps) sum += of_warp;
-  const float inverse = 1.0f / sqrtf(sum / static_cast<float>(n) + eps);
+  const float inverse = inverse_rms(sum, n, eps);
   const auto put = [&](Eight& v, const Eight& by, int at) {
 #pragma unroll
     for (int e = 0; e < 8; ++e) v.x[e] *= by.x[e];

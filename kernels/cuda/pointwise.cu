@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kEmbedWarps * 32)
 
 /// 1 / rms of the block's row.
 template <int kWide>
-__device__ __forceinline__ float inverse_rms(const float* x, int64_t cols, float eps) {
+__device__ __forceinline__ float inverse_rms_of(const float* x, int64_t cols, float eps) {
   float squares = 0;
   for (int64_t i = threadIdx.x * kWide; i < cols; i += kThreads * kWide) {
     float v[kWide];
@@ -101,7 +101,7 @@ __device__ __forceinline__ float inverse_rms(const float* x, int64_t cols, float
 #pragma unroll
     for (int e = 0; e < kWide; ++e) squares += v[e] * v[e];
   }
-  return 1.0f / sqrtf(block_sum<kThreads>(squares) / static_cast<float>(cols) + eps);
+  return inverse_rms(block_sum<kThreads>(squares), cols, eps);
 }
 
 constexpr int kNormThreads = 512;
@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kNormThreads)
     float more[kWide];
     read<kWide>(row + at, more), square(more);
   }
-  const float inverse = 1.0f / sqrtf(block_sum<kNormThreads>(squares) / static_cast<float>(cols) + eps);
+  const float inverse = inverse_rms(block_sum<kNormThreads>(squares), cols, eps);
   const auto put = [&](int64_t at, float(&numbers)[kWide], const float(&by)[kWide]) {
 #pragma unroll
     for (int e = 0; e < kWide; ++e) numbers[e] = numbers[e] * inverse * by[e];
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kThreads)
   start_next_kernel();
   wait_for_previous_kernel();
   float *row = x + blockIdx.x * cols, *other = branch + blockIdx.x * cols;
-  const float inverse = weight ? inverse_rms<kWide>(other, cols, eps) : 1.0f;
+  const float inverse = weight ? inverse_rms_of<kWide>(other, cols, eps) : 1.0f;
   for (int64_t i = threadIdx.x * kWide; i < cols; i += kThreads * kWide) {
     float sum[kWide], b[kWide], w[kWide];
     read<kWide>(row + i, sum);

@@ -121,7 +121,7 @@ __device__ __forceinline__ void prepare_head(const HeadRows& p, HeadOf of, int64
     const bool spans = is_q ? p.q_spans : p.k_spans;
     const int n = spans ? (is_q ? p.n_heads : p.n_kv_heads) * head_dim : head_dim;
     const float squares = spans ? row_squares : squares_of_head(x, head_dim, lane);
-    const float inverse = 1.0f / sqrtf(squares / static_cast<float>(n) + p.eps);
+    const float inverse = inverse_rms(squares, n, p.eps);
     for (int i = lane; i < head_dim; i += 32) x[i] = x[i] * inverse * weight[(spans ? first : 0) + i];
     __syncwarp();
   }

@@ -125,6 +125,15 @@ struct RingOfPasses {
   }
 };
 
+/// Where those barriers lie, kept: by name the machine is asked for it anew for every slot, which takes 30 cycles.
+struct RingAddresses {
+  uint32_t weights, x, empty;
+  __device__ __forceinline__ explicit RingAddresses(RingOfPasses& ring)
+      : weights(kept_in_register(shared_address(ring.weights))),
+        x(weights + offsetof(RingOfPasses, x)),
+        empty(weights + offsetof(RingOfPasses, empty)) {}
+};
+
 /// A warp of the group that fetches: the last one activations, the others weights. Where a tile's part of a slot is one
 /// copy, one of them is enough; else several take slots in turn. One thread does it, which the compiler has to know, or
 /// it puts a loop over lanes around every copy.

@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kRouterThreads) router_kernel(const __grid_con
   squares = 0;
 #pragma unroll
   for (const float part : squares_of_warps) squares += part;
-  const float inverse = 1.0f / sqrtf(squares / static_cast<float>(p.cols) + p.eps);
+  const float inverse = inverse_rms(squares, p.cols, p.eps);
   if (threadIdx.x == 0) {
     const float sum = dot * inverse + (p.bias ? p.bias[expert] : 0.0f);
     p.logits[static_cast<int64_t>(token) * p.n_experts + expert] = sum;

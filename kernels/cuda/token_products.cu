@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, 3) token_product_kernel(const __grid
   else
     sum = sum_of_row<F>(tile, p.cols, n_rows, acts);
   if (row >= n_rows) return;
-  if (p.norm) sum *= 1.0f / sqrtf(all_squares / static_cast<float>(p.cols) + p.eps);
+  if (p.norm) sum *= inverse_rms(all_squares, p.cols, p.eps);
   if (matrix.bias) sum += matrix.bias[first_row + row];
   *out = p.add ? fmaf(p.scale, sum, before) : sum;
 }

@@ -10,15 +10,6 @@ namespace {
 
 constexpr DType kTypes[] = {DType::F16, DType::BF16};
 
-Floats product(Backend& b, const Weight& w, const Floats& x, int64_t m) {
-  const int64_t n = w.host.rows(), k = w.host.cols();
-  Side side(b);
-  Floats out = poison(m * n);
-  b.matmul({side.in(Floats(x.begin(), x.begin() + m * k), {m, k}), side.weight(w), {}, side.out(out, {m, n})});
-  side.fetch();
-  return out;
-}
-
 }  // namespace
 
 TEST_CASE("cuda 16bit: the oracle's product for long rows, many rows, single tiles and what is left of a slot") {

@@ -17,15 +17,6 @@ const std::vector<DType>& quantised() {
   return list;
 }
 
-Floats product(Backend& b, const Weight& w, const Floats& x, int64_t m) {
-  const int64_t n = w.host.rows(), k = w.host.cols();
-  Side side(b);
-  Floats out = poison(m * n);
-  b.matmul({side.in(Floats(x.begin(), x.begin() + m * k), {m, k}), side.weight(w), {}, side.out(out, {m, n})});
-  side.fetch();
-  return out;
-}
-
 bool same_bits(const Floats& a, const Floats& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }

@@ -298,6 +298,16 @@ inline double cache_bar(DType type) {
                                : 1e-4;
 }
 
+/// The product of the first m rows of x with a weight.
+inline Floats product(Backend& b, const Weight& w, const Floats& x, int64_t m) {
+  const int64_t n = w.host.rows(), k = w.host.cols();
+  Side side(b);
+  Floats out = poison(m * n);
+  b.matmul({side.in(Floats(x.begin(), x.begin() + m * k), {m, k}), side.weight(w), {}, side.out(out, {m, n})});
+  side.fetch();
+  return out;
+}
+
 inline constexpr DType kCacheTypes[] = {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0};
 template <int... kSizes>
 std::vector<int64_t> numbers(std::integer_sequence<int, kSizes...>) {
