@@ -40,7 +40,10 @@ void attention_decode(const AttentionArgs& args, const MergedHeads* heads, const
   if (a.head_dim > 256) throw Error(ErrorKind::usage, "attention", "head too large", std::to_string(a.head_dim), "256");
   const int64_t room = scratch.max_units / n_parts, wanted = splits_wanted(n_sms, n_parts);
   a.max_splits = static_cast<int>(room < 1 ? 1 : room < wanted ? room : wanted);
-  a.n_units = n_parts * a.max_splits;
+  a.n_units = static_cast<int32_t>(n_parts * a.max_splits);
+  a.by_splits = Divisor(static_cast<uint32_t>(a.max_splits)),
+  a.by_groups = Divisor(static_cast<uint32_t>(a.n_groups()));
+  a.by_kv_heads = Divisor(static_cast<uint32_t>(a.n_kv_heads));
   if (n_parts >= n_sms ? launch_attention_step<4>(a, n_sms, stream) : launch_attention_step<16>(a, n_sms, stream))
     return;
   launch_attention<0, CacheF32, 16>(a, n_sms, stream);

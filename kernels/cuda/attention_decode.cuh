@@ -137,13 +137,15 @@ __device__ __forceinline__ void attend_block(const AttentionUnit& unit, const ui
 }
 
 /// One warp's blocks: first_block + warp, and every kWarps-th after it. A warp waits for its keys, then for its values.
+/// first_page: the page of the first one, or -1: not yet known.
 template <int kHeadDim, class Cache, int kWarps>
 __device__ __forceinline__ void attend_blocks(const AttentionUnit& unit, const uint4* query, int first_block,
-                                              int last_block, WarpState<kHeadDim, Cache, FromGlobal>& state) {
+                                              int last_block, int first_page,
+                                              WarpState<kHeadDim, Cache, FromGlobal>& state) {
   constexpr int64_t kKeyBytes = head_page_bytes(Cache::Keys::id, kHeadDim),
                     kValueBytes = head_page_bytes(Cache::Values::id, kHeadDim);
   int block = first_block + static_cast<int>(threadIdx.x / 32);
-  int page = block < last_block ? unit.pages[block / 2] : 0;
+  int page = first_page >= 0 ? first_page : block < last_block ? unit.pages[block / 2] : 0;
   for (; block < last_block; block += kWarps) {
     const int64_t place = page * unit.n_kv_heads + unit.kv_head;
     if (block + kWarps < last_block) page = unit.pages[(block + kWarps) / 2];
@@ -291,10 +293,10 @@ __device__ __noinline__ void attend_plain(const AttentionUnit& unit, int head_di
 /// Called by the threads 0 .. 32 * kWarps - 1 of a CTA. prepare() brings the queries to unit.q and ends with a barrier.
 /// emit(head, dim, sum) takes the results, with unit.row_max and unit.row_sum complete. `shared` has
 /// attend_shared_bytes<kHeadDim, kWarps>() bytes, aligned to 16. Synchronises by the named barrier kBarrier only; the
-/// caller does so before `shared` is used again.
+/// caller does so before `shared` is used again. first_page: see attend_blocks().
 template <int kHeadDim, class Cache, int kWarps, int kBarrier, class Prepare, class Emit>
 __device__ __forceinline__ void attend_range(const AttentionUnit& unit, float* shared, const Prepare& prepare,
-                                             const Emit& emit) {
+                                             const Emit& emit, int first_page = -1) {
   static_assert(kHeadDim % 16 == 0 && kHeadDim <= 256);
   if constexpr (!Cache::tensor_cores) {
     prepare();
@@ -310,7 +312,7 @@ __device__ __forceinline__ void attend_range(const AttentionUnit& unit, float* s
     make_query_fragments<kHeadDim, Cache, kWarps>(unit, query);
     named_barrier<kBarrier, kWarps * 32>();
     WarpState<kHeadDim, Cache, FromGlobal> state;
-    attend_blocks<kHeadDim, Cache, kWarps>(unit, query, first_block, first_block + n_blocks, state);
+    attend_blocks<kHeadDim, Cache, kWarps>(unit, query, first_block, first_block + n_blocks, first_page, state);
     merge_warps<kHeadDim, Cache, FromGlobal, kWarps, kBarrier>(
         unit, state, shared, numbers, static_cast<int>(threadIdx.x / 32), n_blocks < kWarps ? n_blocks : kWarps, emit);
   }
@@ -318,9 +320,9 @@ __device__ __forceinline__ void attend_range(const AttentionUnit& unit, float* s
 
 /// The same where all threads see `unit.q` already and want the sums in `unit.out`; when it returns they all see them.
 template <int kHeadDim, class Cache, int kWarps, int kBarrier = 2>
-__device__ __forceinline__ void attend_range(const AttentionUnit& unit, float* shared) {
+__device__ __forceinline__ void attend_range(const AttentionUnit& unit, float* shared, int first_page) {
   attend_range<kHeadDim, Cache, kWarps, kBarrier>(
-      unit, shared, [] {}, [&](int head, int dim, float sum) { unit.out[head * kHeadDim + dim] = sum; });
+      unit, shared, [] {}, [&](int head, int dim, float sum) { unit.out[head * kHeadDim + dim] = sum; }, first_page);
   named_barrier<kBarrier, kWarps * 32>();
 }
 

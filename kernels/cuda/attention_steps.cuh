@@ -69,11 +69,12 @@ struct TokenPlace {
 };
 __device__ __forceinline__ TokenPlace find_sequence(const AttentionStep& a, int token) {
   const auto start = [&](int s) { return __ldcg(a.q_start + s); };  // before the wait for the kernel before
-  int s = token;
-  if (start(s) > token || start(s + 1) <= token) {
+  int s = token, first = start(s), next = start(s + 1), kv_len = __ldcg(a.kv_len + s);  // side by side
+  if (first > token || next <= token) {
     for (s = 0; s + 1 < a.n_seqs && start(s + 1) <= token;) ++s;
+    first = start(s), next = start(s + 1), kv_len = __ldcg(a.kv_len + s);
   }
-  return {s, start(s), __ldcg(a.kv_len + s) - (start(s + 1) - token) + 1};
+  return {s, first, kv_len - (next - token) + 1};
 }
 
 /// The sum of squares of a token's queries or keys, by all warps.
@@ -94,10 +95,11 @@ __device__ __forceinline__ float row_squares(const AttentionStep& a, bool of_q, 
 /// of new tokens in the unit's range into the cache, by way of `room`, shared f32 [2][head_dim]. All warps, a head
 /// each; all threads see what was stored. Units of several groups of a KV head store the same numbers. Where a sequence
 /// has several new tokens (and another has none), each token's unit stores those before it too rather than wait for
-/// them.
+/// them. position and own_slot: of `token`.
 template <int kHeadDim, class Cache, int kWarps>
 __device__ __forceinline__ void prepare_unit(const AttentionStep& a, int token, int kv_head, int first_head, int n_rows,
-                                             NewTokens fresh, float* q, float* room) {
+                                             NewTokens fresh, int64_t position, int64_t own_slot, float* q,
+                                             float* room) {
   constexpr int kWide = kHeadDim > 0 ? 4 : 1, kKey = 0, kValue = 1, kQueries = 2;  // the order of the heads
   unsigned number;  // asked for here, lest registers keep all the way what follows from it
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(number));
@@ -111,9 +113,9 @@ __device__ __forceinline__ void prepare_unit(const AttentionStep& a, int token, 
     const auto what = [&](int i) { return i == kKey ? HeadOf::k : i == kValue ? HeadOf::v : HeadOf::q; };
     const auto head_of = [&](int i) { return i < kQueries ? kv_head : first_head + i - kQueries; };
     // A step's kernels do not write these, so they may be read before the one before is done.
-    const int64_t slot = stores ? __ldcg(a.slots + t) : -1;
+    const int64_t slot = !stores ? -1 : t == token ? own_slot : __ldcg(a.slots + t);
     Turns<(kHeadDim > 0 ? ceil_div(kHeadDim, 64) : kMostTurns)> turns;
-    turns.load(a, t, lane);
+    turns.load_at(a, t == token ? position : turns.position_of(a, t), lane);
     if (mine < n) ask_for_head(a, what(mine), head_of(mine), head_dim, lane);
     wait_for_previous_kernel();
     const float q_squares = a.q_spans && t == token ? row_squares<kWide, kWarps>(a, true, t, head_dim, thread) : 0.0f,
@@ -146,23 +148,30 @@ __global__ void __launch_bounds__(kWarps * 32, kWarps == 16 ? 1 : 4)
   start_next_kernel();
   float* q = scratch + kStepScratchBytes<kHeadDim, kWarps> / 4;
   float* out = q + kUnitRows * head_dim;
-  for (int64_t unit = blockIdx.x; unit < a.n_units; unit += gridDim.x) {
-    const int split = static_cast<int>(unit % a.max_splits);
-    const int64_t rest = unit / a.max_splits, pair = rest / a.n_groups();
-    const int first_row = static_cast<int>(rest % a.n_groups()) * kUnitRows;
-    const int kv_head = static_cast<int>(pair % a.n_kv_heads), token = static_cast<int>(pair / a.n_kv_heads);
+  for (int unit = static_cast<int>(blockIdx.x); unit < a.n_units; unit += static_cast<int>(gridDim.x)) {
+    const auto of_splits = a.by_splits.divide(static_cast<uint32_t>(unit));
+    const auto of_groups = a.by_groups.divide(of_splits.quotient);
+    const auto of_heads = a.by_kv_heads.divide(of_groups.quotient);
+    const int split = static_cast<int>(of_splits.rest), first_row = static_cast<int>(of_groups.rest) * kUnitRows;
+    const int64_t pair = of_groups.quotient;
+    const int kv_head = static_cast<int>(of_heads.rest), token = static_cast<int>(of_heads.quotient);
+    // What depends on nothing but the token is asked for at once: each is a trip to the L2.
+    const int64_t slot = a.k_from ? __ldcg(a.slots + token) : -1, position = Turns<1>::position_of(a, token);
     const TokenPlace place = find_sequence(a, token);
     const SplitPlan plan = plan_splits(place.kv_len, a.window, a.max_splits);
     if (split >= plan.n_splits) continue;
     const int n_rows = min(kUnitRows, a.group - first_row), head = kv_head * a.group + first_row;
     const int begin = plan.begin(split), end = plan.end_of(split);
+    const int32_t* pages = a.page_table + place.sequence * a.max_pages;
+    const int block = begin / kBlockKeys + static_cast<int>(threadIdx.x / 32);  // this warp's first
+    const int page = block * kBlockKeys < end ? __ldcg(pages + block / 2) : 0;
     prepare_unit<kHeadDim, Cache, kWarps>(a, token, kv_head, head, n_rows,
-                                          new_tokens_in(place.first, token, place.kv_len, begin, end), q, out);
-    const AttentionUnit work{
-        q,     n_rows, a.k_cache, a.v_cache, a.n_kv_heads, kv_head, a.page_table + place.sequence * a.max_pages,
-        begin, end,    a.softcap, out,       row_max,      row_sum};
+                                          new_tokens_in(place.first, token, place.kv_len, begin, end), position, slot,
+                                          q, out);
+    const AttentionUnit work{q,     n_rows, a.k_cache, a.v_cache, a.n_kv_heads, kv_head, pages,
+                             begin, end,    a.softcap, out,       row_max,      row_sum};
     if constexpr (kHeadDim > 0) {
-      attend_range<kHeadDim, Cache, kWarps, 0>(work, scratch);
+      attend_range<kHeadDim, Cache, kWarps, 0>(work, scratch, page);
     } else {
       attend_plain<kWarps, 0>(work, head_dim, a.k_type, a.v_type, scratch);
     }
@@ -178,7 +187,7 @@ __global__ void __launch_bounds__(kWarps * 32, kWarps == 16 ? 1 : 4)
         put(a, token, head * head_dim + i, out[i] * final_factor(a, head + row, row_max[row], row_sum[row]));
       }
     } else {
-      float* rows = a.partial + unit * kUnitRows * (head_dim + 2);
+      float* rows = a.partial + static_cast<int64_t>(unit) * kUnitRows * (head_dim + 2);
       for (int i = threadIdx.x; i < n_rows * (head_dim + 2); i += kThreads) {
         const int row = i / (head_dim + 2), dim = i % (head_dim + 2);
         rows[i] = dim < head_dim ? out[row * head_dim + dim] : dim == head_dim ? row_max[row] : row_sum[row];

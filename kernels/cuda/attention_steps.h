@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/divisor.h"
 #include "kernels/cuda/operand.h"
 #include "kernels/cuda/rope_head.cuh"
 
@@ -25,7 +26,8 @@ struct AttentionStep : HeadRows {
   int32_t* arrived;
   int64_t max_pages, window;
   int n_seqs, group, max_splits;
-  int64_t n_units;
+  int32_t n_units;
+  Divisor by_splits, by_groups, by_kv_heads;  ///< a unit is a split of a group of heads of a KV head of a token
   float scale, softcap;
   DType out_type;
 

@@ -52,7 +52,13 @@ struct Turns {
 
   /// From the L2, since it may be before the wait for the kernel before.
   __device__ __forceinline__ void load(const HeadRows& p, int64_t token, int lane) {
-    const int64_t position = p.cos_sin ? __ldcg(p.positions + token) : -1;
+    load_at(p, position_of(p, token), lane);
+  }
+  /// -1 where nothing turns.
+  static __device__ __forceinline__ int64_t position_of(const HeadRows& p, int64_t token) {
+    return p.cos_sin ? __ldcg(p.positions + token) : -1;
+  }
+  __device__ __forceinline__ void load_at(const HeadRows& p, int64_t position, int lane) {
     n_pairs = position >= 0 && position < p.n_positions ? p.n_pairs : 0;
     const float2* table = reinterpret_cast<const float2*>(p.cos_sin) + position * p.n_pairs;
 #pragma unroll

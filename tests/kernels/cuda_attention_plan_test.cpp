@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/divisor.h"
 #include "tests/catch.h"
 
 using namespace infer::cuda;
@@ -89,4 +90,21 @@ TEST_CASE("a sequence's new tokens lie in the range that holds their positions")
         }
       }
     }
+}
+
+TEST_CASE("cuda attention: divisions by what a launch knows are exact for all numbers of 32 bits") {
+  int n_wrong = 0;
+  const auto check = [&](uint32_t n, uint32_t by) {
+    const auto found = Divisor(by).divide(n);
+    if (found.quotient == n / by && found.rest == n % by) return;
+    ++n_wrong;
+    UNSCOPED_INFO(n << " / " << by << ": " << found.quotient << ", " << found.rest);
+  };
+  for (uint32_t by = 1; by < 400; ++by)
+    for (uint32_t n = 0; n < 3000; ++n) check(n, by);
+  for (const uint32_t by :
+       {1u, 2u, 3u, 7u, 8u, 641u, 65535u, 65536u, 65537u, 0x7fffffffu, 0x80000000u, 0xfffffffeu, ~0u})
+    for (const uint32_t at : {0u, by, 2 * by, ~0u - ~0u % by, 0x80000000u, ~0u})
+      for (uint32_t d = 0; d < 7; ++d) check(at + d - 3, by);
+  CHECK(n_wrong == 0);
 }
