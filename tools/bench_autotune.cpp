@@ -45,8 +45,9 @@ class Autotune {
     if (built_in_.empty())
       throw Error(ErrorKind::run, "--autotune", "there is nothing to choose on this device", model_.info().device,
                   "a GPU");
+    // Where some weights are quantised, plain ones are few and have no say.
+    if (!std::all_of(built_in_.begin(), built_in_.end(), is_plain)) std::erase_if(built_in_, is_plain);
     const bool few = std::any_of(built_in_.begin(), built_in_.end(), has_few);
-    std::erase_if(built_in_, [&](const Crossover& c) { return has_few(c) != few; });
     usual_ = built_in_.front();
     for (size_t i = 1; i < built_in_.size(); ++i) usual_.format += " " + built_in_[i].format;
     if (!has_program()) usual_.program_most = 0;
@@ -88,6 +89,7 @@ class Autotune {
   }
 
  private:
+  static bool is_plain(const Crossover& c) { return c.format == "F32" || c.format == "F16" || c.format == "BF16"; }
   /// F32 weights have no kernels for few rows.
   static bool has_few(const Crossover& c) { return c.few_least < Crossover::never; }
   bool has_program() const { return model_.info().n_experts == 0; }

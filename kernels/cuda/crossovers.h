@@ -28,10 +28,10 @@ enum class Way {
   fixed,  ///< --deterministic: 16-bit activations, one order of sums for any number of rows
 };
 
-/// Unpacking a quantised weight pays beyond 128 rows: 32 of them read it once. A plain one needs none, and beyond 16
-/// rows cuBLASLt has its own way with it.
-inline Crossovers built_in_crossovers(DType format) {
-  if (format == DType::F32) return {kMaxDecodeRows, kNever, kMatvecMost + 1};
+/// Unpacking a quantised weight pays beyond 128 rows: 32 of them read it once. A plain one needs none; one of 16 bits
+/// has a kernel for few rows where the GPU has it (`few_plain`).
+inline Crossovers built_in_crossovers(DType format, bool few_plain) {
+  if (format == DType::F32 || (is_plain(format) && !few_plain)) return {kMaxDecodeRows, kNever, kMatvecMost + 1};
   if (is_plain(format)) return {kMatvecMost, kMatvecMost + 1, kPlainFewMost + 1};
   return {kMaxDecodeRows, kMatvecMost + 1, kMostCrossoverRows + 1};
 }
@@ -58,7 +58,8 @@ class CrossoverTable {
  public:
   CrossoverTable() = default;
   /// Of `rows`, the last that matches counts.
-  CrossoverTable(const std::vector<FormatCrossovers>& rows, const std::string& device) {
+  CrossoverTable(const std::vector<FormatCrossovers>& rows, const std::string& device, bool few_plain)
+      : few_plain_(few_plain) {
     for (const FormatCrossovers& row : rows)
       if (row.device.empty() || row.device == device) rows_.push_back(row);
   }
@@ -66,7 +67,7 @@ class CrossoverTable {
   Crossovers at(DType format) const {
     for (auto row = rows_.rbegin(); row != rows_.rend(); ++row)
       if (row->format == format) return row->at;
-    return built_in_crossovers(format);
+    return built_in_crossovers(format, few_plain_);
   }
   /// Rows up to which a step with weights of all these formats is one kernel. Where some are quantised, plain ones are
   /// few and have no say.
@@ -85,6 +86,7 @@ class CrossoverTable {
   }
 
  private:
+  bool few_plain_ = true;               ///< see built_in_crossovers()
   std::vector<FormatCrossovers> rows_;  ///< of this device
 };
 

@@ -72,7 +72,7 @@ void CudaBackend::prepare_ops(const Needs& needs) {
   if (!lt_ && (rows > kMatvecRows || !decodes)) lt_ = MatmulLt::open(why_no_lt_);
   if (!lt_ && !decodes)
     throw Error(ErrorKind::run, "act", "no kernel for these activations without cuBLASLt", why_no_lt_);
-  crossovers_ = CrossoverTable(told_crossovers_, device_.name);
+  crossovers_ = CrossoverTable(told_crossovers_, device_.name, has_wgmma_);
   if ((lt_ || rows >= crossovers_.few_least(needs.matrix_formats)) && width > 0) {
     const auto bytes = static_cast<size_t>(rows * width) * sizeof(uint16_t);
     narrow_a_ = Tensor(scratch_block(bytes), DType::BF16, {rows, width});

@@ -26,7 +26,7 @@ Possible possible(DType format, int64_t m) {
 }  // namespace
 
 TEST_CASE("crossovers: built in, weights go by matvec, few and wide, those of f32 by matvec and cuBLASLt") {
-  const CrossoverTable table({}, "NVIDIA H200");
+  const CrossoverTable table({}, "NVIDIA H200", true), older({}, "NVIDIA A100", false);
   for (const DType format : all_formats()) {
     INFO(format_name(format));
     for (int64_t m = 1; m <= 300; ++m) {
@@ -39,6 +39,8 @@ TEST_CASE("crossovers: built in, weights go by matvec, few and wide, those of f3
                 (m <= 2 ? Way::matvec : Way::wide));
     }
     CHECK(table.program_most({format}) == (is_plain(format) && format != DType::F32 ? 2 : 4));
+    CHECK(older.program_most({format}) == 4);  // plain weights have no kernel for few rows there
+    CHECK(older.at(format).few_least == (is_plain(format) ? 129 : 3));
   }
   CHECK(table.few_least({DType::F32}) == 129);
   CHECK(table.few_least({DType::F32, DType::Q4_K}) == 3);
@@ -67,12 +69,12 @@ TEST_CASE("crossovers: those of another device or format change nothing, of seve
                                               {"NVIDIA H200", DType::Q4_K, {3, 7, 50}},
                                               {"NVIDIA H200", DType::Q4_K, {1, 8, 40}},
                                               {"", DType::Q6_K, {4, 129, 2}}};
-  const CrossoverTable h200(rows, "NVIDIA H200"), other(rows, "NVIDIA L4");
+  const CrossoverTable h200(rows, "NVIDIA H200", true), other(rows, "NVIDIA L4", true);
   CHECK(h200.at(DType::Q4_K) == Crossovers{1, 8, 40});
-  CHECK(other.at(DType::Q4_K) == built_in_crossovers(DType::Q4_K));
+  CHECK(other.at(DType::Q4_K) == built_in_crossovers(DType::Q4_K, true));
   CHECK(h200.at(DType::Q6_K) == Crossovers{4, 129, 2});
   CHECK(other.at(DType::Q6_K) == Crossovers{4, 129, 2});
-  CHECK(h200.at(DType::Q8_0) == built_in_crossovers(DType::Q8_0));
+  CHECK(h200.at(DType::Q8_0) == built_in_crossovers(DType::Q8_0, true));
   const Possible can{true, true, false};
   CHECK(choose_way(7, Act::automatic, can, h200.at(DType::Q4_K)) == Way::matvec);
   CHECK(choose_way(8, Act::automatic, can, h200.at(DType::Q4_K)) == Way::few);
@@ -81,7 +83,7 @@ TEST_CASE("crossovers: those of another device or format change nothing, of seve
 
 TEST_CASE("crossovers: a step is one kernel as far as each of its quantised formats wants it") {
   const CrossoverTable table(
-      {{"", DType::Q4_K, {4, 3, 129}}, {"", DType::Q6_K, {3, 3, 129}}, {"", DType::F32, {3, 129, 3}}}, "any");
+      {{"", DType::Q4_K, {4, 3, 129}}, {"", DType::Q6_K, {3, 3, 129}}, {"", DType::F32, {3, 129, 3}}}, "any", true);
   CHECK(table.program_most({DType::Q4_K}) == 4);
   CHECK(table.program_most({DType::Q4_K, DType::Q6_K}) == 3);
   CHECK(table.program_most({DType::Q4_K, DType::F32}) == 4);  // a plain one among them has no say
