@@ -31,8 +31,9 @@ WgmmaShape shape_of(int64_t m, int64_t k, DType format, int n_units, int tiles_p
   s.latency = 2 * s.issue;
   return s;
 }
-/// What attention has left is copied, but the plan is as if it were made: fewer parts would want it more often than
-/// the L2 gives it (8 tokens of 8B Q8_0 with one part instead of four: 2641 -> 2514 tok/s, H200, 2026-11-28).
+/// What attention has left is copied, but the plan is as if it were made. A plan by the cost of a copy has fewer parts,
+/// and is slower (8 tokens of 8B Q8_0 with one part instead of four: 2641 -> 2514 tok/s, H200, 2026-11-28; why was not
+/// found).
 WgmmaShape shape_of(const MmaArgs& a, const WgmmaLaunch& p) {
   const bool planned_as_copied = a.int8_scales == 2 || (a.int8_scales == 1 && a.output == MmaOutput::gated);
   return shape_of(a.x.rows(), a.x.cols(), a.w[0]->dtype, p.n_units, p.tiles_per_unit,
