@@ -17,8 +17,7 @@ inline constexpr int64_t kMostProgramRows = 4;
 struct Crossovers {
   int64_t program_most = 0;  ///< rows up to which one kernel takes the whole step; 0 to 4
   int64_t few_least = 0;     ///< from which tensor cores read weights as they lie, in kernels for few rows; 129: never
-  int64_t wide_least =
-      0;  ///< from which products are cuBLASLt's, weights unpacked before; 129: beyond what is measured
+  int64_t wide_least = 0;    ///< from which products are cuBLASLt's, weights unpacked before; 129: beyond what counts
   friend bool operator==(const Crossovers&, const Crossovers&) = default;
 };
 
