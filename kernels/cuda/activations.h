@@ -35,6 +35,9 @@ inline bool is_plain(DType dtype) { return dtype == DType::F32 || dtype == DType
 /// Whether the kernels of few rows take 16-bit activations, in f16, for a weight that is not plain.
 inline bool is_small_float(DType dtype) { return dtype == DType::W8F; }
 
+/// Whether matmul_int8 has kernels for a packed format.
+inline bool int8_knows(DType format) { return !is_small_float(format); }
+
 /// The type of both operands of a product on the tensor cores. F32 weights lose nothing; bf16 holds whatever a
 /// quantised weight can be.
 inline DType operand_type(DType weight, Act act) {

@@ -163,8 +163,8 @@ class CudaBackend : public Backend {
   void product_fixed(const MatmulArgs&, bool accumulate);
   /// x in narrow_a_ as f16, bf16 or e4m3, where attention may have left it already.
   Tensor narrowed(const Tensor& x, DType type);
-  /// Where attention over m rows of `width` numbers may leave its result a second time, for the product that follows.
-  void place_attention_copy(int64_t m, int64_t width, const void* result);
+  /// Where attention may leave its result a second time, for the product that follows, and how.
+  void place_attention_copy(const AttentionArgs&);
   /// Whether attention has left x so.
   bool copied(const Tensor& x, PassedForm form) const;
   /// Whether products of m rows with all of these are Way::few.

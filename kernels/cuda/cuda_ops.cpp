@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/cuda/attention_copy.h"
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/matmul_plain.h"
@@ -221,28 +222,16 @@ void CudaBackend::rope_store(const RopeStoreArgs& a) {
   cuda::rope_store(rest, stream_.get());
 }
 
-void CudaBackend::place_attention_copy(int64_t m, int64_t width, const void* result) {
+void CudaBackend::place_attention_copy(const AttentionArgs& a) {
   attention_copy_ = {}, attention_scratch_.copy = nullptr;
+  const int64_t m = a.q.rows();
   if (!few_by_format(act_) || m < kWgmmaLeast) return;
-  const int tokens = operand_tokens(m);
-  bool some_codes = false, some_operands = false, all_bf16 = true;
-  for (const DType format : needs_.matrix_formats) {
-    const bool packed = packed_layout(format) == kTiles, codes = m <= kInt8Tokens && int8_knows(format);
-    some_codes = some_codes || (packed && codes), some_operands = some_operands || (packed && !codes);
-    all_bf16 = all_bf16 && format == DType::BF16;
-  }
-  std::optional<PassedForm> form;
-  if (some_operands && has_wgmma_ && m <= kOperandMaxTokens && width % kOperandColumns == 0 &&
-      tokens * width <= narrow_a_.n_elements())
-    form = PassedForm::operand;
-  else if (some_codes && !some_operands && has_wgmma_ && width % 64 == 0 && int8_fits<1>(width, narrow_a_))
-    form = PassedForm::codes;
-  else if (all_bf16 && lt_ && m * width <= narrow_a_.n_elements())
-    form = PassedForm::rows;
+  const auto form = attention_copy_form(
+      {m, a.q.dims[1], a.q.dims[2], narrow_a_.n_elements(), has_wgmma_, lt_ != nullptr}, needs_.matrix_formats);
   if (!form) return;
-  attention_copy_ = {result, *form, tokens};
+  attention_copy_ = {a.out.data, *form, operand_tokens(m)};
   attention_scratch_.copy = narrow_a_.data;
-  attention_scratch_.copy_form = *form, attention_scratch_.copy_tokens = tokens;
+  attention_scratch_.copy_form = *form, attention_scratch_.copy_tokens = attention_copy_.tokens;
 }
 
 bool CudaBackend::copied(const Tensor& x, PassedForm form) const {
@@ -261,7 +250,7 @@ void CudaBackend::attention(const AttentionArgs& a) {
   if (needs_.deterministic)
     return attention_in_parts(a, attention_scratch_.partial, attention_scratch_.partial_floats, stream_.get());
   if (decoding) {
-    place_attention_copy(a.q.rows(), a.q.dims[1] * a.q.dims[2], a.out.data);
+    place_attention_copy(a);
     attention_decode(a, heads ? &*heads : nullptr, attention_scratch_, device_.n_sms, stream_.get());
   } else {
     attention_prefill(a, stream_.get());

@@ -10,8 +10,6 @@
 
 namespace infer::cuda {
 
-/// Whether matmul_int8 has kernels for a packed format.
-inline bool int8_knows(DType format) { return !is_small_float(format); }
 /// Whether its groups have two scales, so that halves of them are multiplied apart.
 bool int8_halves(DType format);
 /// Whether matmul_int8 has a kernel for m tokens and this weight. gated: closed by the activation with another one of

@@ -1,131 +1,12 @@
-// Engines on a GPU, through the public interface: the reference's tokens in every mode, the same tokens whatever the
-// batch, the chunks and the cache, and nothing but launches while tokens flow. Without a GPU each test says SKIPPED.
-#include <algorithm>
-#include <cmath>
-#include <filesystem>
-#include <iostream>
-#include <optional>
-#include <random>
-
-#include "infer.h"
+// Engines on a GPU, through the public interface: the reference's tokens in every mode, with every type of activations
+// and cache, and nothing but launches while tokens flow.
+#include "tests/runtime/cuda_engine.h"
 #include "runtime/imatrix_file.h"
-#include "tests/catch.h"
 #include "tests/folder.h"
-#include "tests/tiny_model.h"
 
+namespace cuda_engine_test {
 using namespace infer;
-
-namespace {
-
-using Ids = std::vector<TokenId>;
-
-bool skipped() {
-  for (const std::string& device : list_devices())
-    if (device.starts_with("cuda")) return false;
-  std::cout << "SKIPPED: no CUDA device" << std::endl;
-  static bool warned = false;
-  if (!warned) WARN("SKIPPED: no CUDA device; engines were not tested on one");
-  warned = true;
-  return true;
-}
-
-/// A tiny model with heads that the GPU's kernels know.
-struct File {
-  std::string path;
-  explicit File(DType weights, int64_t n_experts = 0, int64_t n_layers = 3, int value_exponent = 9) {
-    path = (std::filesystem::temp_directory_path() /
-            ("infer_cuda_engine_" + std::to_string(std::random_device()()) + ".gguf"))
-               .string();
-    test::TinyModel tiny;
-    tiny.weights = weights;
-    tiny.dim = 256, tiny.ffn_dim = 512, tiny.n_layers = n_layers, tiny.n_experts = n_experts, tiny.n_active = 3;
-    tiny.value_exponent = value_exponent, tiny.context = 1024;
-    test::write_tiny_model(path, tiny);
-  }
-  ~File() { std::filesystem::remove(path); }
-  Model load(const std::string& device) const {
-    LoadOptions options;
-    options.device = device;
-    return Model::load(path, options);
-  }
-};
-
-EngineOptions options(const std::string& mode = "", const std::string& kv = "f32", int64_t n_seqs = 1) {
-  EngineOptions o;
-  o.n_ctx = 384;
-  o.n_seqs = n_seqs;
-  o.mode = mode;
-  const size_t slash = kv.find('/');  // K/V, or one type for both
-  o.k_type = kv.substr(0, slash);
-  o.v_type = slash == std::string::npos ? kv : kv.substr(slash + 1);
-  return o;
-}
-
-Ids prompt(int64_t n, int64_t salt = 0) {
-  Ids ids;
-  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<TokenId>((i * i * 31 + salt * 101 + i * 7) % 256));
-  return ids;
-}
-
-Request request(Ids ids, int64_t n, float temperature = 0) {
-  Request r;
-  r.ids = std::move(ids);
-  r.max_tokens = n;
-  r.sampling.temperature = temperature;
-  r.sampling.seed = 7;
-  r.sampling.ignore_eos = true;
-  return r;
-}
-
-std::vector<float> all_logits(Engine& engine, const Ids& ids) {
-  std::vector<float> out;
-  engine.logits(ids, 0, [&](int64_t, std::span<const float> row) { out.insert(out.end(), row.begin(), row.end()); });
-  return out;
-}
-
-double nmse(const std::vector<float>& found, const std::vector<float>& wanted) {
-  double error = 0, power = 0;
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    error += std::pow(static_cast<double>(found[i]) - wanted[i], 2);
-    power += std::pow(static_cast<double>(wanted[i]), 2);
-  }
-  return found.size() == wanted.size() && std::isfinite(error) ? error / power : INFINITY;
-}
-
-/// Noise over signal that formats of weights and of the cache may cost.
-double bar(DType weights, const std::string& kv) {
-  // Prompts round the weights of attention to f16, whatever the cache.
-  const double of_weights = weights == DType::F32 ? 2e-5 : weights == DType::Q8_0 ? 3e-3 : 1e-3;
-  return std::max(of_weights, kv.find("q4_0") != std::string::npos ? 2e-2
-                              : kv == "q8_0"                       ? 1e-3
-                              : kv == "bf16"                       ? 1e-4
-                                                                   : 2e-5);
-}
-
-/// How far below the reference's largest logit the tokens of an answer lie at most, in roots of mean squares.
-std::vector<double> gaps_of(Engine& reference, Ids text, const Ids& answer) {
-  const size_t n_prompt = text.size();
-  text.insert(text.end(), answer.begin(), answer.end());
-  const std::vector<float> rows = all_logits(reference, text);
-  const size_t vocab = rows.size() / text.size();
-  std::vector<double> gaps;
-  for (size_t i = 0; i < answer.size(); ++i) {
-    const float* row = rows.data() + (n_prompt + i - 1) * vocab;
-    double power = 0;
-    for (size_t c = 0; c < vocab; ++c) power += static_cast<double>(row[c]) * row[c];
-    const double rms = std::sqrt(power / static_cast<double>(vocab));
-    gaps.push_back((*std::max_element(row, row + vocab) - row[answer[i]]) / rms);
-  }
-  return gaps;
-}
-double largest_gap(Engine& reference, const Ids& text, const Ids& answer) {
-  const std::vector<double> gaps = gaps_of(reference, text, answer);
-  return *std::max_element(gaps.begin(), gaps.end());
-}
-
-const char* const kModes[] = {"eager", "graph", "persistent", "auto"};
-
-}  // namespace
+using namespace infer::cuda_engine_test;
 
 TEST_CASE("cuda engine: the tokens of the reference, in every mode") {
   if (skipped()) return;
@@ -319,105 +200,6 @@ TEST_CASE("cuda engine: what attention finds may be too small for a float") {
     }
 }
 
-TEST_CASE("cuda engine: a batch gives what its requests give alone") {
-  if (skipped()) return;
-  const File file(DType::F32);
-  const Model model = file.load("cuda");
-  for (const char* mode : kModes) {
-    INFO(mode);
-    Engine alone(model, options(mode)), batch(model, options(mode, "f32", 4));
-    std::vector<Ids> wanted(4), found(4);
-    for (size_t i = 0; i < 4; ++i) {
-      const auto n = static_cast<int64_t>(i);
-      const Request r = request(prompt(5 + 17 * n, n), 40 + 5 * n);
-      wanted[i] = alone.generate(r).ids;
-      batch.submit(r, nullptr, [&found, i](const Result& result) { found[i] = result.ids; });
-    }
-    while (batch.step()) {
-    }
-    CHECK(found == wanted);
-  }
-}
-
-TEST_CASE("cuda engine: prompts in chunks, and prefixes found again") {
-  if (skipped()) return;
-  const File file(DType::BF16);
-  const Model model = file.load("cuda");
-  EngineOptions small = options("", "f16");
-  small.n_ubatch = 7;
-  Engine whole(model, options("", "f16")), chunks(model, small);
-  CHECK(nmse(all_logits(chunks, prompt(150)), all_logits(whole, prompt(150))) <= 1e-3);
-  const File exact(DType::F32);
-  const Model same = exact.load("cuda");
-  Engine engine(same, options());
-  const Result cold = engine.generate(request(prompt(90), 30)), hit = engine.generate(request(prompt(90), 30));
-  CHECK(cold.timings.n_reused == 0);
-  CHECK(hit.timings.n_reused >= 64);
-  CHECK(hit.ids == cold.ids);
-}
-
-TEST_CASE("cuda engine: models with experts have the reference's tokens, one by one and several at once") {
-  if (skipped()) return;
-  for (const DType weights : {DType::F32, DType::BF16, DType::Q8_0}) {
-    const File file(weights, 6);
-    const Model reference = file.load("ref"), model = file.load("cuda");
-    Engine oracle(reference, options());
-    for (const char* mode : kModes)
-      for (const int64_t n_seqs : {1, 3, 9}) {
-        INFO("weights " << static_cast<int>(weights) << ", mode " << mode << ", sequences " << n_seqs);
-        Engine engine(model, options(mode, "f32", n_seqs));
-        std::vector<Ids> answers(static_cast<size_t>(n_seqs));
-        for (int64_t i = 0; i < n_seqs; ++i)
-          engine.submit(
-              request(prompt(20, i), 30),
-              [&answers, i](const Token& token) {
-                answers[static_cast<size_t>(i)].push_back(token.id);
-                return true;
-              },
-              nullptr);
-        while (engine.step()) {
-        }
-        for (int64_t i = 0; i < n_seqs; ++i) {
-          const Ids& answer = answers[static_cast<size_t>(i)];
-          REQUIRE(answer.size() == 30);
-          // A choice of experts that hangs on a rounding may go the other way, for a token in ten.
-          const double most = 8 * std::sqrt(bar(weights == DType::F32 ? weights : DType::Q8_0, "f32"));
-          const std::vector<double> gaps = gaps_of(oracle, prompt(20, i), answer);
-          const auto beyond = std::count_if(gaps.begin(), gaps.end(), [&](double gap) { return !(gap <= most); });
-          CHECK(beyond <= (weights == DType::F32 ? 0 : 3));
-        }
-      }
-  }
-}
-
-TEST_CASE("cuda engine: a layer with experts is six launches for two tokens, and none of its own for one") {
-  if (skipped()) return;
-  const auto launches_of_layer = [](const std::string& mode, int64_t n_seqs) {
-    std::vector<int64_t> per_token;  // of models with so many layers
-    for (const int64_t n_layers : {2, 3}) {
-      const File file(DType::Q8_0, 6, n_layers);
-      const Model model = file.load("cuda");
-      Engine engine(model, options(mode, "f32", n_seqs));
-      std::vector<int64_t> launches;
-      const TokenCallback look = [&](const Token&) {
-        launches.push_back(engine.stats().n_launches);
-        return true;
-      };
-      for (int64_t i = 0; i < n_seqs; ++i)
-        engine.submit(request(prompt(9, i), 12), i == 0 ? look : TokenCallback(), nullptr);
-      while (engine.step()) {
-      }
-      REQUIRE(launches.size() == 12);
-      per_token.push_back(launches[8] - launches[7]);
-    }
-    return per_token[1] - per_token[0];
-  };
-  CHECK(launches_of_layer("eager", 2) == 6);
-  CHECK(launches_of_layer("eager", 1) == 5);  // the stages of the program, each by itself
-  CHECK(launches_of_layer("persistent", 1) == 0);
-  CHECK(launches_of_layer("graph", 1) == 0);
-}
-
 TEST_CASE("cuda engine: nothing but launches while tokens flow") {
   if (skipped()) return;
   const File file(DType::Q8_0);
@@ -528,3 +310,5 @@ TEST_CASE("cuda: importances measured on the GPU are those of the reference") {
     }
   }
 }
+
+}  // namespace cuda_engine_test
