@@ -11,7 +11,7 @@
 
 namespace infer::cuda {
 
-/// What a CTA works on, in its activation area: first this, then q, out [8][head_dim] each, k, v [head_dim], scratch.
+/// What a CTA works on, in its activation area: first this, then q [8][head_dim], k, v [head_dim], scratch.
 /// In shared memory and read again where it is needed: what the compiler parks in local memory costs a trip to the L2,
 /// since the ring leaves hardly any L1.
 struct UnitShared {
@@ -36,11 +36,13 @@ __device__ __forceinline__ float* unit_numbers(int area, int at) {
   return reinterpret_cast<float*>(decode_memory() + area + 512) + at;
 }
 __device__ __forceinline__ float* unit_q(int area) { return unit_numbers(area, 0); }
-__device__ __forceinline__ float* unit_k(int area, int head_dim) {
-  return unit_numbers(area, 2 * kUnitRows * head_dim);
-}
+__device__ __forceinline__ float* unit_k(int area, int head_dim) { return unit_numbers(area, kUnitRows * head_dim); }
 __device__ __forceinline__ float* unit_v(int area, int head_dim) { return unit_k(area, head_dim) + head_dim; }
 __device__ __forceinline__ float* unit_scratch(int area, int head_dim) { return unit_k(area, head_dim) + 2 * head_dim; }
+/// Results of what is not done by tensor cores [8][head_dim]: the end of the scratch, of which that takes little.
+__device__ __forceinline__ float* unit_results(int area, int head_dim) {
+  return unit_scratch(area, head_dim) + kAttendBytes / 4 - kUnitRows * head_dim;
+}
 
 /// The warps that bring the newest position's key and value; those before them bring queries.
 inline constexpr int kKeyWarp = kUnitRows, kValueWarp = kUnitRows + 1;
@@ -387,7 +389,7 @@ static __device__ __noinline__ bool name_unit(int area, int part, int split) {
   if (split >= name.plan.n_splits) return false;
   if (threadIdx.x == 0) {
     UnitShared& u = unit_at(area);
-    u.range.q = unit_q(area), u.range.out = unit_numbers(area, kUnitRows * a.head_dim);
+    u.range.q = unit_q(area), u.range.out = unit_results(area, a.head_dim);
     u.range.n_rows = unit_rows(a, name.head_group);
     u.range.k_cache = a.k_cache, u.range.v_cache = a.v_cache, u.range.n_kv_heads = a.n_kv_heads;
     u.range.kv_head = name.kv_head, u.range.softcap = a.softcap;
@@ -469,5 +471,7 @@ __device__ __forceinline__ void fetch_cache(Fetcher& fetcher, const DecodeStage&
 
 static_assert(kUnitRows == 8 && attend_shared_bytes<256, kWarps>() <= kAttendBytes &&
               attend_shared_bytes<32, kWarps>() <= kAttendBytes);
+// attend_plain() leaves room for its results.
+static_assert(kWarps * (256 + 2) * 4 + kUnitRows * 256 * 4 <= kAttendBytes);
 
 }  // namespace infer::cuda

@@ -237,7 +237,6 @@ static __device__ __noinline__ uint32_t experts_input(uint32_t stage) {
 template <int M, bool kExperts>
 __device__ __forceinline__ uint32_t stage_input(const DecodeStage& s, uint32_t walk) {
   const uint32_t stage = shared_address(&s);
-  if (M == kMaxDecodeRows && s.waits) consumer_sync();
   if (s.output == StageOutput::residual && decode_context().single) fetch_own(stage);
   if (kExperts && s.n_active > 0) {
     walk = experts_input(stage);

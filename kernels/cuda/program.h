@@ -27,9 +27,16 @@ constexpr int team_warps(int rows) { return kWarps / n_teams(rows); }
 /// Rows of a chunk of plain weights, by the rows that a kernel is made for: so that each team has the same rows of all
 /// tiles.
 constexpr int plain_rows(int rows) { return kTileRows / n_teams(rows); }
-inline constexpr int kMaxSlots = 16;  ///< of the ring
+inline constexpr int kMaxSlots = 20;  ///< of the ring
+/// How many of `n` slots the ring has. Where teams do not divide their number a slot serves one team after another, and
+/// a barrier tells one round from the next, not from the one after that: who waits for chunk c must know that chunk
+/// c - n, which lay there before, has come. Its team has had c - n_teams, and whoever asked for that had seen all but
+/// the last in_flight chunks before it.
+constexpr int ring_slots(int n, int n_teams, int in_flight) {
+  return n < n_teams + in_flight ? n / n_teams * n_teams : n;
+}
 /// Shared memory that the decode kernel has beside what a plan lays out; checked where that is compiled.
-inline constexpr int kFixedShared = 6656;
+inline constexpr int kFixedShared = 6784;
 /// Tiles whose sums, one of each warp, are kept until they are finished, a value a thread: by the rows that a kernel is
 /// made for, and the tiles of a unit.
 constexpr int kept_tiles(int rows, int parts) {
@@ -37,10 +44,10 @@ constexpr int kept_tiles(int rows, int parts) {
   return most < 16 ? most : 16;
 }
 
-/// Bytes of shared memory of an attention stage: queries, results, K and V, what names the unit, kAttendBytes of
-/// scratch (checked against attention_decode.cuh where that is compiled).
+/// Bytes of shared memory of an attention stage: queries, K and V, what names the unit, kAttendBytes of scratch
+/// (checked against attention_decode.cuh where that is compiled).
 inline constexpr int kAttendBytes = 33792;
-constexpr int attention_area_bytes(int head_dim) { return (2 * 8 + 2) * head_dim * 4 + 512 + kAttendBytes; }
+constexpr int attention_area_bytes(int head_dim) { return (8 + 2) * head_dim * 4 + 512 + kAttendBytes; }
 
 /// Experts of a token in a program, those it is chosen from, and shared memory for the choice beside a router's row.
 inline constexpr int kMostActive = 16, kMostRouted = 128, kChoiceBytes = 256;
@@ -179,7 +186,6 @@ struct alignas(16) DecodeStage {
   int32_t own_copy = 0;        ///< of the two places for kept rows
   bool gelu = false;           ///< else SiLU
   bool accumulate = false;     ///< plain output
-  bool waits = false;          ///< its input lies where sums of the stage before may still be read
   float logit_scale = 1, softcap = 0;
   union {
     AttentionArg attention{};

@@ -37,35 +37,25 @@ int64_t input_row_bytes(const DecodeStage& s) {
 }
 
 /// Lays out what is behind the ring for an instance of the kernel. Inputs of stages lie at the beginning of an area,
-/// sums at its end. Some warps still read those of a stage when others bring the next one's input; where these would
-/// meet, the instance for most rows waits.
+/// sums at its end. x is brought while some warps still read the sums of the stage before; before any other input, and
+/// before attention, all warps meet (scout(), attention_stage()).
 class AreaPlan {
  public:
   /// `row`: bytes from one row of an input to the next. `by_token`: where they can, inputs lie so (decode_tokens.cuh).
-  AreaPlan(std::vector<DecodeStage>& stages, int n_rows, int n_ctas, int64_t row, int kernel_rows, bool by_token)
+  AreaPlan(const std::vector<DecodeStage>& stages, int n_rows, int n_ctas, int64_t row, int kernel_rows, bool by_token)
       : stages_(stages), n_rows_(n_rows), n_ctas_(n_ctas), row_(row), rows_(kernel_rows), by_token_(by_token) {}
 
-  /// Its bytes. Settles which stages wait.
-  int64_t lay_out() {
-    int64_t area = 0;
-    visit([&](DecodeStage& s, int64_t input, int64_t late) {
-      s.waits = false;
-      area = std::max({area, input + sums(s), may_wait(s) ? 0 : input + late});
-    });
-    visit([&](DecodeStage& s, int64_t input, int64_t late) { s.waits = may_wait(s) && input + late > area; });
+  int64_t bytes() const {
+    int64_t area = 0, before = 0;
+    for (const DecodeStage& s : stages_) {
+      const int64_t late = s.input == StageInput::residual ? before : 0, own = sums(s);
+      area = std::max(area, align(input(s), 128) + std::max(late, own));
+      before = own;
+    }
     return area;
   }
 
  private:
-  /// Calls f(stage, bytes of its input, bytes of sums that may still be read) in the order of the stages.
-  template <class F>
-  void visit(const F& f) {
-    int64_t late = 0;
-    for (DecodeStage& s : stages_) {
-      f(s, align(input(s), 128), late);
-      late = parts_warps(s) ? sums(s) : std::max(late, sums(s));
-    }
-  }
   int64_t input(const DecodeStage& s) const {
     if (s.kind == StageKind::attention) return attention_area_bytes(s.attention.head_dim);
     if (by_token_ && has_whole_codes(s)) return act_bytes(s.form, s.cols) * rows_ + shared_x_bytes(s) * n_rows_;
@@ -76,13 +66,8 @@ class AreaPlan {
     const int64_t tiles = int64_t{(s.n_units + n_ctas_ - 1) / n_ctas_} * s.n_parts;
     return std::min<int64_t>(tiles, kept_tiles(rows_, s.n_parts)) * kWarps * rows_ * kTileRows * 4;
   }
-  bool may_wait(const DecodeStage& s) const { return rows_ == kMaxDecodeRows && s.kind == StageKind::product; }
-  /// Whether all CTAs have a barrier in a stage, after which nobody reads sums of stages before.
-  bool parts_warps(const DecodeStage& s) const {
-    return s.kind == StageKind::product && (s.input == StageInput::residual || s.n_units >= n_ctas_ || s.waits);
-  }
 
-  std::vector<DecodeStage>& stages_;
+  const std::vector<DecodeStage>& stages_;
   int n_rows_, n_ctas_;
   int64_t row_;
   int rows_;
@@ -116,12 +101,14 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
   slot = align(std::max<int64_t>(slot, 128), 128), choice = align(choice, 128);
   const int64_t own_tiles = (dim + int64_t{kTileRows} * n_ctas - 1) / (int64_t{kTileRows} * n_ctas);
   const int64_t own = align(2 * own_tiles * n_rows * kTileRows * 4, 128);
-  // A number of slots that teams divide: then a slot serves one team only, whose warps see every phase of its barrier.
+  const double bytes_per_us = limits.memory_gbps * 1e3 / std::max(1, limits.n_sms);
+  const double in_flight = bytes_per_us * (plain ? kInFlightPlain : kInFlightQuantized);
+  plan.in_flight = narrow(std::max<int64_t>(2, static_cast<int64_t>(in_flight) / slot));
   const auto try_rows = [&](int rows, bool by_token) {
-    const int64_t area = AreaPlan(stages, n_rows, n_ctas, row, rows, by_token).lay_out(),
+    const int64_t area = AreaPlan(stages, n_rows, n_ctas, row, rows, by_token).bytes(),
                   ring = limits.shared_bytes - area - own - choice;
     plan.kernel_rows = rows;
-    plan.n_slots = narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots) / n_teams(rows) * n_teams(rows));
+    plan.n_slots = ring_slots(narrow(std::clamp<int64_t>(ring / slot, 0, kMaxSlots)), n_teams(rows), plan.in_flight);
     plan.own = narrow(plan.n_slots * slot);
     plan.choice = plan.own + narrow(own);
     plan.act = plan.choice + narrow(choice);
@@ -142,9 +129,6 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
       if (s.w[i].is_plain) shape_plain(s.w[i], plan.kernel_rows, s.n_parts == 1 ? std::max(1, s.n_active) : 1);
   plan.slot_bytes = narrow(slot), plan.own_tiles = narrow(own_tiles);
   plan.act_row_bytes = narrow(row);
-  const double bytes_per_us = limits.memory_gbps * 1e3 / std::max(1, limits.n_sms);
-  const double in_flight = bytes_per_us * (plain ? kInFlightPlain : kInFlightQuantized);
-  plan.in_flight = narrow(std::max<int64_t>(2, static_cast<int64_t>(in_flight) / slot));
   return plan;
 }
 

@@ -1,10 +1,11 @@
-// The order between warps that fetch and warps that multiply (RingOfPasses), played on the host with barriers that know
-// the parity of a phase and nothing else, as the hardware's do, and with warps that are held up at random for as long
-// as it takes the others to go round the ring.
+// The order between warps that fetch and warps that multiply (RingOfPasses, and the decode kernel's ring), played on
+// the host with barriers that know the parity of a phase and nothing else, as the hardware's do, and with warps and
+// copies that are held up at random for as long as it takes the others to go round the ring.
 #include <algorithm>
 #include <random>
 #include <vector>
 
+#include "kernels/cuda/program.h"
 #include "kernels/cuda/wgmma_plan.h"
 #include "tests/catch.h"
 
@@ -121,4 +122,107 @@ TEST_CASE("cuda wgmma: whoever fetches finds slots empty that are, however late 
   // The rules are not there for nothing: a phase taken for the one before the last, and a slot that nobody leaves.
   CHECK(n_failed(4, 2, 3) > 0);
   CHECK(n_failed(2, 2, 2) > 0);
+}
+
+namespace {
+
+/// The decode kernel's: one warp asks for chunks in their order, of which so many may be on their way, and land in any
+/// order; teams take them in turn.
+class TeamRing {
+ public:
+  static constexpr int kReaders = 2, kChunks = 80;  ///< warps of a team
+
+  TeamRing(int n_slots, int n_teams, int in_flight, uint32_t seed)
+      : n_slots_(n_slots),
+        in_flight_(std::min(in_flight, n_slots)),
+        full_(static_cast<size_t>(n_slots), Barrier(1)),
+        empty_(static_cast<size_t>(n_slots), Barrier(kReaders)),
+        holds_(static_cast<size_t>(n_slots), -1),
+        random_(seed) {
+    for (int team = 0; team < n_teams; ++team)
+      for (int i = 0; i < kReaders; ++i) readers_.push_back({team, team % n_slots, team / n_slots % 2, n_teams, 0});
+  }
+
+  /// Whether every chunk was read by its own team, and nothing else.
+  bool run() {
+    for (int steps = 0; steps < 40000 && !broken_; ++steps) {
+      if (std::all_of(readers_.begin(), readers_.end(), [](const Reader& r) { return r.chunk >= kChunks; }))
+        return true;
+      const auto who = random_() % (readers_.size() + 2);
+      if (who < readers_.size()) {
+        Reader& r = readers_[who];
+        if (r.held > 0)
+          --r.held;
+        else if (r.chunk < kChunks && read(r) && random_() % 8 == 0)
+          r.held = static_cast<int>(random_() % 200);
+      } else if (who == readers_.size()) {
+        ask();
+      } else {
+        land();
+      }
+    }
+    return false;
+  }
+
+ private:
+  struct Reader {
+    int chunk, slot, parity, stride, held;
+  };
+
+  void ask() {
+    if (asked_ >= kChunks) return;
+    const auto at = static_cast<size_t>(asked_ % n_slots_);
+    if (!empty_[at].passed(asked_ / n_slots_ % 2 ^ 1)) return;
+    if (const int oldest = asked_ - in_flight_; oldest >= 0)
+      if (!full_[static_cast<size_t>(oldest % n_slots_)].passed(oldest / n_slots_ % 2)) return;
+    on_their_way_.push_back(asked_++);
+  }
+  void land() {
+    if (on_their_way_.empty()) return;
+    const auto which = on_their_way_.begin() + static_cast<int64_t>(random_() % on_their_way_.size());
+    const int chunk = *which;
+    on_their_way_.erase(which);
+    const auto at = static_cast<size_t>(chunk % n_slots_);
+    holds_[at] = chunk;
+    full_[at].arrive();
+  }
+  bool read(Reader& r) {
+    const auto at = static_cast<size_t>(r.slot);
+    if (!full_[at].passed(r.parity)) return false;
+    broken_ = broken_ || holds_[at] != r.chunk;
+    empty_[at].arrive();
+    r.chunk += r.stride, r.slot += r.stride;
+    if (r.slot >= n_slots_) r.slot -= n_slots_, r.parity ^= 1;
+    return true;
+  }
+
+  int n_slots_, in_flight_, asked_ = 0;
+  std::vector<Barrier> full_, empty_;
+  std::vector<int> holds_, on_their_way_;
+  std::vector<Reader> readers_;
+  std::mt19937 random_;
+  bool broken_ = false;
+};
+
+int n_failed_teams(int n_slots, int n_teams, int in_flight) {
+  int failed = 0;
+  for (uint32_t seed = 0; seed < 40; ++seed) failed += !TeamRing(n_slots, n_teams, in_flight, seed).run();
+  return failed;
+}
+
+}  // namespace
+
+TEST_CASE("a ring whose slots serve one team after another hands each its own chunks") {
+  for (const int teams : {2, 4})
+    for (int in_flight = 2; in_flight <= 6; ++in_flight)
+      for (int fit = teams; fit <= kMaxSlots; ++fit) {
+        const int n = ring_slots(fit, teams, in_flight);
+        INFO(fit << " slots fit, " << teams << " teams, " << in_flight << " in flight");
+        CHECK((n == fit || (n > fit - teams && n % teams == 0)));
+        CHECK(n_failed_teams(n, teams, in_flight) == 0);
+      }
+  CHECK(ring_slots(3, 4, 2) == 0);
+  // The rule is not there for nothing.
+  CHECK(n_failed_teams(5, 4, 3) > 0);
+  CHECK(n_failed_teams(3, 2, 3) > 0);
 }
