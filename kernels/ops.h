@@ -203,6 +203,9 @@ struct AttnOutArgs {
   Tensor wo;    ///< [dim, n_heads * head_dim]
   Tensor bo;    ///< f32 [dim] or null
   AddArgs add;  ///< add.branch is scratch
+  /// f32 [dim] or null: the weights of the norm of add.x that an ffn begins with, which comes next. A backend may take
+  /// part of that along.
+  Tensor next_norm = {};
 };
 
 /// norm, gate and up, activation, down, optional norm of the branch, residual.

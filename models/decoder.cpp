@@ -135,7 +135,7 @@ struct Stages {
 
   AttnOutArgs attn_out(size_t layer) const {
     const LayerWeights& w = weights.layers[layer];
-    return {as_matrix(attn()), w.wo, w.bo, add(w.attn_post_norm)};
+    return {as_matrix(attn()), w.wo, w.bo, add(w.attn_post_norm), config.layers[layer].experts ? Tensor() : w.ffn_norm};
   }
 
   FfnArgs ffn(size_t layer) const {

@@ -165,6 +165,8 @@ class CudaBackend : public Backend {
   Tensor narrowed(const Tensor& x, DType type);
   /// Where attention may leave its result a second time, for the product that follows, and how.
   void place_attention_copy(const AttentionArgs&);
+  /// What attention and the projection have left is no more.
+  void forget_copies() { attention_copy_ = {}, norm_passed_ = {}; }
   /// Whether attention has left x so.
   bool copied(const Tensor& x, PassedForm form) const;
   /// Whether products of m rows with all of these are Way::few.
@@ -177,10 +179,13 @@ class CudaBackend : public Backend {
   FewWay few_way(int64_t m, std::initializer_list<const Tensor*> weights, bool gated = false) const;
   /// The better one for a product that may choose what its activations are.
   FewWay free_way(int64_t m, const Tensor& w) const;
+  /// The projection with half of the ffn's norm. False, and nothing done, where matmul_int8 does not do it.
+  bool attn_out_with_norm(const AttnOutArgs&);
   MmaArgs norm_few(FewWay, const Tensor& x, const Tensor& weight, float eps, MmaArgs to, bool whole = false);
   void product_few(FewWay, const MmaArgs&);
   void attn_in_few(const AttnInArgs&);
-  void ffn_few(const FfnArgs&, const Tensor& out, bool accumulate);
+  /// passed: of the norm of a.add.x, where the projection has made half of it.
+  void ffn_few(const FfnArgs&, const Tensor& out, bool accumulate, const NormPassed& passed);
   // cuda_tokens.cpp
   /// Whether products of m rows with all of these go token by token.
   bool by_token(int64_t m, std::initializer_list<const Tensor*> weights);
@@ -223,6 +228,11 @@ class CudaBackend : public Backend {
     PassedForm form = PassedForm::rows;
     int tokens = 0;  ///< of an operand
   } attention_copy_;
+  /// Which x has its next norm half made in narrow_a_, until the ffn after it or anything else that writes there.
+  struct {
+    const void* of = nullptr;
+    NormPassed norm;
+  } norm_passed_;
   std::optional<MergedHeads> heads_;  ///< what attn_in has left to attention
   bool heads_may_wait_ = false;       ///< the ops under way are those of a step, and will be followed by others
   MmaScratch mma_scratch_;

@@ -195,7 +195,7 @@ char* CudaBackend::scratch_block(size_t bytes) {
 }
 
 void CudaBackend::upload(void* dst, const void* src, size_t bytes) {
-  attention_copy_ = {};  // the host may write where attention's result was
+  forget_copies();  // the host may write where attention's result was
   use_device();
   if (bytes == 0) return;
   watch_.guarded([&] { counters_.syncs += staging_->ring.upload(dst, src, bytes, stream_.get()); });

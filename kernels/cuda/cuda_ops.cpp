@@ -120,7 +120,7 @@ void CudaBackend::product(const Wide& wide, const Tensor& x, const Tensor& w, co
     } else if (few == FewWay::wgmma) {
       operand = memory_as(narrow_a_, DType::BF16, m, w.cols());
       if (!copied(x, PassedForm::operand)) {
-        attention_copy_ = {};
+        forget_copies();
         ++counters_.launches;
         arrange_operand(x, operand.data, stream_.get());
       }
@@ -143,7 +143,7 @@ void CudaBackend::product(const Wide& wide, const Tensor& x, const Tensor& w, co
 Tensor CudaBackend::narrowed(const Tensor& x, DType type) {
   const Tensor operand = memory_as(narrow_a_, type, x.rows(), x.cols());
   if (type != DType::BF16 || !copied(x, PassedForm::rows)) {
-    attention_copy_ = {};
+    forget_copies();
     convert(x, operand, stream_.get());
   }
   return operand;
@@ -204,6 +204,7 @@ void CudaBackend::activate(const ActivateArgs& a) {
 
 void CudaBackend::add(const AddArgs& a) {
   if (recorder_) return recorder_->unsupported("add");
+  norm_passed_ = {};
   ++counters_.launches;
   cuda::add(a, stream_.get());
 }
@@ -223,7 +224,7 @@ void CudaBackend::rope_store(const RopeStoreArgs& a) {
 }
 
 void CudaBackend::place_attention_copy(const AttentionArgs& a) {
-  attention_copy_ = {}, attention_scratch_.copy = nullptr;
+  forget_copies(), attention_scratch_.copy = nullptr;
   const int64_t m = a.q.rows();
   if (!few_by_format(act_) || m < kWgmmaLeast) return;
   const auto form = attention_copy_form(

@@ -1,6 +1,6 @@
 // Stages of the graph and eager ways (of one or two tokens: cuda_tokens.cpp; of few rows: cuda_few.cpp). They convert
-// activations once for several products, take matrices that meet the same activations as one, and keep what lies between
-// two products in 16 bits. While run() records, everything goes to the recorder instead.
+// activations once for several products, take matrices that meet the same activations as one, and keep what lies
+// between two products in 16 bits. While run() records, everything goes to the recorder instead.
 #include <algorithm>
 #include <utility>
 
@@ -18,7 +18,7 @@ Tensor flat(const Tensor& t) {
 
 void CudaBackend::attn_in(const AttnInArgs& a) {
   if (recorder_) return recorder_->attn_in(a);
-  attention_copy_ = {};  // its memory is used again
+  forget_copies();  // their memory is used again
   if (!fusion_.attn_in) return Backend::attn_in(a);
   const Wide wide = this->wide();
   const int64_t m = a.x.rows();
@@ -65,12 +65,13 @@ void CudaBackend::attn_out(const AttnOutArgs& a) {
   if (!fusion_.attn_out) return Backend::attn_out(a);
   if (!a.add.norm && by_token(a.attn.rows(), {&a.wo})) return attn_out_by_token(a);
   if (a.add.norm || a.add.scale != 1) return Backend::attn_out(a);
-  product(a.attn, a.wo, a.bo, a.add.x, true);
+  if (!attn_out_with_norm(a)) product(a.attn, a.wo, a.bo, a.add.x, true);
 }
 
 void CudaBackend::ffn(const FfnArgs& a) {
   if (recorder_) return recorder_->ffn(a);
   attention_copy_ = {};
+  const auto passed = std::exchange(norm_passed_, {});
   if (!fusion_.ffn || a.activation == Activation::silu_clamped) return Backend::ffn(a);
   const Wide wide = this->wide();
   const FfnSteps s = steps(a);
@@ -83,7 +84,8 @@ void CudaBackend::ffn(const FfnArgs& a) {
   const bool direct = !a.add.norm && a.add.scale == 1;  // the last product adds to the residual stream itself
   const Tensor& branch = direct ? a.add.x : a.add.branch;
   if (few(m, {&a.w_gate, &a.w_up, &a.w_down})) {
-    ffn_few(a, branch, direct);
+    const bool ours = passed.of == a.add.x.data && passed.norm.weight == a.norm.as<float>();
+    ffn_few(a, branch, direct, ours ? passed.norm : NormPassed{});
   } else if (!fused) {
     norm(s.norm);
     matmul(s.gate);

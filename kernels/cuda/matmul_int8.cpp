@@ -31,9 +31,9 @@ WgmmaShape shape_of(int64_t m, int64_t k, DType format, int n_units, int tiles_p
   s.latency = 2 * s.issue;
   return s;
 }
-/// What attention has left is copied, but the plan is as if it were made. A plan by the cost of a copy has fewer parts,
-/// and is slower (8 tokens of 8B Q8_0 with one part instead of four: 2641 -> 2514 tok/s, H200, 2026-11-28; why was not
-/// found).
+/// What attention has left is copied, but the plan is as if it were made. A plan by the cost of a copy has one part,
+/// and one set of warps, since it takes the memory's time for the whole: slower (8 tokens of 8B Q8_0: 2641 -> 2514
+/// tok/s, H200, 2026-11-28).
 WgmmaShape shape_of(const MmaArgs& a, const WgmmaLaunch& p) {
   const bool planned_as_copied = a.int8_scales == 2 || (a.int8_scales == 1 && a.output == MmaOutput::gated);
   return shape_of(a.x.rows(), a.x.cols(), a.w[0]->dtype, p.n_units, p.tiles_per_unit,
@@ -47,7 +47,13 @@ WgmmaLaunch int8_launch(const MmaArgs& a) {
   WgmmaLaunch p = wgmma_launch("matmul_int8", a);
   p.x_bf16 = a.x.dtype == DType::BF16;
   p.x_operand = a.int8_scales > 0, p.form = a.form;
-  if (a.norm) p.norm = a.norm->as<float>(), p.eps = a.eps;
+  p.eps = a.eps;
+  if (a.norm) p.norm = a.norm->as<float>();
+  if (a.next) {
+    p.next_norm = a.next.weight, p.passed_codes = a.next.codes, p.squares = a.next.squares;
+  } else if (a.passed) {
+    p.squares = a.passed.squares, p.n_squares = a.passed.n_groups;
+  }
   return p;
 }
 
@@ -67,11 +73,21 @@ bool int8_takes(int64_t m, const Tensor& w, bool gated, const WgmmaLimits& limit
   return plan_wgmma(shape_of(m, w.cols(), w.dtype, n_tiles, gated ? 2 : 1, 4, 2), limits).n_slots > 0;
 }
 
+bool int8_passes_norm(int64_t m, const Tensor& w, const WgmmaLimits& limits) {
+  const auto n_tiles = static_cast<int>(w.rows() / kTileRows);
+  bool passes = false;
+  visit_gpu_format(w.dtype, [&]<class F>() {
+    if constexpr (F::block > 1) passes = passes_norm<F>();
+  });
+  if (!passes || !int8_takes(m, w, false, limits) || w.rows() % (2 * kGroup) != 0) return false;
+  return plan_pairs(shape_of(m, w.cols(), w.dtype, n_tiles, 1, 0, 1), limits).n_slots > 0;
+}
+
 void matmul_int8(const MmaArgs& a, const WgmmaLimits& limits, cudaStream_t stream) {
   if (a.x.rows() == 0 || a.x.cols() == 0) return;
   WgmmaPairLaunch p{{int8_launch(a), {}}, 0, std::max(a.int8_scales, 1)};
   WgmmaPlan& plan = p.of[0].plan;
-  plan = plan_wgmma(shape_of(a, p.of[0]), limits);
+  plan = a.next ? plan_pairs(shape_of(a, p.of[0]), limits) : plan_wgmma(shape_of(a, p.of[0]), limits);
   if (plan.n_slots == 0)
     throw Error(ErrorKind::run, "matmul_int8", "too little shared memory", std::to_string(limits.shared_bytes));
   p.first_ctas = plan.n_row_blocks * plan.n_parts;

@@ -6,11 +6,12 @@
 namespace infer::cuda {
 
 void launch_int8(DType first, DType second, const WgmmaPairLaunch& p, cudaStream_t stream) {
-  const auto launch = [&]<class F, class G, int kScales = 1>() {
+  const auto launch = [&]<class F, class G, int kScales = 1, bool kPasses = false>() {
     const WgmmaPlan &a = p.of[0].plan, &b = p.of[1].plan;
     const bool both = first != second;
-    launch_passes("matmul_int8", int8_kernel<F, G, kScales>, p, p.first_ctas + (both ? b.n_row_blocks * b.n_parts : 0),
-                  a.n_parts, both && b.shared_bytes > a.shared_bytes ? b.shared_bytes : a.shared_bytes, stream);
+    launch_passes("matmul_int8", int8_kernel<F, G, kScales, kPasses>, p,
+                  p.first_ctas + (both ? b.n_row_blocks * b.n_parts : 0), a.n_parts,
+                  both && b.shared_bytes > a.shared_bytes ? b.shared_bytes : a.shared_bytes, stream);
   };
   if (first != second) {
     visit_format_pair(first, second, launch);
@@ -18,8 +19,11 @@ void launch_int8(DType first, DType second, const WgmmaPairLaunch& p, cudaStream
   }
   visit_gpu_format(first, [&]<class F>() {
     if constexpr (F::block > 1)
-      if constexpr (Packed<F>::bias != kFloat)
+      if constexpr (Packed<F>::bias != kFloat) {
+        if constexpr (passes_norm<F>())
+          if (p.of[0].next_norm) return launch.template operator()<F, F, 1, true>();
         p.scales == 2 ? launch.template operator()<F, F, 2>() : launch.template operator()<F, F, 1>();
+      }
   });
 }
 

@@ -14,7 +14,7 @@ namespace infer::cuda {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 /// What the norm leaves for the end: sums of squares of a CTA's columns, by the warps that made them, and of all CTAs
-/// of the cluster.
+/// of the cluster. Where x came with its squares, parts[0] has their sums.
 struct Int8Squares {
   float warps[kWgmmaTiles][kInt8Tokens];  ///< of a warp's tokens
   float parts[kWgmmaMaxParts][kInt8Tokens];
@@ -154,13 +154,15 @@ struct Int8Finish {
     }
   }
   __device__ __forceinline__ void scale(float (&c)[4]) const {
-    if (!p.norm) return;
+    if (!p.norm && p.n_squares == 0) return;
     float factor[2];
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
       const int token = threadIdx.x % 4 * 2 + t;
       float sum = 0;
-      if (p.plan.n_parts == 1)
+      if (p.n_squares > 0)
+        sum = squares.parts[0][token];
+      else if (p.plan.n_parts == 1)
         sum = own(token);
       else
         for (int i = 0; i < p.plan.n_parts; ++i) sum += squares.parts[i][token];
@@ -192,15 +194,51 @@ struct Int8Pieces {
   }
 };
 
-/// The groups of warps that multiply.
-template <class F, int kScales>
+/// What follows the only pass where half of the next norm is made, too (NormPassed): sets' sums meet in the order of
+/// tokens, and then a warp has a group of 32 rows of a token, a row to a lane. All of it is executed once and waited
+/// for, so it is short.
+__device__ __forceinline__ void finish_with_norm(const WgmmaLaunch& p, const WgmmaRange& range, const float (&c)[4]) {
+  constexpr int kStride = kPairSumsBytes / (kWgmmaTiles * kInt8Tokens * 4);
+  const int warp = uniform(threadIdx.x / 32), lane = threadIdx.x % 32;
+  const int n_items = (range.end - range.begin) / 2 * kInt8Tokens;
+  auto* sums = reinterpret_cast<float*>(wgmma_memory);
+  auto* out = static_cast<float*>(p.out);
+  const float* bias = p.w[0].bias;
+  int token = 0, row = 0;
+  float x = 0, weight = 0;
+  const auto ask = [&](int item) {
+    token = item % kInt8Tokens, row = (range.begin + item / kInt8Tokens * 2) * kTileRows + lane;
+    if (item >= n_items || token >= p.n_rows) return;
+    x = out[token * p.out_stride + row], weight = p.next_norm[row];
+    if (bias) x += bias[row];
+  };
+  ask(warp);
+  multiplying_sync();  // the ring is free
+#pragma unroll
+  for (int e = 0; e < 4; ++e) sums[(warp * kInt8Tokens + lane % 4 * 2 + e % 2) * kStride + lane / 4 + e / 2 * 8] = c[e];
+  multiplying_sync();
+#pragma unroll 1
+  for (int item = warp; item < n_items; ask(item += kWgmmaTiles)) {
+    if (token >= p.n_rows) continue;
+    const float* of = sums + ((item / kInt8Tokens * 2 + lane / 16) * kInt8Tokens + token) * kStride + lane % 16;
+#pragma unroll 1
+    for (int set = 0; set < p.plan.n_sets; ++set, of += range.at_once * kInt8Tokens * kStride) x += *of;
+    out[token * p.out_stride + row] = x;
+    const float squares = warp_sum(x * x);
+    if (lane == 0) p.squares[row / kGroup * kInt8Tokens + token] = squares;
+    put_lanes(p.passed_codes, row / kGroup, token, x * weight);
+  }
+}
+
+/// The groups of warps that multiply. kPasses: x is copied, and half of the next norm is left.
+template <class F, int kScales, bool kPasses>
 __device__ __forceinline__ void multiply_all_codes(const WgmmaLaunch& p, const WgmmaRange& range, Int8Squares& squares,
                                                    RingOfPasses& ring, Int8Pieces& pieces) {
   constexpr int kBytes = wgmma_tile_bytes<F>(kInt8Tokens), kSlot = wgmma_slot_groups<F>(kInt8Tokens);
   const int warp = uniform(threadIdx.x / 32), n_sets = p.plan.n_sets;
   const int set = warp >> WgmmaRange::log2_of(range.at_once), tile = warp & (range.at_once - 1);
   const int n_groups = (range.end_block - range.first_block) * kSlot, first_column = range.first_block * kSlot * kGroup;
-  const bool copied = kScales == 2 || p.x_operand;
+  const bool copied = kScales == 2 || kPasses || p.x_operand;
   if (copied) {
     wait_for_previous_kernel();
   } else {
@@ -238,6 +276,8 @@ __device__ __forceinline__ void multiply_all_codes(const WgmmaLaunch& p, const W
       slot += n_sets;
       if (slot >= p.plan.n_slots) slot -= p.plan.n_slots, parity ^= 1;
     }
+    if constexpr (kPasses) return finish_with_norm(p, range, c);
+    if (p.n_squares > 0) barrier_wait(barriers.x, 0);
     finish_pass<kInt8Tokens>(p, range, pass, set, tile, c, Int8Finish{p, squares, range.part, log2_shares(n_groups)});
   }
 }
@@ -261,8 +301,25 @@ __device__ __forceinline__ void fetch_operand(const WgmmaLaunch& p, const WgmmaR
   }
 }
 
+/// Sums of the squares that came with x, by a warp that has nothing else to do, while others multiply. A barrier for
+/// streamed activations, of which there are none, says that they are there.
+__device__ __forceinline__ void sum_squares(const WgmmaLaunch& p, Int8Squares& squares, RingOfPasses& ring) {
+  constexpr int kShares = 32 / kInt8Tokens;
+  const int lane = threadIdx.x % 32, token = lane % kInt8Tokens;
+  wait_for_previous_kernel();
+  float sum = 0;
+  if (token < p.n_rows)
+#pragma unroll 8
+    for (int i = lane / kInt8Tokens; i < p.n_squares; i += kShares) sum += p.squares[i * kInt8Tokens + token];
+  sum += __shfl_xor_sync(~0u, sum, 8);
+  sum += __shfl_xor_sync(~0u, sum, 16);
+  if (lane < kInt8Tokens) squares.parts[0][lane] = sum;
+  __syncwarp();
+  if (lane == 0) barrier_arrive(&ring.x[0]);
+}
+
 /// A CTA's part in a product.
-template <class F, int kScales>
+template <class F, int kScales, bool kPasses>
 __device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squares& squares, RingOfPasses& ring,
                                          Int8Pieces& pieces) {
   const WgmmaRange range(p, cta, kWgmmaTiles);
@@ -276,19 +333,22 @@ __device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squa
   if (uniform(threadIdx.x / 128) == kWgmmaGroups) {
     // Registers that this group gives up the others take: 5 x 96 = 32 + 4 x 112.
     asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
-    if (uniform(threadIdx.x / 32 % 4) == kFetchWarps - 1) {
-      if (kScales == 2 || p.x_operand) fetch_operand<F, kScales>(p, range, pieces);
+    const int warp = uniform(threadIdx.x / 32 % 4);
+    if (warp == kFetchWarps - 1) {
+      if (kScales == 2 || kPasses || p.x_operand) fetch_operand<F, kScales>(p, range, pieces);
+    } else if (warp == 1) {
+      if (!kPasses && p.n_squares > 0) sum_squares(p, squares, ring);
     } else {
       fetch_all<F, kInt8Tokens, false>(p, range, ring);
     }
-    if (p.plan.n_parts > 1) {
+    if (!kPasses && p.plan.n_parts > 1) {
       float none[4];
       __syncwarp();
       join_parts<kInt8Tokens>(p, range, 0, false, none, [] {});
     }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
-    multiply_all_codes<F, kScales>(p, range, squares, ring, pieces);
+    multiply_all_codes<F, kScales, kPasses>(p, range, squares, ring, pieces);
   }
 }
 
@@ -297,10 +357,11 @@ __device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squa
 /// Grid: row blocks x parts of the first product, then of the second, if there is one; parts in a cluster, one CTA an
 /// SM. Block: 4 groups of warps that multiply and one that fetches. Shared: the ring, sums of the cluster, sums of up;
 /// the activations of the CTA's columns. Bytes: the packed weights once, x once for every row block, from the L2.
-/// kScales: of a group of x; 2 is an operand that another kernel has made. 8 tokens of 8B Q4_K_M, one H200, 2026-11-27:
+/// kScales: of a group of x; 2 is an operand that another kernel has made. kPasses: NormPassed is left, which is an
+/// instance of its own, since code that is passed over is waited for, too. 8 tokens of 8B Q4_K_M, one H200, 2026-11-27:
 /// the ffn has 61 % of the read speed (--roofline, 2026-11-28); products are 27000 of gate and up's 31000 cycles
 /// (marks).
-template <class F, class G, int kScales>
+template <class F, class G, int kScales, bool kPasses>
 __global__ void __launch_bounds__(kWgmmaThreads, 1) int8_kernel(const __grid_constant__ WgmmaPairLaunch p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   __shared__ RingOfPasses ring;
@@ -308,8 +369,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1) int8_kernel(const __grid_con
   __shared__ Int8Squares squares;
   const int cta = static_cast<int>(blockIdx.x);
   if constexpr (!std::is_same_v<F, G>)
-    if (cta >= p.first_ctas) return int8_cta<G, kScales>(p.of[1], cta - p.first_ctas, squares, ring, pieces);
-  int8_cta<F, kScales>(p.of[0], cta, squares, ring, pieces);
+    if (cta >= p.first_ctas) return int8_cta<G, kScales, kPasses>(p.of[1], cta - p.first_ctas, squares, ring, pieces);
+  int8_cta<F, kScales, kPasses>(p.of[0], cta, squares, ring, pieces);
 #endif
 }
 

@@ -23,6 +23,16 @@ enum class MmaOutput : int32_t {
   gated,  ///< out = activation(first product + bias) * (second product + bias), in bf16
 };
 
+/// Half of a norm, which a product leaves to the next one: what it has added up, times the norm's weights, as an
+/// Int8Operand<1>; its factor is for who has all columns, and is left to that one's sums.
+struct NormPassed {
+  const float* weight = nullptr;  ///< f32 [columns]
+  uint8_t* codes = nullptr;
+  float* squares = nullptr;  ///< f32 [groups][kInt8Tokens]: sums over the 32 columns of a group
+  int32_t n_groups = 0;
+  explicit operator bool() const { return squares != nullptr; }
+};
+
 /// One, two or three matrices of one format and width that meet the same activations.
 struct MmaArgs {
   Tensor x;                    ///< f32 or bf16 [m, k]; what other kernels want of it, see FewWay
@@ -39,6 +49,8 @@ struct MmaArgs {
   float eps = 0;
   int int8_scales = 0;  ///< not 0: x is an Int8Operand with so many scales to a group
   PassedForm form = PassedForm::rows;
+  NormPassed next = {};    ///< with `add`: of the norm that follows what is added up
+  NormPassed passed = {};  ///< where x is next.codes of the product before
 };
 
 /// Sums of products whose columns are dealt out to several CTAs.

@@ -23,6 +23,11 @@ struct WgmmaLaunch {
   PassedForm form = PassedForm::rows;
   const float* norm = nullptr;
   float eps = 0;
+  // NormPassed: written where there are weights, else read.
+  const float* next_norm = nullptr;
+  uint8_t* passed_codes = nullptr;
+  float* squares = nullptr;
+  int32_t n_squares = 0;  ///< groups; 0: none are read
   MmaOutput output = MmaOutput::store;
   int32_t gelu = 0;
   void* out = nullptr;  ///< f32 [n_rows, out_stride]; gated: an operand

@@ -54,11 +54,13 @@ struct WgmmaLimits {
 };
 /// Range i of n things: the first `longer` have one more than `each`. No divisions in the kernel, which cost a
 /// microsecond where they stand alone.
+/// `step`: things that stay together.
 struct WgmmaShare {
-  int each = 0, longer = 0;
+  int each = 0, longer = 0, step = 1;
   WgmmaShare() = default;
-  WgmmaShare(int n, int n_parts) : each(n / n_parts), longer(n % n_parts) {}
-  INFER_HD int first(int i) const { return i * each + (i < longer ? i : longer); }
+  WgmmaShare(int n, int n_parts, int together = 1)
+      : each(n / together / n_parts), longer(n / together % n_parts), step(together) {}
+  INFER_HD int first(int i) const { return (i * each + (i < longer ? i : longer)) * step; }
 };
 
 struct WgmmaPlan {
@@ -158,6 +160,31 @@ inline WgmmaPlan plan_wgmma(const WgmmaShape& s, const WgmmaLimits& limits) {
     }
   }
   return best;
+}
+
+/// Sums of all warps in the order of tokens: of each token 16 rows, and four words so that lanes meet no bank twice.
+inline constexpr int kPairSumsBytes = kWgmmaTiles * 8 * (kTileRows + 4) * 4;
+/// Formats that matmul_int8 leaves half a norm with. Slots of 128 columns hold half of what a CTA multiplies, and the
+/// rest is late: 8 sequences of an 8B in Q8_0 2690 -> 2572 tok/s, in Q4_0 2850 -> 2659 (H200, 2026-11-28).
+template <class F>
+constexpr bool passes_norm() {
+  return wgmma_slot_groups<F>(8) == 8;
+}
+
+/// A division without parts, with as many sets as there is work for, each CTA's tiles being pairs of neighbours: so one
+/// CTA has all of a group of 32 rows. n_slots 0: none fits. For matmul_int8, whose warps are alone.
+inline WgmmaPlan plan_pairs(const WgmmaShape& s, const WgmmaLimits& limits) {
+  WgmmaPlan plan;
+  const int n_pairs = s.n_units / 2, blocks = limits.n_clusters[0] < n_pairs ? limits.n_clusters[0] : n_pairs;
+  if (s.n_units % 2 != 0 || blocks < 1 || s.tiles_per_unit != 1) return plan;
+  plan.n_row_blocks = blocks;
+  plan.units = WgmmaShare(s.n_units, blocks, 2), plan.blocks = WgmmaShare(s.n_blocks, 1);
+  for (plan.n_sets = kWgmmaTiles / 2; plan.n_sets > 0; plan.n_sets /= 2) {
+    if (plan.n_sets > s.n_blocks || wgmma_tiles_at_once(plan.n_sets) < plan.units.first(1)) continue;
+    lay_out(s, limits, plan);
+    if (plan.n_slots > 0 && plan.kept_offset >= kPairSumsBytes) return plan;
+  }
+  return {};
 }
 
 /// Plans of two products that run side by side, each on its share of the clusters, which are of one size. n_slots 0: no

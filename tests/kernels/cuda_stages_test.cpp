@@ -1,4 +1,5 @@
 // The fused stages of the cuda backend, call by call and replayed, against their definition on the oracle.
+#include "kernels/cuda/packed.h"
 #include "tests/kernels/cuda_layer.h"
 
 namespace cuda_stages_test {
@@ -50,6 +51,95 @@ TEST_CASE("cuda: few tokens pass codes from gate and up to down, in every format
     shape.dim = 512, shape.n_heads = 8, shape.ffn_dim = 1024, shape.wv = shape.down = second;
     shape.biases = true, shape.activation = Activation::gelu_tanh;
     check(shape, format_name(first) + " and " + format_name(second));
+  }
+}
+
+namespace {
+
+/// Whether matmul_int8 leaves half a norm with weights of this format: where slots are of 256 columns.
+bool passes_norm(DType type) {
+  bool passes = false;
+  visit_gpu_format(type, [&]<class F>() {
+    if constexpr (F::block > 1) passes = cuda::Chunk<F>::kBlockScale > 0;
+  });
+  return passes;
+}
+
+/// Attention of n sequences with a token each, the projection and the ffn; `told`: the projection knows the norm that
+/// follows. Kernels are appended to `used`.
+Floats from_attention(const Layer& layer, Backend& b, int64_t n, bool told, std::vector<KernelUse>* used = nullptr) {
+  const Shape& s = layer.s;
+  const int64_t width = s.n_heads * s.head_dim;
+  Side side(b);
+  Floats x = random_floats(n * s.dim, 23), unused = x;
+  Ints pages, starts{0}, lengths;
+  for (int64_t i = 0; i < n; ++i) {
+    for (const int64_t page : {2 * i, 2 * i + 1}) pages.push_back(static_cast<int32_t>(page % layer.pages));
+    starts.push_back(static_cast<int32_t>(i + 1)), lengths.push_back(static_cast<int32_t>(5 + 7 * i));
+  }
+  const CacheShape cache{s.cache, layer.pages, s.n_kv_heads, s.head_dim};
+  const auto of_cache = [&](uint32_t seed) {
+    return side.in(random_cache(s.cache, layer.pages * s.n_kv_heads * kPageTokens, s.head_dim, seed), cache);
+  };
+  AttentionArgs t;
+  t.q = side.in(random_floats(n * width, 24), {n, s.n_heads, s.head_dim});
+  t.k_cache = of_cache(7), t.v_cache = of_cache(8);
+  t.page_table = side.in(pages, {n, 2}), t.q_start = side.in(starts, {n + 1}), t.kv_len = side.in(lengths, {n});
+  t.scale = 0.1f, t.out = side.in(poison(n * width), {n, s.n_heads, s.head_dim});
+  FfnArgs ffn = layer.ffn_args(side, unused, n);
+  AttnOutArgs out{Tensor(t.out.data, DType::F32, {n, width}), side.weight(layer.wo), side.maybe(s.biases, layer.bo),
+                  layer.add_args(side, x, n)};
+  if (told) out.next_norm = ffn.norm;
+  ffn.add = out.add;
+  const auto all = [&] { b.attention(t), b.attn_out(out), b.ffn(ffn); };
+  all();
+  side.fetch();
+  if (used) *used = b.kernels_of(all);
+  return x;
+}
+
+int64_t launches_of(const std::vector<KernelUse>& used, const std::string& name) {
+  int64_t n = 0;
+  for (const KernelUse& use : used)
+    if (use.name.find(name) == 0) n += use.n_launches;
+  return n;
+}
+
+}  // namespace
+
+TEST_CASE("cuda: a projection of few tokens makes half of the norm after it, in every format and for any width") {
+  if (skipped()) return;
+  const auto check = [](const Shape& shape) {
+    const bool passes = passes_norm(shape.wo);
+    const Layer layer(shape);
+    const auto own = make_backend("cuda", {});
+    Needs needs = needs_of_these_tests();
+    needs.matrix_formats = {shape.wo};
+    own->prepare(needs);
+    for (const int64_t n : {3, 4, 7, 8, 9}) {
+      INFO(format_name(shape.wo) << " dim " << shape.dim << ", tokens " << n);
+      std::vector<KernelUse> with, without;
+      const Floats wanted = from_attention(layer, ref(), n, true), found = from_attention(layer, *own, n, true, &with),
+                   plain = from_attention(layer, *own, n, false, &without);
+      CHECK(nmse(found, wanted) <= stage_bar(shape));
+      CHECK(nmse(plain, wanted) <= stage_bar(shape));
+      const int64_t norms = launches_of(without, "norm_int8_kernel");
+      CHECK(launches_of(with, "norm_int8_kernel") == (passes ? 0 : norms));
+      CHECK(launches_of(without, "") - launches_of(with, "") == (passes ? norms : 0));
+    }
+  };
+  for (const DType type : kWeightFormats) {
+    if (is_plain(type)) continue;
+    Shape shape = shape_of(type);
+    shape.dim = 768, shape.ffn_dim = 512, shape.biases = true;
+    check(shape);
+  }
+  for (const DType type : {DType::Q4_K, DType::Q6_K}) {
+    Shape shape = shape_of(type);
+    shape.ffn_dim = 256, shape.dim = 8704;  // six tiles to a CTA, or four
+    check(shape);
+    shape.n_heads = 16, shape.dim = 4608;  // two or four
+    check(shape);
   }
 }
 

@@ -65,6 +65,34 @@ TEST_CASE("cuda wgmma: an operand agrees with what a lane of the left operand br
         }
 }
 
+TEST_CASE("cuda wgmma: plans in pairs give each CTA whole groups of 32 rows, and its warps all that they can take") {
+  for (const int n_sms : {132, 114, 7})
+    for (WgmmaShape s : shapes_of(GpuFormats{})) {
+      s.tokens = 8, s.kept_bytes = s.slot_columns * 12;  // as matmul_int8 has them
+      const WgmmaPlan plan = plan_pairs(s, {n_sms, kSharedBytes, {n_sms, 0, 0, 0}});
+      INFO(s.n_units << " units of " << s.tiles_per_unit << ", " << s.n_blocks << " blocks, " << n_sms << " SMs");
+      const int n_pairs = s.n_units / 2, blocks = std::min(n_sms, n_pairs);
+      const int most = blocks > 0 ? 2 * ((n_pairs + blocks - 1) / blocks) : 0;
+      if (plan.n_slots == 0) {
+        const bool wide = s.n_blocks * s.kept_bytes + 2 * most * s.tile_bytes > kSharedBytes - kWgmmaStatic - 256;
+        CHECK((s.n_units % 2 != 0 || s.n_units < 2 || s.tiles_per_unit == 2 || most > kWgmmaTiles || wide));
+        continue;
+      }
+      REQUIRE((s.n_units % 2 == 0 && s.tiles_per_unit == 1));
+      CHECK((plan.n_parts == 1 && plan.one_pass && plan.n_row_blocks == blocks));
+      const int at_once = wgmma_tiles_at_once(plan.n_sets);
+      CHECK((at_once >= 2 && at_once >= most && plan.n_sets <= s.n_blocks && plan.n_slots % plan.n_sets == 0));
+      CHECK((plan.n_slots <= kWgmmaMaxSlots && plan.shared_bytes <= kSharedBytes - kWgmmaStatic));
+      CHECK(plan.kept_offset + s.n_blocks * s.kept_bytes <= plan.shared_bytes);
+      CHECK(plan.units.first(0) == 0);
+      for (int i = 0; i < blocks; ++i) {
+        const int n = plan.units.first(i + 1) - plan.units.first(i);
+        CHECK((n > 0 && n % 2 == 0 && n <= most));
+      }
+      CHECK(plan.units.first(blocks) == s.n_units);
+    }
+}
+
 TEST_CASE("cuda wgmma: plans cover all units and columns, and fit") {
   const WgmmaLimits h200{kSms, kSharedBytes, {kSms, 64, 30, 14}}, alone{kSms, kSharedBytes, {kSms, 0, 0, 0}};
   for (const WgmmaShape& s : shapes_of(GpuFormats{}))
