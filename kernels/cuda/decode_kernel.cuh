@@ -5,8 +5,8 @@
 //
 // Grid: at most one CTA per SM. Block: 544 threads. Shared memory: SharedPlan, nearly all there is. Bytes: the weights
 // of the stages, read once, plus activations in L2. Bound by memory; what is lost is the time at stage boundaries. One
-// row of 8B on an H200 (H100, of 2026-11-26), 2026-11-27: BF16 88 % (89 %), Q8_0 83 % (89 %), Q4_K_M 67 % (75 %) of the
-// read speed; of OLMoE's active experts BF16 61 %, Q4_K_M 30 %.
+// row of 8B on an H200 (H100, of 2026-11-26), 2026-11-28: BF16 90 % (89 %), Q8_0 84 % (89 %), Q4_K_M 69 % (75 %) of the
+// read speed; of OLMoE's active experts (2026-11-27) BF16 61 %, Q4_K_M 30 %.
 #pragma once
 
 #include "kernels/cuda/decode_attention.cuh"
