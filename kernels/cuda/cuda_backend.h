@@ -228,10 +228,11 @@ class CudaBackend : public Backend {
     PassedForm form = PassedForm::rows;
     int tokens = 0;  ///< of an operand
   } attention_copy_;
-  /// Which x has its next norm half made in narrow_a_, until the ffn after it or anything else that writes there.
+  /// Which x has its next norm half made in narrow_a_, for an ffn that comes next: nothing else was launched since.
   struct {
     const void* of = nullptr;
     NormPassed norm;
+    int64_t launches = 0;
   } norm_passed_;
   std::optional<MergedHeads> heads_;  ///< what attn_in has left to attention
   bool heads_may_wait_ = false;       ///< the ops under way are those of a step, and will be followed by others

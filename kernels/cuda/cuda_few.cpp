@@ -131,7 +131,7 @@ bool CudaBackend::attn_out_with_norm(const AttnOutArgs& a) {
   args.next = {a.next_norm.as<float>(), memory + codes, reinterpret_cast<float*>(memory + squares),
                static_cast<int32_t>(n_groups)};
   product_few(FewWay::int8, args);
-  norm_passed_ = {a.add.x.data, args.next};
+  norm_passed_ = {a.add.x.data, args.next, counters_.launches};
   return true;
 }
 
@@ -147,7 +147,7 @@ void CudaBackend::ffn_few(const FfnArgs& a, const Tensor& out, bool accumulate, 
   const bool as_codes = fused && together == FewWay::int8 && down == FewWay::int8 && int8_fits<2>(ffn_dim, narrow_b_);
   if (fused) {
     MmaArgs args{a.add.x};
-    if (together == FewWay::int8 && passed)
+    if (together == FewWay::int8 && passed && int8_halves_norms(a.w_gate.dtype))
       args.x.data = passed.codes, args.int8_scales = 1, args.passed = passed, args.eps = a.eps;
     else
       args = norm_few(together, a.add.x, a.norm, a.eps, {{}, {&a.w_gate}}, true);

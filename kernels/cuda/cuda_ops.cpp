@@ -204,7 +204,6 @@ void CudaBackend::activate(const ActivateArgs& a) {
 
 void CudaBackend::add(const AddArgs& a) {
   if (recorder_) return recorder_->unsupported("add");
-  norm_passed_ = {};
   ++counters_.launches;
   cuda::add(a, stream_.get());
 }

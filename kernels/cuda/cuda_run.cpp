@@ -233,7 +233,7 @@ void CudaBackend::run_ops(const std::function<void()>& fn, bool whole) {
   struct Scope {  // left by an exception too
     CudaBackend& b;
     explicit Scope(CudaBackend& backend) : b(backend) { b.heads_.reset(), b.heads_may_wait_ = true; }
-    ~Scope() { b.heads_.reset(), b.heads_may_wait_ = false; }
+    ~Scope() { b.heads_.reset(), b.heads_may_wait_ = false, b.norm_passed_ = {}; }
   } const scope(*this);
   fn();
   if (whole) store_heads();

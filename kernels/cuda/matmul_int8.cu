@@ -6,10 +6,10 @@
 namespace infer::cuda {
 
 void launch_int8(DType first, DType second, const WgmmaPairLaunch& p, cudaStream_t stream) {
-  const auto launch = [&]<class F, class G, int kScales = 1, bool kPasses = false>() {
+  const auto launch = [&]<class F, class G, int kScales = 1, NormHalf kHalf = NormHalf::none>() {
     const WgmmaPlan &a = p.of[0].plan, &b = p.of[1].plan;
     const bool both = first != second;
-    launch_passes("matmul_int8", int8_kernel<F, G, kScales, kPasses>, p,
+    launch_passes("matmul_int8", int8_kernel<F, G, kScales, kHalf>, p,
                   p.first_ctas + (both ? b.n_row_blocks * b.n_parts : 0), a.n_parts,
                   both && b.shared_bytes > a.shared_bytes ? b.shared_bytes : a.shared_bytes, stream);
   };
@@ -20,8 +20,10 @@ void launch_int8(DType first, DType second, const WgmmaPairLaunch& p, cudaStream
   visit_gpu_format(first, [&]<class F>() {
     if constexpr (F::block > 1)
       if constexpr (Packed<F>::bias != kFloat) {
-        if constexpr (passes_norm<F>())
-          if (p.of[0].next_norm) return launch.template operator()<F, F, 1, true>();
+        if constexpr (passes_norm<F>()) {
+          if (p.of[0].next_norm) return launch.template operator()<F, F, 1, NormHalf::leaves>();
+          if (p.of[0].n_squares > 0) return launch.template operator()<F, F, 1, NormHalf::takes>();
+        }
         p.scales == 2 ? launch.template operator()<F, F, 2>() : launch.template operator()<F, F, 1>();
       }
   });

@@ -11,6 +11,10 @@
 
 namespace infer::cuda {
 
+/// What a launch has to do with a norm of which a product makes half (NormPassed). Each is an instance of its own:
+/// code that is passed over is waited for, too.
+enum class NormHalf { none, leaves, takes };
+
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 /// What the norm leaves for the end: sums of squares of a CTA's columns, by the warps that made them, and of all CTAs
@@ -131,6 +135,7 @@ __device__ __forceinline__ void put_gated_codes(const WgmmaLaunch& p, int first_
 }
 
 /// Leaves the norm's factor to the results.
+template <NormHalf kHalf>
 struct Int8Finish {
   static constexpr int kTokens = kInt8Tokens;
   const WgmmaLaunch& p;
@@ -154,13 +159,13 @@ struct Int8Finish {
     }
   }
   __device__ __forceinline__ void scale(float (&c)[4]) const {
-    if (!p.norm && p.n_squares == 0) return;
+    if (kHalf != NormHalf::takes && !p.norm) return;
     float factor[2];
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
       const int token = threadIdx.x % 4 * 2 + t;
       float sum = 0;
-      if (p.n_squares > 0)
+      if (kHalf == NormHalf::takes)
         sum = squares.parts[0][token];
       else if (p.plan.n_parts == 1)
         sum = own(token);
@@ -230,15 +235,15 @@ __device__ __forceinline__ void finish_with_norm(const WgmmaLaunch& p, const Wgm
   }
 }
 
-/// The groups of warps that multiply. kPasses: x is copied, and half of the next norm is left.
-template <class F, int kScales, bool kPasses>
+/// The groups of warps that multiply.
+template <class F, int kScales, NormHalf kHalf>
 __device__ __forceinline__ void multiply_all_codes(const WgmmaLaunch& p, const WgmmaRange& range, Int8Squares& squares,
                                                    RingOfPasses& ring, Int8Pieces& pieces) {
   constexpr int kBytes = wgmma_tile_bytes<F>(kInt8Tokens), kSlot = wgmma_slot_groups<F>(kInt8Tokens);
   const int warp = uniform(threadIdx.x / 32), n_sets = p.plan.n_sets;
   const int set = warp >> WgmmaRange::log2_of(range.at_once), tile = warp & (range.at_once - 1);
   const int n_groups = (range.end_block - range.first_block) * kSlot, first_column = range.first_block * kSlot * kGroup;
-  const bool copied = kScales == 2 || kPasses || p.x_operand;
+  const bool copied = kScales == 2 || kHalf != NormHalf::none || p.x_operand;
   if (copied) {
     wait_for_previous_kernel();
   } else {
@@ -276,9 +281,10 @@ __device__ __forceinline__ void multiply_all_codes(const WgmmaLaunch& p, const W
       slot += n_sets;
       if (slot >= p.plan.n_slots) slot -= p.plan.n_slots, parity ^= 1;
     }
-    if constexpr (kPasses) return finish_with_norm(p, range, c);
-    if (p.n_squares > 0) barrier_wait(barriers.x, 0);
-    finish_pass<kInt8Tokens>(p, range, pass, set, tile, c, Int8Finish{p, squares, range.part, log2_shares(n_groups)});
+    if constexpr (kHalf == NormHalf::leaves) return finish_with_norm(p, range, c);
+    if constexpr (kHalf == NormHalf::takes) barrier_wait(barriers.x, 0);
+    finish_pass<kInt8Tokens>(p, range, pass, set, tile, c,
+                             Int8Finish<kHalf>{p, squares, range.part, log2_shares(n_groups)});
   }
 }
 
@@ -319,7 +325,7 @@ __device__ __forceinline__ void sum_squares(const WgmmaLaunch& p, Int8Squares& s
 }
 
 /// A CTA's part in a product.
-template <class F, int kScales, bool kPasses>
+template <class F, int kScales, NormHalf kHalf>
 __device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squares& squares, RingOfPasses& ring,
                                          Int8Pieces& pieces) {
   const WgmmaRange range(p, cta, kWgmmaTiles);
@@ -335,20 +341,20 @@ __device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squa
     asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
     const int warp = uniform(threadIdx.x / 32 % 4);
     if (warp == kFetchWarps - 1) {
-      if (kScales == 2 || kPasses || p.x_operand) fetch_operand<F, kScales>(p, range, pieces);
-    } else if (warp == 1) {
-      if (!kPasses && p.n_squares > 0) sum_squares(p, squares, ring);
+      if (kScales == 2 || kHalf != NormHalf::none || p.x_operand) fetch_operand<F, kScales>(p, range, pieces);
+    } else if (kHalf == NormHalf::takes && warp == 1) {
+      sum_squares(p, squares, ring);
     } else {
       fetch_all<F, kInt8Tokens, false>(p, range, ring);
     }
-    if (!kPasses && p.plan.n_parts > 1) {
+    if (kHalf != NormHalf::leaves && p.plan.n_parts > 1) {
       float none[4];
       __syncwarp();
       join_parts<kInt8Tokens>(p, range, 0, false, none, [] {});
     }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
-    multiply_all_codes<F, kScales, kPasses>(p, range, squares, ring, pieces);
+    multiply_all_codes<F, kScales, kHalf>(p, range, squares, ring, pieces);
   }
 }
 
@@ -357,11 +363,10 @@ __device__ __forceinline__ void int8_cta(const WgmmaLaunch& p, int cta, Int8Squa
 /// Grid: row blocks x parts of the first product, then of the second, if there is one; parts in a cluster, one CTA an
 /// SM. Block: 4 groups of warps that multiply and one that fetches. Shared: the ring, sums of the cluster, sums of up;
 /// the activations of the CTA's columns. Bytes: the packed weights once, x once for every row block, from the L2.
-/// kScales: of a group of x; 2 is an operand that another kernel has made. kPasses: NormPassed is left, which is an
-/// instance of its own, since code that is passed over is waited for, too. 8 tokens of 8B Q4_K_M, one H200, 2026-11-27:
-/// the ffn has 61 % of the read speed (--roofline, 2026-11-28); products are 27000 of gate and up's 31000 cycles
-/// (marks).
-template <class F, class G, int kScales, bool kPasses>
+/// kScales: of a group of x; 2 is an operand that another kernel has made. kHalf other than none: one with a scale,
+/// too. 8 tokens of 8B Q4_K_M, one H200, 2026-11-27: the ffn has 61 % of the read speed (--roofline, 2026-11-28);
+/// products are 27000 of gate and up's 31000 cycles (marks).
+template <class F, class G, int kScales, NormHalf kHalf>
 __global__ void __launch_bounds__(kWgmmaThreads, 1) int8_kernel(const __grid_constant__ WgmmaPairLaunch p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   __shared__ RingOfPasses ring;
@@ -369,8 +374,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1) int8_kernel(const __grid_con
   __shared__ Int8Squares squares;
   const int cta = static_cast<int>(blockIdx.x);
   if constexpr (!std::is_same_v<F, G>)
-    if (cta >= p.first_ctas) return int8_cta<G, kScales, kPasses>(p.of[1], cta - p.first_ctas, squares, ring, pieces);
-  int8_cta<F, kScales, kPasses>(p.of[0], cta, squares, ring, pieces);
+    if (cta >= p.first_ctas) return int8_cta<G, kScales, kHalf>(p.of[1], cta - p.first_ctas, squares, ring, pieces);
+  int8_cta<F, kScales, kHalf>(p.of[0], cta, squares, ring, pieces);
 #endif
 }
 

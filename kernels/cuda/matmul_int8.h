@@ -17,6 +17,8 @@ bool int8_halves(DType format);
 bool int8_takes(int64_t m, const Tensor& w, bool gated, const WgmmaLimits&);
 /// args.x: f32 or bf16 [m, k], with args.norm f32; or an operand. Sums are f32; a gated result is what args.form says.
 void matmul_int8(const MmaArgs& args, const WgmmaLimits&, cudaStream_t);
+/// Whether it can leave half of a norm, and take it, with weights of this format.
+bool int8_halves_norms(DType format);
 /// Whether it can leave what follows `add` as args.next (activations made by another kernel, in an operand).
 bool int8_passes_norm(int64_t m, const Tensor& w, const WgmmaLimits&);
 /// The same as both, one after the other, in one launch; neither is gated. False, and nothing done, where their formats

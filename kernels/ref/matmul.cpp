@@ -12,7 +12,8 @@ const char* row_address(const Tensor& w, int64_t row) { return w.as<char>() + ro
 
 void require_plain(const Tensor& w, const char* op) {
   require(w.layout == 0 && w.n_dims == 2, op, "weight is not a plain matrix");
-  require(gpu_decodable(w.dtype) && row_bytes(w.dtype, w.cols()) >= 0, op, "no such format, or rows that split a block");
+  require(gpu_decodable(w.dtype) && row_bytes(w.dtype, w.cols()) >= 0, op,
+          "no such format, or rows that split a block");
 }
 
 }  // namespace

@@ -103,7 +103,8 @@ class RefBackend final : public Backend {
 
  private:
   static void require_decodable(DType dtype) {
-    if (!gpu_decodable(dtype)) throw Error(ErrorKind::bad_file, "weights", "no kernel for the format", format_name(dtype));
+    if (!gpu_decodable(dtype))
+      throw Error(ErrorKind::bad_file, "weights", "no kernel for the format", format_name(dtype));
   }
   void count() { ++stats_.stages; }
 

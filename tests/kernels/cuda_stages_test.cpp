@@ -65,9 +65,11 @@ bool passes_norm(DType type) {
   return passes;
 }
 
-/// Attention of n sequences with a token each, the projection and the ffn; `told`: the projection knows the norm that
-/// follows. Kernels are appended to `used`.
-Floats from_attention(const Layer& layer, Backend& b, int64_t n, bool told, std::vector<KernelUse>* used = nullptr) {
+enum class Told { no, yes, in_vain };
+
+/// Attention of n sequences with a token each, the projection and the ffn. told: whether the projection knows the norm
+/// that follows; in vain, if x is added to before that. The kernels are `used`.
+Floats from_attention(const Layer& layer, Backend& b, int64_t n, Told told, std::vector<KernelUse>* used = nullptr) {
   const Shape& s = layer.s;
   const int64_t width = s.n_heads * s.head_dim;
   Side side(b);
@@ -89,9 +91,15 @@ Floats from_attention(const Layer& layer, Backend& b, int64_t n, bool told, std:
   FfnArgs ffn = layer.ffn_args(side, unused, n);
   AttnOutArgs out{Tensor(t.out.data, DType::F32, {n, width}), side.weight(layer.wo), side.maybe(s.biases, layer.bo),
                   layer.add_args(side, x, n)};
-  if (told) out.next_norm = ffn.norm;
+  if (told != Told::no) out.next_norm = ffn.norm;
   ffn.add = out.add;
-  const auto all = [&] { b.attention(t), b.attn_out(out), b.ffn(ffn); };
+  AddArgs more;
+  more.x = out.add.x, more.branch = side.in(random_floats(n * s.dim, 26), {n, s.dim});
+  const auto all = [&] {
+    b.attention(t), b.attn_out(out);
+    if (told == Told::in_vain) b.add(more);
+    b.ffn(ffn);
+  };
   all();
   side.fetch();
   if (used) *used = b.kernels_of(all);
@@ -110,19 +118,23 @@ int64_t launches_of(const std::vector<KernelUse>& used, const std::string& name)
 TEST_CASE("cuda: a projection of few tokens makes half of the norm after it, in every format and for any width") {
   if (skipped()) return;
   const auto check = [](const Shape& shape) {
-    const bool passes = passes_norm(shape.wo);
+    const bool passes = passes_norm(shape.wo) && passes_norm(shape.gate);
     const Layer layer(shape);
     const auto own = make_backend("cuda", {});
     Needs needs = needs_of_these_tests();
-    needs.matrix_formats = {shape.wo};
+    needs.matrix_formats = {shape.wo, shape.gate};
     own->prepare(needs);
     for (const int64_t n : {3, 4, 7, 8, 9}) {
       INFO(format_name(shape.wo) << " dim " << shape.dim << ", tokens " << n);
       std::vector<KernelUse> with, without;
-      const Floats wanted = from_attention(layer, ref(), n, true), found = from_attention(layer, *own, n, true, &with),
-                   plain = from_attention(layer, *own, n, false, &without);
+      const Floats wanted = from_attention(layer, ref(), n, Told::no),
+                   found = from_attention(layer, *own, n, Told::yes, &with),
+                   plain = from_attention(layer, *own, n, Told::no, &without);
       CHECK(nmse(found, wanted) <= stage_bar(shape));
       CHECK(nmse(plain, wanted) <= stage_bar(shape));
+      // x has more of what the ffn amplifies; of an old norm the error would be as large as the result.
+      CHECK(nmse(from_attention(layer, *own, n, Told::in_vain), from_attention(layer, ref(), n, Told::in_vain)) <=
+            2 * stage_bar(shape));
       const int64_t norms = launches_of(without, "norm_int8_kernel");
       CHECK(launches_of(with, "norm_int8_kernel") == (passes ? 0 : norms));
       CHECK(launches_of(without, "") - launches_of(with, "") == (passes ? norms : 0));
@@ -134,6 +146,9 @@ TEST_CASE("cuda: a projection of few tokens makes half of the norm after it, in 
     shape.dim = 768, shape.ffn_dim = 512, shape.biases = true;
     check(shape);
   }
+  Shape mixed = shape_of(DType::Q4_K);  // gate and up do not take what the projection leaves
+  mixed.dim = mixed.ffn_dim = 512, mixed.gate = DType::Q8_0;
+  check(mixed);
   for (const DType type : {DType::Q4_K, DType::Q6_K}) {
     Shape shape = shape_of(type);
     shape.ffn_dim = 256, shape.dim = 8704;  // six tiles to a CTA, or four

@@ -1,7 +1,7 @@
 // The one exception type of the project. It lives at the bottom so that every layer can throw it; the public header
 // (runtime/include/infer.h) includes it, and programs that embed infer need not include it themselves.
-// An error says what went wrong, where (file, key, tensor, flag), what was found and what is allowed, and it carries the
-// kind from which the command line derives its exit status.
+// An error says what went wrong, where (file, key, tensor, flag), what was found and what is allowed, and it carries
+// the kind from which the command line derives its exit status.
 #pragma once
 
 #include <stdexcept>
@@ -18,8 +18,8 @@ enum class ErrorKind : int {
   gate = 5,          ///< a quality or regression gate failed
 };
 
-/// Text fit for one line of a terminal: bytes below 32, 127 and invalid UTF-8 become \xNN, and more than `max_bytes` are
-/// cut with "...". Everything that comes out of a file is printed through this.
+/// Text fit for one line of a terminal: bytes below 32, 127 and invalid UTF-8 become \xNN, and more than `max_bytes`
+/// are cut with "...". Everything that comes out of a file is printed through this.
 std::string escaped(const std::string& text, size_t max_bytes = 120);
 
 /// The exception of every infer API. what() is one line: "where: message, found X, allowed Y".
@@ -27,9 +27,10 @@ class Error : public std::runtime_error {
  public:
   Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
 
-  /// `where` is a file, key, tensor or option; `found` and `allowed` may be empty. They are stored and printed as given:
-  /// pass text from files through escaped().
-  Error(ErrorKind kind, std::string where, const std::string& message, std::string found = {}, std::string allowed = {});
+  /// `where` is a file, key, tensor or option; `found` and `allowed` may be empty. They are stored and printed as
+  /// given: pass text from files through escaped().
+  Error(ErrorKind kind, std::string where, const std::string& message, std::string found = {},
+        std::string allowed = {});
 
   ErrorKind kind() const { return kind_; }
   const std::string& where() const { return where_; }
