@@ -119,7 +119,7 @@ void CudaBackend::attn_in_few(const AttnInArgs& a) {
 bool CudaBackend::attn_out_with_norm(const AttnOutArgs& a) {
   const int64_t m = a.attn.rows(), dim = a.wo.rows();
   if (!a.next_norm || !copied(a.attn, PassedForm::codes) || !few(m, {&a.wo}) || few_way(m, {&a.wo}) != FewWay::int8 ||
-      !int8_passes_norm(m, a.wo, wgmma_limits_))
+      !int8_leaves_norm(m, a.wo, wgmma_limits_))
     return false;
   // Behind what attention has left.
   const int64_t codes = Int8Operand<1>::bytes(a.wo.cols()), squares = codes + Int8Operand<1>::bytes(dim),
@@ -147,7 +147,7 @@ void CudaBackend::ffn_few(const FfnArgs& a, const Tensor& out, bool accumulate, 
   const bool as_codes = fused && together == FewWay::int8 && down == FewWay::int8 && int8_fits<2>(ffn_dim, narrow_b_);
   if (fused) {
     MmaArgs args{a.add.x};
-    if (together == FewWay::int8 && passed && int8_halves_norms(a.w_gate.dtype))
+    if (together == FewWay::int8 && passed && int8_passes_norm(a.w_gate.dtype))
       args.x.data = passed.codes, args.int8_scales = 1, args.passed = passed, args.eps = a.eps;
     else
       args = norm_few(together, a.add.x, a.norm, a.eps, {{}, {&a.w_gate}}, true);

@@ -73,17 +73,17 @@ bool int8_takes(int64_t m, const Tensor& w, bool gated, const WgmmaLimits& limit
   return plan_wgmma(shape_of(m, w.cols(), w.dtype, n_tiles, gated ? 2 : 1, 4, 2), limits).n_slots > 0;
 }
 
-bool int8_halves_norms(DType format) {
-  bool halves = false;
+bool int8_passes_norm(DType format) {
+  bool passes = false;
   visit_gpu_format(format, [&]<class F>() {
-    if constexpr (F::block > 1) halves = passes_norm<F>();
+    if constexpr (F::block > 1) passes = passes_norm<F>();
   });
-  return halves;
+  return passes;
 }
 
-bool int8_passes_norm(int64_t m, const Tensor& w, const WgmmaLimits& limits) {
+bool int8_leaves_norm(int64_t m, const Tensor& w, const WgmmaLimits& limits) {
   const auto n_tiles = static_cast<int>(w.rows() / kTileRows);
-  if (!int8_halves_norms(w.dtype) || !int8_takes(m, w, false, limits) || w.rows() % (2 * kGroup) != 0) return false;
+  if (!int8_passes_norm(w.dtype) || !int8_takes(m, w, false, limits) || w.rows() % (2 * kGroup) != 0) return false;
   return plan_pairs(shape_of(m, w.cols(), w.dtype, n_tiles, 1, 0, 1), limits).n_slots > 0;
 }
 

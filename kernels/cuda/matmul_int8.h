@@ -17,10 +17,10 @@ bool int8_halves(DType format);
 bool int8_takes(int64_t m, const Tensor& w, bool gated, const WgmmaLimits&);
 /// args.x: f32 or bf16 [m, k], with args.norm f32; or an operand. Sums are f32; a gated result is what args.form says.
 void matmul_int8(const MmaArgs& args, const WgmmaLimits&, cudaStream_t);
-/// Whether it can leave half of a norm, and take it, with weights of this format.
-bool int8_halves_norms(DType format);
-/// Whether it can leave what follows `add` as args.next (activations made by another kernel, in an operand).
-bool int8_passes_norm(int64_t m, const Tensor& w, const WgmmaLimits&);
+/// Whether it has kernels that leave half a norm as args.next, and take it as args.passed, for weights of this format.
+bool int8_passes_norm(DType format);
+/// Whether it can leave half a norm of this product, of an x that is an operand, with MmaOutput::add.
+bool int8_leaves_norm(int64_t m, const Tensor& w, const WgmmaLimits&);
 /// The same as both, one after the other, in one launch; neither is gated. False, and nothing done, where their formats
 /// have no kernel together.
 bool matmul_int8_pair(const MmaArgs& first, const MmaArgs& second, const WgmmaLimits&, cudaStream_t);

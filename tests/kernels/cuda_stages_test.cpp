@@ -126,18 +126,18 @@ TEST_CASE("cuda: a projection of few tokens makes half of the norm after it, in 
     own->prepare(needs);
     for (const int64_t n : {3, 4, 7, 8, 9}) {
       INFO(format_name(shape.wo) << " dim " << shape.dim << ", tokens " << n);
-      std::vector<KernelUse> with, without;
+      std::vector<KernelUse> with, without, in_vain;
       const Floats wanted = from_attention(layer, ref(), n, Told::no),
                    found = from_attention(layer, *own, n, Told::yes, &with),
                    plain = from_attention(layer, *own, n, Told::no, &without);
       CHECK(nmse(found, wanted) <= stage_bar(shape));
       CHECK(nmse(plain, wanted) <= stage_bar(shape));
-      // x has more of what the ffn amplifies; of an old norm the error would be as large as the result.
-      CHECK(nmse(from_attention(layer, *own, n, Told::in_vain), from_attention(layer, ref(), n, Told::in_vain)) <=
-            2 * stage_bar(shape));
       const int64_t norms = launches_of(without, "norm_int8_kernel");
       CHECK(launches_of(with, "norm_int8_kernel") == (passes ? 0 : norms));
       CHECK(launches_of(without, "") - launches_of(with, "") == (passes ? norms : 0));
+      // By numbers an old norm would not be found in all of these shapes: they are 2e-4 to 8e-3 apart.
+      from_attention(layer, *own, n, Told::in_vain, &in_vain);
+      CHECK(launches_of(in_vain, "norm_int8_kernel") == norms);
     }
   };
   for (const DType type : kWeightFormats) {

@@ -12,6 +12,7 @@
 #include "quant/encode.h"
 #include "quant/formats.h"
 #include "tests/catch.h"
+#include "tests/kernels/cpu_side.h"
 #include "tests/kernels/views.h"
 
 using namespace infer;
@@ -141,23 +142,8 @@ struct Layer {
   std::vector<Floats> scratch_;
 };
 
-double nmse(const Floats& found, const Floats& wanted) {
-  REQUIRE(found.size() == wanted.size());
-  double error = 0, power = 0;
-  int64_t misplaced = 0;
-  for (size_t i = 0; i < found.size(); ++i) {
-    misplaced += std::isnan(found[i]) != std::isnan(wanted[i]);
-    if (!std::isfinite(wanted[i])) continue;
-    error += (static_cast<double>(found[i]) - wanted[i]) * (static_cast<double>(found[i]) - wanted[i]);
-    power += static_cast<double>(wanted[i]) * wanted[i];
-  }
-  REQUIRE(misplaced == 0);
-  return power > 0 ? error / power : error;
-}
-
-bool same_bits(const Floats& a, const Floats& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
+using cpu_test::nmse;
+using cpu_test::same_bits;
 
 std::vector<BackendOptions> all_options() {
   std::vector<BackendOptions> list;
