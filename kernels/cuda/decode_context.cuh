@@ -20,6 +20,7 @@ struct TileWalk {
 /// Tiles that follow one another in a CTA and are of one format; their sums go to the places `kept` and on.
 struct TileRun {
   int n_tiles, matrix, kernel, kept;
+  int scales;  ///< of a group of activations that lie by token
 };
 
 /// What comes after a run: another one, or finishing what is kept and then more of the stage or nothing.
@@ -49,10 +50,10 @@ static_assert(sizeof(ChosenExperts) <= kChoiceBytes);
 
 struct DecodeContext {
   WarpWalk walk[kWarps];  ///< of each consumer warp
-  /// Offsets into decode_memory: activation rows; rows of x that this CTA adds to, f32 [2][own_tiles][rows][16]; where
-  /// sums end; the choice of experts.
-  int act, own_offset, sums_end, choice;
-  int n_slots, slot_bytes, act_row_bytes, n_rows, dim, own_tiles;
+  /// Offsets into decode_memory: activation rows; where sums end; the choice of experts. Between them: rows of x that
+  /// this CTA adds to, f32 [2][own_tiles][rows][16], the two copies at DecodeStage::own_at.
+  int act, sums_end, choice;
+  int n_slots, slot_bytes, act_row_bytes, n_rows, dim;
   unsigned per_grid;  ///< 2^32 / CTAs, rounded up: x / CTAs is the upper word of x * per_grid for x * CTAs < 2^32
   alignas(16) float reduce[kMaxDecodeRows][kWarps];  ///< sums of squares
   alignas(16) float branch_reduce[kMaxDecodeRows][kWarps];
@@ -70,12 +71,9 @@ struct DecodeContext {
   __device__ __forceinline__ float* sums(int kept) const {
     return reinterpret_cast<float*>(decode_memory() + sums_end) - (kept + 1) * (kWarps * M * kTileRows);
   }
-  /// Of this CTA's tile number `tile`, row m; its place in decode_memory.
-  __device__ __forceinline__ int own_place(int copy, int tile, int m) const {
-    return own_offset + ((copy * own_tiles + tile) * n_rows + m) * (kTileRows * 4);
-  }
-  __device__ __forceinline__ float* own(int copy, int tile, int m) const {
-    return reinterpret_cast<float*>(decode_memory() + own_place(copy, tile, m));
+  /// Row m of this CTA's tile number `tile`.
+  __device__ __forceinline__ float* own(int own_at, int tile, int m) const {
+    return reinterpret_cast<float*>(decode_memory() + own_at + (tile * n_rows + m) * (kTileRows * 4));
   }
 };
 

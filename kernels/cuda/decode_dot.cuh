@@ -130,7 +130,7 @@ __device__ __forceinline__ void find_run(const DecodeStage& s, WarpWalk& walk) {
     at.part += n_tiles;
     at.unit += at.part / 2 * grid, at.part %= 2;
   }
-  walk.run = {n_tiles, matrix, s.w[matrix].kernel, at.kept};
+  walk.run = {n_tiles, matrix, s.w[matrix].kernel, at.kept, s.input == StageInput::hidden ? 2 : 1};
   at.kept += n_tiles;
   const bool fits = at.kept + (at.part == 0 ? s.n_parts : 0) <= most;
   walk.after = at.unit >= s.n_units ? AfterRun::finish : fits ? AfterRun::run : AfterRun::finish_some;
@@ -157,8 +157,8 @@ struct RunEnd {
 
 /// A run of tiles of format F whose sums go to the places `kept` and on. Every team walks over its own chunks only:
 /// what a warp does for each tile is done four times for each scheduler of the SM, and once cost as much as a third of
-/// the products. kWhole: all chunks of quantised weights have all their groups.
-template <class F, int M, bool kWhole>
+/// the products. kWhole: all chunks of quantised weights have all their groups. kScales: see TokenActs.
+template <class F, int M, bool kWhole, int kScales = 1>
 __device__ __noinline__ RunEnd dot_tiles(uint32_t walk_address, int n_tiles, int matrix, int kept) {
   constexpr int kTeams = n_teams(M), kTeamWarps = team_warps(M);
   const DecodeStage& s = decode_stages()[walk_at(walk_address).which];
@@ -201,7 +201,7 @@ __device__ __noinline__ RunEnd dot_tiles(uint32_t walk_address, int n_tiles, int
         },
         [&](int part) { store_sums<M>(state, sums + (part * kTeamWarps + warp) * M * kTileRows); });
   } else if constexpr (F::block > 1 && M == kMaxDecodeRows && kWhole) {
-    TokenDot<F, M> dot(TokenActs<M>(act, s.cols / kGroup), warp);
+    TokenDot<F, M, kScales> dot(TokenActs<M, kScales>(act, s.cols / kGroup), warp);
     for_run([&](const uint8_t* chunk, int number) { dot.step(chunk, number); },
             [&](int part) { dot.store(sums + (part * kTeamWarps + warp) * M * kTileRows); });
   } else if constexpr (F::block > 1) {

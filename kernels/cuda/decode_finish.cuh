@@ -126,7 +126,7 @@ __device__ __forceinline__ void finish_rows(const DecodeStage& s, const DecodeCo
     place = exchange_place(s, m, at);
     int own = u;  // of a residual output: which of this CTA's tiles
     for (int before = first_unit; before >= grid_size(); before -= grid_size()) ++own;
-    x = ctx.own(s.own_copy, own, m) + row;
+    x = ctx.own(s.own_at, own, m) + row;
   }
   consumer_sync();
   if (!real) return;

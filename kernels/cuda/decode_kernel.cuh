@@ -32,8 +32,13 @@ __device__ __forceinline__ RunEnd dot_any(uint32_t walk, const TileRun& run) {
   RunEnd end{};
   visit_number<0, kDotKernels>(run.kernel, [&]<int kKernel>() {
     using F = DotFormat<kKernel>;
-    if constexpr (F::block > 1 || dot_kernel_is_whole(kKernel))
-      end = dot_tiles<F, M, dot_kernel_is_whole(kKernel)>(walk, run.n_tiles, run.matrix, run.kept);
+    constexpr bool kWhole = dot_kernel_is_whole(kKernel);
+    if constexpr (F::block > 1 && kWhole && M == kMaxDecodeRows) {
+      end = run.scales == 1 ? dot_tiles<F, M, kWhole, 1>(walk, run.n_tiles, run.matrix, run.kept)
+                            : dot_tiles<F, M, kWhole, 2>(walk, run.n_tiles, run.matrix, run.kept);
+    } else if constexpr (F::block > 1 || kWhole) {
+      end = dot_tiles<F, M, kWhole>(walk, run.n_tiles, run.matrix, run.kept);
+    }
   });
   __syncwarp();
   return end;
@@ -139,7 +144,7 @@ __global__ void __launch_bounds__(kConsumers + 32, 1) decode_kernel(const __grid
     ctx.act = p.shared.act, ctx.sums_end = p.shared.total, ctx.choice = p.shared.choice;
     if constexpr (kExperts) barrier_init(&chosen_experts().made, 1);
     ctx.n_slots = p.shared.n_slots, ctx.slot_bytes = p.shared.slot_bytes, ctx.act_row_bytes = p.shared.act_row_bytes;
-    ctx.n_rows = p.n_rows, ctx.own_offset = p.shared.own, ctx.own_tiles = p.shared.own_tiles, ctx.dim = p.dim;
+    ctx.n_rows = p.n_rows, ctx.dim = p.dim;
     ctx.per_grid = 0xffffffffu / gridDim.x + 1;  // of one CTA it does not fit, and is not asked for
     ctx.single = p.single_stage != 0, ctx.x_save = p.x_save;
 #if __CUDA_ARCH__ >= 900

@@ -131,11 +131,11 @@ static __device__ __noinline__ void find_ahead(uint32_t stage) {
 struct OwnTiles {
   int first, grid;
   int at, tile_bytes;  ///< of row 0 in decode_memory
-  __device__ __forceinline__ OwnTiles(const DecodeStage& s, const DecodeContext& ctx)
+  __device__ __forceinline__ OwnTiles(const DecodeStage& s, int n_rows)
       : first(static_cast<int>(blockIdx.x) - s.own_first_cta),
         grid(grid_size()),
-        at(ctx.own_place(s.own_copy, 0, 0)),
-        tile_bytes(ctx.n_rows * kTileRows * 4) {
+        at(s.own_at),
+        tile_bytes(n_rows * kTileRows * 4) {
     if (first < 0) first += grid;
     if (s.own_first_cta < 0) first = INT32_MAX;
   }
@@ -166,12 +166,12 @@ static __device__ __noinline__ void fetch_own(uint32_t stage) {
   for (int k = 0; tile < s.n_units; tile += grid_size(), ++k)
     for (int i = threadIdx.x; i < ctx.n_rows * kTileRows; i += kConsumers) {
       const int m = i / kTileRows, at = tile * kTileRows + i % kTileRows;
-      if (at < ctx.dim) ctx.own(s.own_copy, k, m)[i % kTileRows] = ctx.x_save[static_cast<int64_t>(m) * ctx.dim + at];
+      if (at < ctx.dim) ctx.own(s.own_at, k, m)[i % kTileRows] = ctx.x_save[static_cast<int64_t>(m) * ctx.dim + at];
     }
 }
 
-/// How activations lie: 16 or 32 bits, or int8 of a row at a time or by token.
-enum class Acts { wide, rows, tokens };
+/// How activations lie: 16 or 32 bits, or int8, a row at a time. (By token: decode_token_stage.cuh.)
+enum class Acts { wide, rows };
 
 /// x, then its norm into the activations, of which the factor 1 / rms is left to the epilogue. A thread takes eight
 /// values of all rows at a time, all loads side by side: with 512 threads that is one trip to the L2 for a width of
@@ -205,7 +205,7 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
     if (M > 1) load_norm();  // before so many others
     load_rows<M>(in + i, width, n_rows, exchanged, p, q);
     if (M == 1) load_norm();
-    const int keep = valid ? OwnTiles(s, ctx).place(i) : -1;  // worked out while x is on its way
+    const int keep = valid ? OwnTiles(s, n_rows).place(i) : -1;  // worked out while x is on its way
     poll_rows<M>(in + i, width, n_rows, exchanged, p, q);
     if (made && valid)
 #pragma unroll
@@ -231,9 +231,7 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
           routed += router.dot(i, a, b);
         }
       }
-      if constexpr (kActs == Acts::tokens) {
-        TokenActs<M>(ctx.act, n_groups).put(m, i, a, b, valid);
-      } else if constexpr (kActs == Acts::rows) {
+      if constexpr (kActs == Acts::rows) {
         put_int8(ctx.act_row(m), n_groups, i, a, b, valid);
       } else if (valid) {
         const float ahead = scales ? ctx.ahead[m] : 1.0f;

@@ -1,38 +1,9 @@
 // What comes before the dot products of a stage: bringing the input into shared memory in the form the weights want.
 #pragma once
 
-#include "kernels/cuda/decode_residual.cuh"
-#include "kernels/kv_format.h"
+#include "kernels/cuda/decode_token_stage.cuh"
 
 namespace infer::cuda {
-
-/// Four floats of plain memory, zeros beyond `left`.
-__device__ __forceinline__ float4 load_plain(const float* p, int left) {
-  if (left >= 4 && reinterpret_cast<uintptr_t>(p) % 16 == 0) return *reinterpret_cast<const float4*>(p);
-  return {left > 0 ? p[0] : 0.0f, left > 1 ? p[1] : 0.0f, left > 2 ? p[2] : 0.0f, left > 3 ? p[3] : 0.0f};
-}
-
-/// The Walsh-Hadamard transform of `block` numbers that lie eight to a lane in neighbouring lanes, see kv_format.h.
-__device__ __forceinline__ void hadamard_lanes(float4& a, float4& b, int block) {
-  float v[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-#pragma unroll
-  for (int half = 1; half < 8; half *= 2)
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
-      if ((i & half) == 0) {
-        const float x = v[i], y = v[i + half];
-        v[i] = x + y, v[i + half] = x - y;
-      }
-  for (int step = 1; step < block / 8; step *= 2)
-#pragma unroll
-    for (float& x : v) {
-      const float other = __shfl_xor_sync(~0u, x, step);
-      x = (threadIdx.x & step) != 0 ? other - x : x + other;
-    }
-  const float scale = hadamard_scale(block);
-  a = {v[0] * scale, v[1] * scale, v[2] * scale, v[3] * scale};
-  b = {v[4] * scale, v[5] * scale, v[6] * scale, v[7] * scale};
-}
 
 /// f32 values of the exchange (or of plain memory) into activations, eight to a thread. What is rare comes before the
 /// loop over rows, which is all there is else.
@@ -70,9 +41,7 @@ static __device__ __noinline__ void stage_vector(uint32_t stage) {
     for (int m = 0; m < M; ++m) {
       if (m >= n_rows) break;
       const float4 a = as_floats(p[m]), b = as_floats(q[m]);
-      if constexpr (kActs == Acts::tokens) {
-        TokenActs<M>(ctx.act, n_groups).put(m, i, a, b, valid);
-      } else if constexpr (kActs == Acts::rows) {
+      if constexpr (kActs == Acts::rows) {
         put_int8(ctx.act_row(m), n_groups, i, a, b, valid);
       } else if (valid) {
         put_wide(s.form, ctx.act_row(m), i, a);
@@ -90,17 +59,11 @@ static __device__ __noinline__ void stage_vector(uint32_t stage) {
 }
 template <int M>
 __device__ __forceinline__ void stage_any_vector(const DecodeStage& s, uint32_t stage) {
-  if (acts_by_token<M>(s)) {
-    stage_vector<M, Acts::tokens>(stage);
-  } else if (s.form == ActForm::int8) {
-    stage_vector<M, Acts::rows>(stage);
-  } else {
-    stage_vector<M, Acts::wide>(stage);
-  }
+  s.form == ActForm::int8 ? stage_vector<M, Acts::rows>(stage) : stage_vector<M, Acts::wide>(stage);
 }
 
 /// Groups of 16 that gate and up have quantised already, two to a thread, of all rows side by side.
-template <int M, Acts kActs>
+template <int M>
 static __device__ __noinline__ void stage_hidden_codes(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
@@ -152,17 +115,11 @@ static __device__ __noinline__ void stage_hidden_codes(uint32_t stage) {
     for (int m = 0; m < M; ++m) {
       if (M > 1 && m >= ctx.n_rows) break;
       const float2 scale = make_float2(__uint_as_float(both[m].x), __uint_as_float(both[m].y));
-      if constexpr (kActs == Acts::tokens) {
-        const TokenActs<M> to(ctx.act, n_groups);
-        to.put_codes(m, g, 0, low[m], scale.x, sum(low[m]));
-        to.put_codes(m, g, 1, high[m], scale.y, sum(high[m]));
-      } else {
-        uint8_t* row = ctx.act_row(m);
-        reinterpret_cast<uint4*>(row)[g] = low[m];
-        reinterpret_cast<uint4*>(row)[n_groups + g] = high[m];
-        reinterpret_cast<float2*>(row + n_groups * 32)[g] = scale;
-        reinterpret_cast<float2*>(row + n_groups * 40)[g] = make_float2(scale.x * sum(low[m]), scale.y * sum(high[m]));
-      }
+      uint8_t* row = ctx.act_row(m);
+      reinterpret_cast<uint4*>(row)[g] = low[m];
+      reinterpret_cast<uint4*>(row)[n_groups + g] = high[m];
+      reinterpret_cast<float2*>(row + n_groups * 32)[g] = scale;
+      reinterpret_cast<float2*>(row + n_groups * 40)[g] = make_float2(scale.x * sum(low[m]), scale.y * sum(high[m]));
     }
   }
   consumer_sync();
@@ -223,7 +180,7 @@ static __device__ __noinline__ uint32_t experts_input(uint32_t stage) {
   if (decode_context().single && this_warp() == 0) make_choice(stage);  // again
   if (has_units(s)) {
     if (s.form == ActForm::int8) {
-      stage_hidden_codes<1, Acts::rows>(stage);
+      stage_hidden_codes<1>(stage);
     } else if (is_pair_form(s.form)) {
       stage_hidden_pairs<1>(stage);
     } else {
@@ -231,6 +188,23 @@ static __device__ __noinline__ uint32_t experts_input(uint32_t stage) {
     }
   }
   return shared_address(&this_walk());
+}
+
+template <int M>
+__device__ __forceinline__ uint32_t residual_input(const DecodeStage& s, uint32_t stage) {
+  if constexpr (M == kMaxDecodeRows)
+    if (acts_by_token<M>(s))
+      return makes_x(s) ? stage_residual_tokens<M, true>(stage) : stage_residual_tokens<M, false>(stage);
+  return s.form == ActForm::int8 ? stage_residual<M, Acts::rows>(stage) : stage_residual<M, Acts::wide>(stage);
+}
+template <int M>
+__device__ __forceinline__ void other_input(const DecodeStage& s, uint32_t stage) {
+  const bool hidden = s.input == StageInput::hidden;
+  if constexpr (M == kMaxDecodeRows)
+    if (acts_by_token<M>(s)) return hidden ? stage_hidden_tokens<M>(stage) : stage_vector_tokens<M>(stage);
+  if (hidden && s.form == ActForm::int8) return stage_hidden_codes<M>(stage);
+  if (hidden && is_pair_form(s.form)) return stage_hidden_pairs<M>(stage);
+  stage_any_vector<M>(s, stage);
 }
 
 /// Returns where this warp's walk lies. (stage_residual knows; others would return it through local memory.)
@@ -241,17 +215,9 @@ __device__ __forceinline__ uint32_t stage_input(const DecodeStage& s, uint32_t w
   if (kExperts && s.n_active > 0) {
     walk = experts_input(stage);
   } else if (s.input == StageInput::residual) {
-    walk = acts_by_token<M>(s)       ? stage_residual<M, Acts::tokens>(stage)
-           : s.form == ActForm::int8 ? stage_residual<M, Acts::rows>(stage)
-                                     : stage_residual<M, Acts::wide>(stage);
+    walk = residual_input<M>(s, stage);
   } else if (has_units(s)) {
-    if (s.input == StageInput::hidden && s.form == ActForm::int8) {
-      acts_by_token<M>(s) ? stage_hidden_codes<M, Acts::tokens>(stage) : stage_hidden_codes<M, Acts::rows>(stage);
-    } else if (s.input == StageInput::hidden && is_pair_form(s.form)) {
-      stage_hidden_pairs<M>(stage);
-    } else {
-      stage_any_vector<M>(s, stage);
-    }
+    other_input<M>(s, stage);
     walk = shared_address(&this_walk());
   }
   const DecodeStage& same = decode_stages()[walk_at(walk).which];

@@ -31,6 +31,15 @@ __device__ __forceinline__ uint4 load_relaxed4(const void* p) {
                : "memory");
   return v;
 }
+/// Eight words side by side.
+__device__ __forceinline__ void load_relaxed8(const void* p, uint4& v, uint4& w) {
+  asm volatile(
+      "ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%8];\n"
+      "ld.relaxed.gpu.global.v4.u32 {%4,%5,%6,%7}, [%8+16];"
+      : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w), "=&r"(w.x), "=&r"(w.y), "=&r"(w.z), "=&r"(w.w)
+      : "l"(p)
+      : "memory");
+}
 __device__ __forceinline__ uint2 load_relaxed2(const void* p) {
   uint2 v;
   asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p) : "memory");
@@ -54,6 +63,10 @@ __device__ __forceinline__ void pause(uint32_t& n) {
 // What polls goes on until no word is empty, from what first loads have found. Several words are asked for side by side
 // again and again, since one after the other each would be a trip to the L2 of its own.
 
+/// As integers: an empty word is the smallest that there is, of values and of codes.
+__device__ __forceinline__ int smallest(uint4 v) {
+  return min(min(static_cast<int>(v.x), static_cast<int>(v.y)), min(static_cast<int>(v.z), static_cast<int>(v.w)));
+}
 __device__ __forceinline__ bool any_empty(uint4 v, uint32_t empty = kEmpty) {
   return v.x == empty || v.y == empty || v.z == empty || v.w == empty;
 }

@@ -36,7 +36,7 @@ constexpr int ring_slots(int n, int n_teams, int in_flight) {
   return n < n_teams + in_flight ? n / n_teams * n_teams : n;
 }
 /// Shared memory that the decode kernel has beside what a plan lays out; checked where that is compiled.
-inline constexpr int kFixedShared = 6784;
+inline constexpr int kFixedShared = 6912;
 /// Tiles whose sums, one of each warp, are kept until they are finished, a value a thread: by the rows that a kernel is
 /// made for, and the tiles of a unit.
 constexpr int kept_tiles(int rows, int parts) {
@@ -183,6 +183,7 @@ struct alignas(16) DecodeStage {
   // residual output, and the residual input before it: whose rows of x each CTA keeps
   float residual_scale = 1;
   int32_t own_first_cta = -1;  ///< first_cta of the output's stage; -1: nothing is kept
+  int32_t own_at = 0;          ///< where those lie in shared memory, of row 0; plan_shared() says
   int32_t own_copy = 0;        ///< of the two places for kept rows
   bool gelu = false;           ///< else SiLU
   bool accumulate = false;     ///< plain output

@@ -49,7 +49,7 @@ class AreaPlan {
     int64_t area = 0, before = 0;
     for (const DecodeStage& s : stages_) {
       const int64_t late = s.input == StageInput::residual ? before : 0, own = sums(s);
-      area = std::max(area, align(input(s), 128) + std::max(late, own));
+      area = std::max({area, align(input(s) + made_x(s), 128) + late, align(input(s), 128) + own});
       before = own;
     }
     return area;
@@ -58,8 +58,13 @@ class AreaPlan {
  private:
   int64_t input(const DecodeStage& s) const {
     if (s.kind == StageKind::attention) return attention_area_bytes(s.attention.head_dim);
-    if (by_token_ && has_whole_codes(s)) return act_bytes(s.form, s.cols) * rows_ + shared_x_bytes(s) * n_rows_;
+    if (lies_by_token(s)) return act_bytes(s.form, s.cols) * rows_;
     return row_ * (n_rows_ - 1) + input_row_bytes(s);
+  }
+  /// Behind activations of all rows that lie by token: x, until there are sums.
+  int64_t made_x(const DecodeStage& s) const { return lies_by_token(s) ? shared_x_bytes(s) * n_rows_ : 0; }
+  bool lies_by_token(const DecodeStage& s) const {
+    return s.kind == StageKind::product && by_token_ && has_whole_codes(s);
   }
   int64_t sums(const DecodeStage& s) const {
     if (s.kind == StageKind::attention) return 0;
@@ -124,6 +129,7 @@ SharedPlan plan_shared(std::vector<DecodeStage>& stages, int n_rows, int64_t dim
     for (DecodeStage& s : stages)
       if (s.kind == StageKind::product && s.form == ActForm::int8 && !(by_token && has_whole_codes(s)))
         for (int i = 0; i < s.n_matrices; ++i) s.w[i].kernel = s.w[i].kernel / 2 * 2;
+  for (DecodeStage& s : stages) s.own_at = narrow(plan.own + s.own_copy * own_tiles * n_rows * kTileRows * 4);
   for (DecodeStage& s : stages)
     for (int i = 0; i < s.n_matrices; ++i)
       if (s.w[i].is_plain) shape_plain(s.w[i], plan.kernel_rows, s.n_parts == 1 ? std::max(1, s.n_active) : 1);

@@ -186,12 +186,14 @@ TEST_CASE("no stage brings x to where sums are still to be read") {
         INFO(static_cast<int>(type) << " " << n << " tokens " << n_sms << " SMs");
         const auto program = two_layers(type, n, n_sms);
         const SharedPlan& plan = program->shared;
-        const auto input_end = [&](const DecodeStage& s) {
+        // With x or without, where that is made in shared memory.
+        const auto input_end = [&](const DecodeStage& s, bool with_x) {
           if (s.kind == StageKind::attention) return plan.act + attention_area_bytes(s.attention.head_dim);
           const bool by_token =
               plan.kernel_rows == kMaxDecodeRows && s.form == ActForm::int8 && dot_kernel_is_whole(s.w[0].kernel);
           const int64_t bytes = act_bytes(s.form, s.cols), x = s.x_source == XSource::exchange ? 0 : s.cols * 4;
-          const int64_t all = by_token ? bytes * plan.kernel_rows + x * n : (n - 1) * plan.act_row_bytes + bytes + x;
+          const int64_t all =
+              by_token ? bytes * plan.kernel_rows + (with_x ? x * n : 0) : (n - 1) * plan.act_row_bytes + bytes + x;
           return plan.act + static_cast<int>(all);
         };
         const auto sums_begin = [&](const DecodeStage& s) {
@@ -202,10 +204,12 @@ TEST_CASE("no stage brings x to where sums are still to be read") {
         };
         const auto& stages = program->stages;
         for (size_t i = 0; i < stages.size(); ++i) {
-          CHECK(input_end(stages[i]) <= sums_begin(stages[i]));
+          // Sums come when x has become activations.
+          CHECK(input_end(stages[i], false) <= sums_begin(stages[i]));
+          CHECK(input_end(stages[i], true) <= plan.total);
           // Before all other inputs there is a barrier.
           if (i > 0 && stages[i].input == StageInput::residual)
-            CHECK(input_end(stages[i]) <= sums_begin(stages[i - 1]));
+            CHECK(input_end(stages[i], true) <= sums_begin(stages[i - 1]));
         }
       }
 }
@@ -288,6 +292,22 @@ TEST_CASE("each CTA keeps the rows of x to which its tiles of the next residual 
   }
   CHECK(program->stages[10].own_first_cta == -1);  // logits: nothing is added any more
   CHECK(program->shared.own_tiles == 2);           // of 192 tiles, 132 CTAs
+}
+
+TEST_CASE("the two places for kept rows of x do not overlap, and lie between the ring and what comes behind them") {
+  for (const int64_t n : {1, 2, 3, 4}) {
+    const auto program = two_layers(DType::Q4_K, n, 132);
+    const SharedPlan& plan = program->shared;
+    const int bytes = plan.own_tiles * static_cast<int>(n) * kTileRows * 4;
+    int copies = 0;
+    for (const DecodeStage& s : program->stages) {
+      if (s.input != StageInput::residual && s.output != StageOutput::residual) continue;
+      CHECK(s.own_at == plan.own + s.own_copy * bytes);
+      CHECK((s.own_at >= plan.n_slots * plan.slot_bytes && s.own_at + bytes <= plan.choice));
+      copies |= 1 << s.own_copy;
+    }
+    CHECK(copies == 3);
+  }
 }
 
 TEST_CASE("a small model has as many announcing CTAs as take part") {
