@@ -28,8 +28,9 @@ enum class WeightRole {
   /// Right side of matmul: packed. A stack [n_experts, rows, cols] is packed matrix by matrix, at equal
   /// strides.
   matrix,
-  /// The same of a checkpoint that is made for activations of 16 bits: where a backend would round them to 8, it keeps
-  /// more of them if it can.
+  /// The same where more of the activations is to be kept than a backend would keep of its own accord, if it can: of
+  /// quantised weights of a checkpoint that is made for activations of 16 bits, and of BF16 in a model with experts,
+  /// whose choice turns on small differences.
   fine_matrix,
   embedding,  ///< rows looked up by id
   vector,     ///< norm weights, biases, factors: becomes f32

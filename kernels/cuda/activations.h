@@ -7,10 +7,11 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "infer/error.h"
-#include "kernels/tensor.h"
+#include "kernels/backend.h"
 
 namespace infer::cuda {
 
@@ -45,6 +46,24 @@ inline DType operand_type(DType weight, Act act) {
   if (act == Act::bf16) return DType::BF16;
   if (act == Act::fp8 && !is_plain(weight)) return DType::F8_E4M3;
   return weight == DType::F32 || weight == DType::F16 ? weight : DType::BF16;
+}
+
+/// As what plain weights lie on the device. Of fine ones more is kept than bf16 would of their activations, unless that
+/// is what was asked for: f16 is eight times as fine, and clamped at 65504.
+inline DType held_as(DType weight, WeightRole role, Act act) {
+  return role == WeightRole::fine_matrix && weight == DType::BF16 && act != Act::bf16 ? DType::F16 : weight;
+}
+/// What a model needs when its weights lie like that; those of a model with experts are fine (models/weights.cpp).
+inline Needs held_needs(Needs needs, Act act) {
+  if (needs.n_experts == 0) return needs;
+  for (std::vector<DType>* formats : {&needs.matrix_formats, &needs.expert_formats}) {
+    for (DType& format : *formats) format = held_as(format, WeightRole::fine_matrix, act);
+    std::vector<DType> once;
+    for (const DType format : *formats)
+      if (std::ranges::find(once, format) == once.end()) once.push_back(format);
+    *formats = std::move(once);
+  }
+  return needs;
 }
 
 /// Whether the tensor cores read a weight where it lies; else it is brought into operand_type() first, in scratch.

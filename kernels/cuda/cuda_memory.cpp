@@ -247,6 +247,7 @@ Tensor CudaBackend::pack_from(const Tensor& host, WeightRole role, void* dst, co
   check(cudaStreamWaitEvent(lane->stream.get(), staging_->zeroed.get(), 0), "load weights");
   Tensor packed = host;
   packed.data = dst;
+  packed.dtype = held_as(host.dtype, role, act_);
   const auto row = static_cast<size_t>(row_bytes(host.dtype, host.cols()));
   const HostBytes from{host.as<char>(), make, 0, row};
   switch (role) {

@@ -53,9 +53,10 @@ void launch_decode(const DecodeLaunch& launch, int n_ctas, bool cooperative, cud
   launch_decode_4(launch, n_ctas, cooperative, stream);
 }
 
-void CudaBackend::check_activations(const Needs& needs) const {
+void CudaBackend::check_activations(const Needs& asked) const {
+  const Needs needs = held_needs(asked, act_);
   const std::string name = act_name(act_);
-  if (const DType* plain = without_kernel(needs.matrix_formats, act_))
+  if (const DType* plain = without_kernel(asked.matrix_formats, act_))
     throw Error(ErrorKind::usage, "act", "only quantised weights have kernels for such activations",
                 name + " with " + format_name(*plain), "auto");
   if (mode_ == Mode::persistent && !all_decode_packed(needs.matrix_formats, act_))
@@ -85,9 +86,9 @@ void CudaBackend::require_fp8(const std::vector<DType>& weights) const {
 void CudaBackend::prepare(const Needs& needs) {
   check_activations(needs);
   use_device();
-  needs_ = needs;
+  needs_ = held_needs(needs, act_);
   watch_.expect(static_cast<double>(needs.max_tokens) / kUsualTokens);
-  prepare_ops(needs);
+  prepare_ops(needs_);
   prepare_programs();
 }
 

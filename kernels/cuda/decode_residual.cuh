@@ -184,7 +184,10 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
   constexpr int kStep = kConsumers * 8;
-  const int t = threadIdx.x, warp = t / 32, lane = t % 32, dim = ctx.dim, n_rows = ctx.n_rows, width = s.in_width;
+  // Asked for again, the thread's number would wait behind all the loads.
+  const int t = static_cast<int>(kept_in_register(threadIdx.x)), warp = t / 32, lane = t % 32;
+  const int dim = ctx.dim, n_rows = ctx.n_rows, width = s.in_width;
+  const OwnTiles own(s, n_rows);
   const int n_groups = (dim + 31) / 32;
   const bool made = makes_x(s), scales = kActs == Acts::wide && s.form == ActForm::f16;
   if (made) s.x_source == XSource::embedding ? load_embedding<M>(stage) : add_branch<M>(stage);
@@ -205,7 +208,7 @@ static __device__ __noinline__ uint32_t stage_residual(uint32_t stage) {
     if (M > 1) load_norm();  // before so many others
     load_rows<M>(in + i, width, n_rows, exchanged, p, q);
     if (M == 1) load_norm();
-    const int keep = valid ? OwnTiles(s, n_rows).place(i) : -1;  // worked out while x is on its way
+    const int keep = valid ? own.place(i) : -1;  // worked out while x is on its way
     poll_rows<M>(in + i, width, n_rows, exchanged, p, q);
     if (made && valid)
 #pragma unroll

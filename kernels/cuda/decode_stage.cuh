@@ -12,7 +12,7 @@ static __device__ __noinline__ void stage_vector(uint32_t stage) {
   const DecodeStage& s = stage_at(stage);
   DecodeContext& ctx = decode_context();
   constexpr int kStep = kConsumers * 8;
-  const int t = threadIdx.x, cols = s.cols, n_groups = (cols + 31) / 32;
+  const int t = static_cast<int>(kept_in_register(threadIdx.x)), cols = s.cols, n_groups = (cols + 31) / 32;
   const int n_rows = ctx.n_rows, width = s.in_width;
   const bool exchanged = s.input != StageInput::plain;
   const float* in = s.in;
@@ -75,9 +75,10 @@ static __device__ __noinline__ void stage_hidden_codes(uint32_t stage) {
     const int half = __dp4a(static_cast<int>(c.x), kOnes, __dp4a(static_cast<int>(c.y), kOnes, 0));
     return static_cast<float>(__dp4a(static_cast<int>(c.z), kOnes, __dp4a(static_cast<int>(c.w), kOnes, half)));
   };
+  const int t = static_cast<int>(kept_in_register(threadIdx.x));
   scout_soon(s, false);
   for (int base = 0; base < n_groups; base += kConsumers) {  // whole warps, as in poll_rows
-    const int g = base + static_cast<int>(threadIdx.x);
+    const int g = base + t;
     uint4 low[M] = {}, high[M] = {};
     uint2 both[M] = {};
     const auto load = [&] {
@@ -133,9 +134,10 @@ static __device__ __noinline__ void stage_hidden_pairs(uint32_t stage) {
   constexpr int kAtOnce = M == 1 ? 4 : 8;
   const int n = s.cols / 8, end = ctx.n_rows * n;
   const float* in = s.in;
+  const int t = static_cast<int>(kept_in_register(threadIdx.x));
   scout(in + (ctx.n_rows - 1) * s.in_width, s.cols / 2);
   for (int base = 0; base < end; base += kAtOnce * kConsumers) {  // whole warps, as in poll_rows
-    const int first = base + static_cast<int>(threadIdx.x);
+    const int first = base + t;
     uint4 v[kAtOnce] = {};
     const auto each = [&](const auto& f) {
 #pragma unroll

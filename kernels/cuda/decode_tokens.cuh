@@ -144,7 +144,7 @@ struct TokenActs {
 template <class F, int M, int kScales>
 class TokenDot {
   using Acts = TokenActs<M, kScales>;
-  using Scales = LaneScales<F, kStepGroups<F, M>, true>;
+  using Scales = LaneScales<F, kStepGroups<F, M>>;
 
  public:
   static constexpr int kStep = kStepGroups<F, M>, kSets = kStep / 4, kOf = kHalves<F>;

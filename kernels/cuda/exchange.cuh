@@ -21,7 +21,7 @@ namespace infer::cuda {
 
 inline constexpr uint32_t kEmpty = 0x80000000u, kEmptyCodes = 0x80808080u;
 /// Polls before the kernel gives up and traps: some seconds. A lost value must not hang the device.
-inline constexpr uint32_t kPollLimit = 1u << 23, kPollPause = 60;
+inline constexpr uint32_t kPollLimit = 1u << 23, kPollPause = 20;
 
 __device__ __forceinline__ uint4 load_relaxed4(const void* p) {
   uint4 v;

@@ -2,8 +2,9 @@
 //
 // An m16n8k32 is 16 rows times a group of 32 columns of 8 tokens: its result, scaled in f32, is added up. ldmatrix
 // brings a lane the words j of rows r and r + 8 (lane 4r + j), hence quads j and j + 4 of the group, just as the left
-// operand has them. Scales are decoded once, a lane two groups of its rows, and come by shuffles. Minimums, and what
-// stored codes are off by, meet the groups' sums of activations in an m16n8k8 of tf32.
+// operand has them. Scales are decoded once, a lane two groups of its rows, and come by shuffles (f16 ones lie
+// together, and every lane has all). Minimums, and what stored codes are off by, meet the groups' sums of activations
+// in an m16n8k8 of tf32.
 //
 // Integers become floats without an instruction: sums begin with the bits of 1.5 * 2^23, and scales of activations have
 // two bits less than they could, so that what is too much is taken off exactly in the multiplication with them.
@@ -126,20 +127,15 @@ struct StepCodes {
 };
 
 /// Scales of rows r and r + 8 in kGroups groups. Lane j of a row decodes groups kOwn * j and on, and others get them by
-/// shuffles; or, where a row's scales lie together, each lane has all of them as they are stored: f16 always, and those
-/// of six bits where kUnrolled. (8B Q4_K_M, one H200: 4 tokens, straight code, 2155 -> 2197 tok/s with what else
-/// changed; 8 tokens, a loop over fours, 3685 -> 3510.)
-template <class F, int kGroups, bool kUnrolled>
+/// shuffles; but f16 scales of a row lie together, so that each lane has all of them.
+template <class F, int kGroups>
 struct LaneScales {
   using P = Packed<F>;
   static constexpr int kOwn = kGroups / 4, kOf = kHalves<F>;
   static_assert(kOwn == 1 || kOwn == 2);
-  static constexpr bool kSix = kUnrolled && P::scales == Scales::six_bit_min && kGroups == 8;
   static constexpr bool kHalf = P::scales == Scales::half;
-  /// Of own groups; scales only where not all are there.
-  float scale[2][kOwn][kOf], offset[2][kOwn][kOf];
-  uint32_t stored[2][kOwn][kSix ? 1 : 2];  ///< of all groups by fours: six bits a byte, or f16
-  float d[2], minus[2];                    ///< kSix: of a row
+  float scale[2][kOwn][kOf], offset[2][kOwn][kOf];  ///< of own groups; of f16 scales where there are biases
+  uint32_t stored[2][kOwn][2];                      ///< f16 of all groups, by fours
 
   /// Of the groups from `first` of the chunk on. Where a lane has one only, single(row) brings its scales.
   template <class Single>
@@ -148,9 +144,7 @@ struct LaneScales {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = lane.row + 8 * r;
-      if constexpr (kSix) {
-        load_six(*reinterpret_cast<const uint4*>(chunk + c.block_scale(row, first)), r, lane.j);
-      } else if constexpr (kHalf) {
+      if constexpr (kHalf) {
         load_half(chunk, c, first, row, r, lane.j);
       } else if constexpr (kOwn == 2) {
         const PairScales<kOf> s = load_pair<F, kOf>(chunk, c, row, first + 2 * lane.j, 0);
@@ -175,12 +169,8 @@ struct LaneScales {
   }
   /// Of group `group` of four number `four`, which need not be known when this is compiled.
   __device__ __forceinline__ float of(int row, int four, int group, int half) const {
-    if constexpr (kSix) {
-      // The float of 2^23 + scale, of which d times 2^23 is taken off exactly.
-      const uint32_t bits = __byte_perm(pick(row, four, 0), 0x4b000000u, 0x7650 + group);
-      return fmaf(__uint_as_float(bits), d[row], minus[row]);
-    } else if constexpr (kHalf) {
-      const uint32_t word = pick(row, four, group / 2);
+    if constexpr (kHalf) {
+      const uint32_t word = kOwn == 1 || four == 0 ? stored[row][0][group / 2] : stored[row][kOwn - 1][group / 2];
       const float2 two = __half22float2(*reinterpret_cast<const __half2*>(&word));
       return group % 2 == 0 ? two.x : two.y;
     } else {
@@ -189,19 +179,6 @@ struct LaneScales {
   }
 
  private:
-  __device__ __forceinline__ uint32_t pick(int row, int four, int word) const {
-    return kOwn == 1 || four == 0 ? stored[row][0][word] : stored[row][kOwn - 1][word];
-  }
-  /// Scales::six_bit_min of a row's block; minimums of groups 2j and 2j + 1 are this lane's.
-  __device__ __forceinline__ void load_six(uint4 v, int r, int j) {
-    const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&v.x));
-    d[r] = both.x, minus[r] = -8388608.0f * both.x;
-    stored[r][0][0] = v.y & 0x3f3f3f3fu, stored[r][kOwn - 1][0] = v.z & 0x3f3f3f3fu;
-    const uint32_t low = __byte_perm(v.y, v.z, 0x1100 + j * 0x2222) >> 6 & 0x00030003u;
-    const uint32_t high = __byte_perm(v.w, 0, 0x4440 + j) * 0x4004u & 0x003c003cu;
-    const float2 min = byte_pair(low | high, ~0u, 0, 1024);
-    offset[r][0][0] = -(both.y * min.x), offset[r][kOwn - 1][0] = -(both.y * min.y);
-  }
   __device__ __forceinline__ void load_half(const uint8_t* chunk, Chunk<F> c, int first, int row, int r, int j) {
 #pragma unroll
     for (int four = 0; four < kOwn; ++four) {
@@ -211,8 +188,7 @@ struct LaneScales {
     if constexpr (P::bias > 0)
 #pragma unroll
       for (int i = 0; i < kOwn; ++i) {
-        const int own = kOwn * j + i;
-        const auto* at = reinterpret_cast<const uint16_t*>(chunk + c.group_scale(row, first + own));
+        const auto* at = reinterpret_cast<const uint16_t*>(chunk + c.group_scale(row, first + kOwn * j + i));
         scale[r][i][0] = f16_to_f32(*at);
       }
   }
@@ -225,7 +201,7 @@ __device__ __forceinline__ void multiply_codes(const uint8_t* chunk, int number,
                                                const int (&bits)[4], float (&c)[4]) {
   using At = Int8Operand<kScales>;
   constexpr int kSlot = wgmma_slot_groups<F>(kInt8Tokens);
-  using Scales = LaneScales<F, kSlot, false>;
+  using Scales = LaneScales<F, kSlot>;
   constexpr int kOwn = Scales::kOwn, kOf = Scales::kOf;
   constexpr int kParts = kOf == 2 || kScales == 2 ? 2 : 1;  // of a group, with scales of their own
   const Chunk<F> small{kSlot};

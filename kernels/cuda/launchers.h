@@ -59,6 +59,7 @@ void attention_decode(const AttentionArgs&, const MergedHeads* heads, const Atte
 
 // ---- pack.cu: layouts in packed.h ------------------------------------------------------------------------------
 /// Rows [row_begin, row_begin + n_rows) of a matrix from file blocks in device memory; row_begin is a multiple of 16.
+/// Plain weights may become another type of 16 bits, that of `packed`.
 void pack_rows(DType, const void* blocks, int64_t row_begin, int64_t n_rows, const Tensor& packed, cudaStream_t);
 /// Rows of a packed or plain matrix as f16 (clamped to +-65504) or bf16 [n_rows, cols], row-major. row_begin is a
 /// multiple of 4.

@@ -204,14 +204,16 @@ void dequantize(const Tensor& packed, int64_t row_begin, int64_t n_rows, const T
   }
 }
 
-/// Plain weights as another type. Grid: blocks of 256 threads, a number each; no shared memory. Bound by memory.
+/// Plain weights as another type; strides in numbers. Grid: blocks of 256 threads, a number each; no shared memory.
+/// Bound by memory.
 template <class F>
 __global__ void narrow_kernel(const typename F::Block* from, int64_t stride, int64_t n_rows, int64_t cols, bool bf16,
-                              uint16_t* out) {
+                              uint16_t* out, int64_t out_stride) {
   const int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
   if (i >= n_rows * cols) return;
-  const float x = F::decode(from[i / cols * stride + i % cols]);
-  out[i] = bf16 ? f32_to_bf16(x) : f32_to_f16(clamp_to_f16(x));
+  const int64_t row = i / cols, col = i % cols;
+  const float x = F::decode(from[row * stride + col]);
+  out[row * out_stride + col] = bf16 ? f32_to_bf16(x) : f32_to_f16(clamp_to_f16(x));
 }
 
 }  // namespace
@@ -224,6 +226,13 @@ void pack_rows(DType dtype, const void* blocks, int64_t row_begin, int64_t n_row
     if constexpr (F::block == 1) {
       const auto width = static_cast<size_t>(cols) * sizeof(typename F::Block);
       const auto stride = static_cast<size_t>(row_major_stride(sizeof(typename F::Block), cols));
+      if (packed.dtype != dtype) {
+        const int64_t to = row_major_stride(2, cols) / 2;
+        narrow_kernel<F><<<blocks_for(n_rows * cols), kThreads, 0, stream>>>(
+            static_cast<const typename F::Block*>(blocks), cols, n_rows, cols, packed.dtype == DType::BF16,
+            packed.as<uint16_t>() + row_begin * to, to);
+        return check(cudaGetLastError(), "pack");
+      }
       check(cudaMemcpy2DAsync(packed.as<char>() + static_cast<size_t>(row_begin) * stride, stride, blocks, width, width,
                               static_cast<size_t>(n_rows), cudaMemcpyDeviceToDevice, stream),
             "pack rows");
@@ -247,7 +256,7 @@ void dequantize_rows(const Tensor& packed, int64_t row_begin, int64_t n_rows, co
       constexpr int64_t kBytes = sizeof(Block);
       const int64_t stride = row_major_stride(kBytes, cols) / kBytes;
       narrow_kernel<F><<<blocks_for(n_rows * cols), kThreads, 0, stream>>>(
-          packed.as<Block>() + row_begin * stride, stride, n_rows, cols, bf16, out.as<uint16_t>());
+          packed.as<Block>() + row_begin * stride, stride, n_rows, cols, bf16, out.as<uint16_t>(), cols);
     }
   });
   check(cudaGetLastError(), "dequantize");

@@ -29,6 +29,50 @@ TEST_CASE("cuda 16bit: the oracle's product for long rows, many rows, single til
     }
 }
 
+TEST_CASE("cuda 16bit: fine weights in BF16 meet activations of 11 bits instead of 8, with as many rows as there are") {
+  if (skipped()) return;
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{33, 1016}, {70, 37}, {16, 2304}}) {
+    const Weight w(DType::BF16, n, k, static_cast<uint32_t>(n + k));
+    const Floats x = random_floats(40 * k, 1), all = product(ref(), w, x, 40);
+    for (const int64_t m : {1, 2, 4, 8, 16, 40}) {
+      const Floats wanted(all.begin(), all.begin() + m * n);
+      Side side(gpu());
+      Floats out = poison(m * n);
+      const Tensor fine = side.weight(w, WeightRole::fine_matrix);
+      CHECK(fine.dtype == DType::F16);
+      gpu().matmul({side.in(Floats(x.begin(), x.begin() + m * k), {m, k}), fine, {}, side.out(out, {m, n})});
+      side.fetch();
+      INFO("m " << m << " n " << n << " k " << k);
+      CHECK(nmse(out, wanted) < 5e-7);
+      CHECK(nmse(product(gpu(), w, x, m), wanted) > 1e-6);  // what bf16 costs
+    }
+  }
+}
+
+TEST_CASE("cuda 16bit: fine stacks of experts in BF16 lie as F16, clamped where that does not reach") {
+  if (skipped()) return;
+  const int64_t n = 3, rows = 17, cols = 44;
+  Weight w(DType::BF16, n * rows, cols, 5);
+  const uint16_t large = f32_to_bf16(1e6f);
+  std::memcpy(w.bytes.data(), &large, sizeof(large));
+  w.host = Tensor(w.bytes.data(), DType::BF16, {n, rows, cols});
+  Side side(gpu());
+  const Tensor packed = side.weight(w, WeightRole::fine_matrix);
+  CHECK(packed.dtype == DType::F16);
+  const int64_t stride = 48;  // numbers: rows are padded to 16 bytes
+  std::vector<uint16_t> found(static_cast<size_t>(n * rows * stride));
+  gpu().download(found.data(), packed.data, found.size() * 2);
+  int differ = 0;
+  for (int64_t r = 0; r < n * rows; ++r)
+    for (int64_t c = 0; c < stride; ++c) {
+      uint16_t bits = 0;
+      if (c < cols) std::memcpy(&bits, &w.bytes[static_cast<size_t>(r * cols + c) * 2], 2);
+      const float x = bf16_to_f32(bits), wanted = x > 65504 ? 65504 : x;
+      differ += f16_to_f32(found[static_cast<size_t>(r * stride + c)]) != f16_to_f32(f32_to_f16(wanted));
+    }
+  CHECK(differ == 0);
+}
+
 TEST_CASE("cuda 16bit: a row's bits depend neither on the other rows nor on their number up to 8, or from 9 on") {
   if (skipped()) return;
   const int64_t k = 1160, n = 300;

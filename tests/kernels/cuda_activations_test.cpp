@@ -23,6 +23,30 @@ TEST_CASE("activations of products: the weight's format decides unless a type wa
   CHECK_FALSE(lies_ready(DType::Q8_0, Act::bf16));
 }
 
+TEST_CASE("activations of products: fine weights in BF16 lie as F16, unless bf16 was asked for") {
+  for (const Act act : {Act::automatic, Act::f16, Act::int8, Act::fp8}) {
+    CHECK(held_as(DType::BF16, WeightRole::fine_matrix, act) == DType::F16);
+    CHECK(held_as(DType::BF16, WeightRole::matrix, act) == DType::BF16);
+    CHECK(held_as(DType::BF16, WeightRole::embedding, act) == DType::BF16);
+    for (const DType type : {DType::F32, DType::F16, DType::Q8_0, DType::W4G})
+      CHECK(held_as(type, WeightRole::fine_matrix, act) == type);
+  }
+  CHECK(held_as(DType::BF16, WeightRole::fine_matrix, Act::bf16) == DType::BF16);
+}
+
+TEST_CASE("activations of products: what a model with experts needs is what its weights lie as") {
+  using Types = std::vector<DType>;
+  Needs needs;
+  needs.matrix_formats = {DType::BF16, DType::MXFP4, DType::F16}, needs.expert_formats = {DType::BF16};
+  CHECK(held_needs(needs, Act::automatic).matrix_formats == needs.matrix_formats);  // it has none
+  needs.n_experts = 8;
+  CHECK(held_needs(needs, Act::automatic).matrix_formats == Types{DType::F16, DType::MXFP4});
+  CHECK(held_needs(needs, Act::automatic).expert_formats == Types{DType::F16});
+  CHECK(held_needs(needs, Act::bf16).matrix_formats == needs.matrix_formats);
+  needs.matrix_formats = {DType::BF16};
+  CHECK(all_decode_packed(held_needs(needs, Act::f16).matrix_formats, Act::f16));
+}
+
 TEST_CASE("activations of products: fp8 is for prompts with quantised weights, all else is left alone") {
   for (const DType type : {DType::Q4_K, DType::Q8_0, DType::W8F, DType::MXFP4}) {
     CHECK(operand_type(type, Act::fp8) == DType::F8_E4M3);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 
 #include "models/arch.h"
 #include "models/parallel.h"
@@ -326,6 +327,31 @@ TEST_CASE("what experts ask of a backend is told, and the GPU refuses them by na
   const DeviceRow* cuda = find_backend("cuda").devices;
   REQUIRE(cuda);
   CHECK(cuda->refusal(needs).empty());
+}
+
+TEST_CASE("matrices in BF16 of a model with experts are fine ones, of a model without them they are not") {
+  const auto roles = [](const TinyCheckpoint& tiny) {
+    const Checkpoint checkpoint = tiny.build();
+    Weights weights;
+    std::map<std::string, WeightRole> of;
+    for (const BoundTensor& t : bind_weights(checkpoint, read_config(checkpoint), weights))
+      of.emplace(t.source->name, t.role);
+    return of;
+  };
+  TinyShape shape = with_experts();
+  shape.head_dim = 32;
+  TinyCheckpoint olmoe("olmoe", shape), llama;
+  olmoe.tensor("blk.0.ffn_up_exps.weight", {5, 24, 32}, DType::BF16);
+  olmoe.tensor("blk.0.ffn_gate_inp.weight", {5, 32}, DType::BF16);
+  olmoe.tensor("blk.1.ffn_up_exps.weight", {5, 24, 32}, DType::F16);
+  olmoe.tensor("output_norm.weight", {32}, DType::BF16);
+  llama.tensor("blk.0.ffn_up.weight", {64, 32}, DType::BF16);
+  const auto experts = roles(olmoe), dense = roles(llama);
+  CHECK(experts.at("blk.0.ffn_up_exps.weight") == WeightRole::fine_matrix);
+  CHECK(experts.at("blk.0.ffn_gate_inp.weight") == WeightRole::fine_matrix);
+  CHECK(experts.at("blk.1.ffn_up_exps.weight") == WeightRole::matrix);
+  CHECK(experts.at("output_norm.weight") == WeightRole::vector);
+  CHECK(dense.at("blk.0.ffn_up.weight") == WeightRole::matrix);
 }
 
 TEST_CASE("checking finds a NaN or infinity wherever it is, and says where") {
