@@ -29,8 +29,8 @@ enum class WeightRole {
   /// strides.
   matrix,
   /// The same where more of the activations is to be kept than a backend would keep of its own accord, if it can: of
-  /// quantised weights of a checkpoint that is made for activations of 16 bits, and of BF16 in a model with experts,
-  /// whose choice turns on small differences.
+  /// quantised weights of a checkpoint that is made for activations of 16 bits, and of BF16 and MXFP4 in a model with
+  /// experts, whose choice turns on small differences.
   fine_matrix,
   embedding,  ///< rows looked up by id
   vector,     ///< norm weights, biases, factors: becomes f32

@@ -284,7 +284,7 @@ class Binder {
     host.dtype = source.dtype;
     for (int64_t n : shape) host.dims[host.n_dims++] = n;
     used_.insert(&source);
-    const bool chooses = config_.experts.n_experts > 0 && source.dtype == DType::BF16;
+    const bool chooses = config_.experts.n_experts > 0 && (source.dtype == DType::BF16 || source.dtype == DType::MXFP4);
     const bool fine = role == WeightRole::matrix && (source.fine || chooses);
     bound_.push_back({&source, host, fine ? WeightRole::fine_matrix : role, target, before});
   }

@@ -139,7 +139,7 @@ Tensor CpuBackend::pack(const Tensor& host, WeightRole role, void* dst) const {
       cpu::pack(host.dtype, host.as<char>() + i * from, rows, cols, 0, tile_count(rows),
                 static_cast<char*>(dst) + i * to);
     }
-    const bool fine = role == WeightRole::fine_matrix && find_format(host.dtype)->block > 1 && host.n_dims == 2;
+    const bool fine = role == WeightRole::fine_matrix && find_format(host.dtype)->block > 1;
     out.layout = fine ? kPackedFine : kPacked;
     return out;
   }

@@ -41,6 +41,16 @@ void for_share(int64_t n, int64_t chunk, int64_t chunks, Fn fn) {
 
 }  // namespace
 
+/// `n` numbers from column `begin` on, a multiple of 32, as row `row` of a buffer of rows of `cols`.
+void CpuBackend::prepare_expert_row(const Prepared& to, ActivationForm form, bool fine, const float* x, int64_t n,
+                                    int64_t row, int64_t cols, int64_t begin) const {
+  const auto prepare = [&](ActivationForm as) {
+    prepare_activations(isa_, as, x, n, n, 0, 1, row_of(to, as, row, cols) + activation_bytes(as, 1, begin));
+  };
+  prepare(form);
+  if (fine && form == ActivationForm::int8) prepare(ActivationForm::int8_rest);
+}
+
 Product CpuBackend::expert_product(const Tensor& w, const Tensor& bias, const Tensor& out, int64_t expert) {
   const int64_t rows = w.dims[1];
   Product p = product(matrix_of(w, expert, matrix_bytes(w)), Tensor(), out);
@@ -85,7 +95,7 @@ void CpuBackend::expert_matmul(const ExpertMatmulArgs& a) {
   const ActivationForm form = activation_form(a.w.dtype);
   WorkspaceSize size;
   size.n_tokens = 1, size.width = k, size.expert_rows = n_rows, size.expert_width = k;
-  size.include_form(form), size.expert_forms[static_cast<int>(form)] = true;
+  size.include_form(form), size.include_expert_form(form);
   ensure(size);
   experts_.sort(a.ids, a.w.dims[0]);
   experts_.up.clear();
@@ -96,7 +106,7 @@ void CpuBackend::expert_matmul(const ExpertMatmulArgs& a) {
     for_share(n_rows, chunk, prepare_chunks, [&](int64_t place) {
       const int64_t row = experts_.order()[static_cast<size_t>(place)];
       const float* x = a.x.as<float>() + (a.x.n_dims == 3 ? row : row / n_active) * k;
-      prepare_activations(isa_, form, x, k, k, 0, 1, row_of(workspace_.expert_input, form, place, k));
+      prepare_expert_row(workspace_.expert_input, form, a.w.layout == kPackedFine, x, k, place, k, 0);
     });
   };
   auto compute = [&](int64_t i, int thread) {
@@ -109,8 +119,10 @@ void CpuBackend::expert_matmul(const ExpertMatmulArgs& a) {
     float block[kBlockRows * kBlockTiles * kTileRows];
     for (int64_t r = 0; r < group.count; r += kBlockRows) {
       const int64_t first = group.first + r, m = std::min(kBlockRows, group.count - r);
+      const bool rest = p.fine && form == ActivationForm::int8;
       cpu::matmul(isa_, w, row_of(workspace_.expert_input, form, first, k), m, block, width,
-                  p.bias != nullptr ? p.bias + begin : nullptr, 0, tile_count(width), workspace_.thread(thread).matmul);
+                  p.bias != nullptr ? p.bias + begin : nullptr, 0, tile_count(width), workspace_.thread(thread).matmul,
+                  rest ? row_of(workspace_.expert_input, ActivationForm::int8_rest, first, k) : nullptr);
       for (int64_t j = 0; j < m; ++j) {
         float* to = a.out.as<float>() + experts_.order()[static_cast<size_t>(first + j)] * n + begin;
         std::memcpy(to, block + j * width, static_cast<size_t>(width) * sizeof(float));
@@ -124,7 +136,7 @@ void CpuBackend::expert_matmul(const ExpertMatmulArgs& a) {
 
 WorkspaceSize CpuBackend::moe_size(const MoeFfnArgs& a, const Source& source) const {
   WorkspaceSize size = size_of(source, {&a.w_router, &a.w_gate, &a.w_up, &a.w_down}, 0);
-  for (const Tensor* w : {&a.w_gate, &a.w_up, &a.w_down}) size.expert_forms[form_index(*w)] = true;
+  for (const Tensor* w : {&a.w_gate, &a.w_up, &a.w_down}) size.include_expert_form(activation_form(w->dtype));
   size.expert_rows = a.ids.n_elements();
   size.expert_width = std::max(a.w_gate.cols(), a.w_down.cols());
   if (!a.w_shared_gate) return size;
@@ -143,6 +155,7 @@ ProductPlan CpuBackend::choose_experts(const MoeFfnArgs& a, const Source& source
   for (const Tensor* w : {&a.w_gate, &a.w_up}) all.products[all.n_products++] = expert_product(*w, {}, a.gate, 0);
   for (const Tensor* w : {&a.w_shared_gate, &a.w_shared_up})
     if (*w) all.products[all.n_products++] = product(*w, {}, a.shared_gate);
+  for (int p = 0; p < all.n_products; ++p) all.fine = all.fine || all.products[p].fine;
   const RouteArgs choice = steps(a).route;
   const int64_t n = source.n_tokens, chunks = row_chunks(n);
   auto prepare = [&](int64_t chunk, int thread) { prepare_chunk(source, all, chunk, thread); };
@@ -192,13 +205,13 @@ void CpuBackend::expert_up(const MoeFfnArgs& a, const ExpertPlan::Chunk& chunk, 
   const Prepared& source = gathered ? workspace_.expert_input : input;
   multiply(gate, rows, source, thread);
   multiply(up, rows, source, thread);
-  const ActivationForm form = activation_form((shared ? a.w_shared_down : a.w_down).dtype);
+  const Tensor& down = shared ? a.w_shared_down : a.w_down;
+  const ActivationForm form = activation_form(down.dtype);
   const Prepared& inner = shared ? workspace_.inner : workspace_.expert_inner;
   for (int64_t r = from; r < from + group.count; ++r) {
     float* row = gate.out + r * width + begin;
     pointwise_.activate(a.activation, row, up.out + r * width + begin, row, n);
-    uint8_t* to = row_of(inner, form, r - from + group.first, width) + activation_bytes(form, 1, begin);
-    prepare_activations(isa_, form, row, n, n, 0, 1, to);
+    prepare_expert_row(inner, form, down.layout == kPackedFine, row, n, r - from + group.first, width, begin);
   }
 }
 
@@ -229,7 +242,12 @@ void CpuBackend::moe_ffn(const MoeFfnArgs& args) {
       const int64_t token = experts_.order()[static_cast<size_t>(place)] / n_active;
       for (int f = 0; f < kForms; ++f) {
         const auto form = static_cast<ActivationForm>(f);
-        if (f != form_index(args.w_gate) && f != form_index(args.w_up)) continue;
+        const auto wanted = [&](const Tensor& w) {
+          const ActivationForm own = activation_form(w.dtype);
+          return form == own ||
+                 (form == ActivationForm::int8_rest && own == ActivationForm::int8 && w.layout == kPackedFine);
+        };
+        if (!wanted(args.w_gate) && !wanted(args.w_up)) continue;
         std::memcpy(row_of(workspace_.expert_input, form, place, source.k), row_of(from, form, token, source.k),
                     activation_bytes(form, 1, source.k));
       }

@@ -74,6 +74,7 @@ Product CpuBackend::product(const Tensor& w, const Tensor& bias, const Tensor& o
   p.bias = bias ? bias.as<float>() : nullptr;
   p.out = out.as<float>();
   p.form = activation_form(w.dtype);
+  p.fine = w.layout == kPackedFine;
   p.tiles = tile_count(w.rows());
   return p;
 }
@@ -87,7 +88,7 @@ ProductPlan CpuBackend::plan(int64_t n_tokens, std::initializer_list<Product> pr
     plan.first_tile[plan.n_products + 1] = plan.first_tile[plan.n_products] + p.tiles;
     plan.products[plan.n_products] = p;
     Product& product = plan.products[plan.n_products++];
-    product.fine = fine || p.w.layout == kPackedFine;
+    product.fine = fine || p.fine;
     plan.fine = plan.fine || product.fine;
   }
   if (n_tokens <= kFewTokens) {
@@ -247,7 +248,6 @@ void CpuBackend::ffn(const FfnArgs& args) {
   const ProductPlan gate = this->plan(source.n_tokens, {product(args.w_gate, args.b_gate, args.gate)}, 2);
   ProductPlan both = gate;
   Product& up = both.products[both.n_products++] = product(args.w_up, args.b_up, args.up);
-  up.fine = args.w_up.layout == kPackedFine;
   both.fine = both.fine || up.fine;
   const ProductPlan down = this->plan(source.n_tokens, {product(args.w_down, args.b_down, args.add.branch)}, 1);
   const ActivationForm form = down.products[0].form;

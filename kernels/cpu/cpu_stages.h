@@ -131,7 +131,8 @@ class CpuBackend final : public Backend {
   void norm_heads(const RopeStoreArgs& args, int64_t token);
 
   // cpu_experts.cpp
-  static int form_index(const Tensor& w) { return static_cast<int>(activation_form(w.dtype)); }
+  void prepare_expert_row(const Prepared& to, ActivationForm form, bool fine, const float* x, int64_t n, int64_t row,
+                          int64_t cols, int64_t begin) const;
   static Product expert_product(const Tensor& w, const Tensor& bias, const Tensor& out, int64_t expert);
   static void route_row(const RouteArgs& args, int64_t token);
   void combine_row(const CombineArgs& args, const int32_t* places, const float* x, int64_t token);

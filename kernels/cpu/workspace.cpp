@@ -65,6 +65,11 @@ void WorkspaceSize::include_form(ActivationForm form) {
   if (form == ActivationForm::int8) forms[static_cast<int>(ActivationForm::int8_rest)] = true;
 }
 
+void WorkspaceSize::include_expert_form(ActivationForm form) {
+  expert_forms[static_cast<int>(form)] = true;
+  if (form == ActivationForm::int8) expert_forms[static_cast<int>(ActivationForm::int8_rest)] = true;
+}
+
 bool Workspace::ensure(const WorkspaceSize& size) {
   if (size_.covers(size)) return false;
   WorkspaceSize grown = size_;

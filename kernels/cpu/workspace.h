@@ -28,6 +28,7 @@ struct WorkspaceSize {
   void include(const WorkspaceSize& other);
   /// int8 brings int8_rest with it.
   void include_form(ActivationForm form);
+  void include_expert_form(ActivationForm form);
 };
 
 /// Prepared activations, one buffer per form: [n_tokens] rows of activation_bytes(form, 1, k).

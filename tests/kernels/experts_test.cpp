@@ -64,10 +64,10 @@ struct Weight {
     decode_row(host.dtype, bytes.data(), out.data(), host.n_elements());
     return out;
   }
-  Tensor on(Backend& backend) {
-    const size_t n = backend.packed_bytes(host, WeightRole::matrix);
+  Tensor on(Backend& backend, WeightRole role = WeightRole::matrix) {
+    const size_t n = backend.packed_bytes(host, role);
     buffer = n > 0 ? backend.allocate(n) : nullptr;
-    return backend.pack(host, WeightRole::matrix, buffer.get());
+    return backend.pack(host, role, buffer.get());
   }
 };
 
@@ -81,6 +81,7 @@ struct Layer {
   std::vector<Weight> shared;
   Floats norm, post, b_router, b_gate, b_up, b_down, mix, x;
   std::vector<int32_t> ids;  ///< what the last run chose
+  WeightRole role = WeightRole::matrix;
 
   Layer(const Shape& shape, int64_t n_tokens)
       : s(shape),
@@ -111,14 +112,15 @@ struct Layer {
     MoeFfnArgs a;
     a.norm = view(norm, {s.dim}), a.activation = s.activation;
     a.sum_to_one = s.sum_to_one, a.weight_scale = s.scale;
-    a.w_router = router.on(backend), a.w_gate = gate.on(backend), a.w_up = up.on(backend), a.w_down = down.on(backend);
+    a.w_router = router.on(backend, role), a.w_gate = gate.on(backend, role);
+    a.w_up = up.on(backend, role), a.w_down = down.on(backend, role);
     if (s.biases) {
       a.b_router = view(b_router, {s.n_experts}), a.b_gate = view(b_gate, {s.n_experts, s.expert_dim});
       a.b_up = view(b_up, {s.n_experts, s.expert_dim}), a.b_down = view(b_down, {s.n_experts, s.dim});
     }
     if (s.shared_dim > 0) {
-      a.w_shared_gate = shared[0].on(backend), a.w_shared_up = shared[1].on(backend);
-      a.w_shared_down = shared[2].on(backend);
+      a.w_shared_gate = shared[0].on(backend, role), a.w_shared_up = shared[1].on(backend, role);
+      a.w_shared_down = shared[2].on(backend, role);
       if (s.mix) a.shared_mix = view(mix, {s.dim});
       a.shared_gate = Tensor(room(n * s.shared_dim), DType::F32, {n, s.shared_dim});
       a.shared_up = Tensor(room(n * s.shared_dim), DType::F32, {n, s.shared_dim});
@@ -302,6 +304,29 @@ TEST_CASE("the cpu gives the oracle's numbers for experts, and the bits of its p
       }
     }
   }
+}
+
+TEST_CASE("activations that meet fine experts keep 16 bits on the cpu, in the stage as in its primitives") {
+  Shape oss;
+  oss.n_experts = 9, oss.n_active = 4, oss.expert_dim = 96, oss.biases = true;
+  oss.gate = oss.up = oss.down = DType::MXFP4, oss.activation = Activation::silu_clamped;
+  Shape shared;
+  shared.dim = 96, shared.shared_dim = 160, shared.mix = true;
+  shared.gate = shared.up = DType::Q4_0, shared.down = shared.shared = DType::Q8_0;
+  const auto reference = make_backend("ref"), cpu = make_backend("cpu");
+  for (const Shape& shape : {oss, shared})
+    for (const int64_t n : {1, 3, 40}) {
+      INFO(n << " tokens");
+      Layer layer(shape, n);
+      const Floats wanted = layer.run(*reference), coarse = layer.run(*cpu);
+      const std::vector<int32_t> chosen = layer.ids;
+      CHECK(nmse(coarse, wanted) > 1e-6);  // what 8 bits cost
+      layer.role = WeightRole::fine_matrix;
+      const Floats fine = layer.run(*cpu);
+      CHECK(layer.ids == chosen);
+      CHECK(nmse(fine, wanted) < 1e-8);
+      CHECK(same_bits(layer.run(*cpu, Way::composed), fine));
+    }
 }
 
 TEST_CASE("a step of many tokens gives each the bits that it gets alone, whatever experts the others choose") {

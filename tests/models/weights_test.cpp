@@ -329,7 +329,7 @@ TEST_CASE("what experts ask of a backend is told, and the GPU refuses them by na
   CHECK(cuda->refusal(needs).empty());
 }
 
-TEST_CASE("matrices in BF16 of a model with experts are fine ones, of a model without them they are not") {
+TEST_CASE("matrices in BF16 and MXFP4 of a model with experts are fine ones, of a model without them they are not") {
   const auto roles = [](const TinyCheckpoint& tiny) {
     const Checkpoint checkpoint = tiny.build();
     Weights weights;
@@ -344,12 +344,14 @@ TEST_CASE("matrices in BF16 of a model with experts are fine ones, of a model wi
   olmoe.tensor("blk.0.ffn_up_exps.weight", {5, 24, 32}, DType::BF16);
   olmoe.tensor("blk.0.ffn_gate_inp.weight", {5, 32}, DType::BF16);
   olmoe.tensor("blk.1.ffn_up_exps.weight", {5, 24, 32}, DType::F16);
+  olmoe.tensor("blk.1.ffn_gate_exps.weight", {5, 24, 32}, DType::MXFP4);
   olmoe.tensor("output_norm.weight", {32}, DType::BF16);
   llama.tensor("blk.0.ffn_up.weight", {64, 32}, DType::BF16);
   const auto experts = roles(olmoe), dense = roles(llama);
   CHECK(experts.at("blk.0.ffn_up_exps.weight") == WeightRole::fine_matrix);
   CHECK(experts.at("blk.0.ffn_gate_inp.weight") == WeightRole::fine_matrix);
   CHECK(experts.at("blk.1.ffn_up_exps.weight") == WeightRole::matrix);
+  CHECK(experts.at("blk.1.ffn_gate_exps.weight") == WeightRole::fine_matrix);
   CHECK(experts.at("output_norm.weight") == WeightRole::vector);
   CHECK(dense.at("blk.0.ffn_up.weight") == WeightRole::matrix);
 }
