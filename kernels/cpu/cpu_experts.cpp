@@ -41,16 +41,6 @@ void for_share(int64_t n, int64_t chunk, int64_t chunks, Fn fn) {
 
 }  // namespace
 
-/// `n` numbers from column `begin` on, a multiple of 32, as row `row` of a buffer of rows of `cols`.
-void CpuBackend::prepare_expert_row(const Prepared& to, ActivationForm form, bool fine, const float* x, int64_t n,
-                                    int64_t row, int64_t cols, int64_t begin) const {
-  const auto prepare = [&](ActivationForm as) {
-    prepare_activations(isa_, as, x, n, n, 0, 1, row_of(to, as, row, cols) + activation_bytes(as, 1, begin));
-  };
-  prepare(form);
-  if (fine && form == ActivationForm::int8) prepare(ActivationForm::int8_rest);
-}
-
 Product CpuBackend::expert_product(const Tensor& w, const Tensor& bias, const Tensor& out, int64_t expert) {
   const int64_t rows = w.dims[1];
   Product p = product(matrix_of(w, expert, matrix_bytes(w)), Tensor(), out);
@@ -106,7 +96,7 @@ void CpuBackend::expert_matmul(const ExpertMatmulArgs& a) {
     for_share(n_rows, chunk, prepare_chunks, [&](int64_t place) {
       const int64_t row = experts_.order()[static_cast<size_t>(place)];
       const float* x = a.x.as<float>() + (a.x.n_dims == 3 ? row : row / n_active) * k;
-      prepare_expert_row(workspace_.expert_input, form, a.w.layout == kPackedFine, x, k, place, k, 0);
+      prepare_part(workspace_.expert_input, form, a.w.layout == kPackedFine, x, k, place, k, 0);
     });
   };
   auto compute = [&](int64_t i, int thread) {
@@ -211,7 +201,7 @@ void CpuBackend::expert_up(const MoeFfnArgs& a, const ExpertPlan::Chunk& chunk, 
   for (int64_t r = from; r < from + group.count; ++r) {
     float* row = gate.out + r * width + begin;
     pointwise_.activate(a.activation, row, up.out + r * width + begin, row, n);
-    prepare_expert_row(inner, form, down.layout == kPackedFine, row, n, r - from + group.first, width, begin);
+    prepare_part(inner, form, down.layout == kPackedFine, row, n, r - from + group.first, width, begin);
   }
 }
 

@@ -108,11 +108,23 @@ WorkspaceSize CpuBackend::size_of(const Source& source, std::initializer_list<co
   return size;
 }
 
-// ---- phases
-// ----------------------------------------------------------------------------------------------------------
+// ---- phases ---------------------------------------------------------------------------------------------------------
 
 int64_t CpuBackend::prepare_chunks(const Source& source) const {
   return source.n_tokens <= kOwnTokens ? 0 : row_chunks(source.n_tokens);
+}
+
+/// `n` numbers from column `begin` on, a multiple of 32, as part of row `row` of a buffer of rows of `cols`; in two
+/// terms where they meet fine weights.
+void CpuBackend::prepare_part(const Prepared& to, ActivationForm form, bool fine, const float* x, int64_t n,
+                              int64_t row, int64_t cols, int64_t begin) const {
+  const auto prepare = [&](ActivationForm as) {
+    const auto at = row * static_cast<int64_t>(activation_bytes(as, 1, cols)) +
+                    static_cast<int64_t>(activation_bytes(as, 1, begin));
+    prepare_activations(isa_, as, x, n, n, 0, 1, to[as] + at);
+  };
+  prepare(form);
+  if (fine && form == ActivationForm::int8) prepare(ActivationForm::int8_rest);
 }
 
 void CpuBackend::prepare_row(const Source& source, const ProductPlan& plan, int64_t token, const Prepared& to,
@@ -129,12 +141,7 @@ void CpuBackend::prepare_row(const Source& source, const ProductPlan& plan, int6
     const ActivationForm form = plan.products[p].form;
     if (done[static_cast<int>(form)]) continue;
     done[static_cast<int>(form)] = true;
-    const auto bytes = static_cast<int64_t>(activation_bytes(form, 1, source.k));
-    prepare_activations(isa_, form, row, source.k, source.k, 0, 1, to[form] + token * bytes);
-    if (form == ActivationForm::int8 && plan.fine) {
-      const ActivationForm rest = ActivationForm::int8_rest;
-      prepare_activations(isa_, rest, row, source.k, source.k, 0, 1, to[rest] + token * bytes);
-    }
+    prepare_part(to, form, plan.fine, row, source.k, token, source.k, 0);
   }
 }
 
@@ -251,7 +258,6 @@ void CpuBackend::ffn(const FfnArgs& args) {
   both.fine = both.fine || up.fine;
   const ProductPlan down = this->plan(source.n_tokens, {product(args.w_down, args.b_down, args.add.branch)}, 1);
   const ActivationForm form = down.products[0].form;
-  const auto inner_bytes = static_cast<int64_t>(activation_bytes(form, 1, ffn_dim));
 
   auto prepare = [&](int64_t chunk, int thread) { prepare_chunk(source, both, chunk, thread); };
   auto compute = [&](int64_t i, int thread) {
@@ -263,13 +269,7 @@ void CpuBackend::ffn(const FfnArgs& args) {
     for (int64_t t = chunk.token_begin; t < chunk.token_end; ++t) {
       float* row = args.gate.as<float>() + t * ffn_dim + chunk.row_begin;
       pointwise_.activate(args.activation, row, args.up.as<float>() + t * ffn_dim + chunk.row_begin, row, n);
-      uint8_t* to = workspace_.inner[form] + t * inner_bytes + activation_bytes(form, 1, chunk.row_begin);
-      prepare_activations(isa_, form, row, n, n, 0, 1, to);
-      if (form == ActivationForm::int8 && down.fine) {
-        const ActivationForm rest = ActivationForm::int8_rest;
-        to = workspace_.inner[rest] + t * inner_bytes + activation_bytes(rest, 1, chunk.row_begin);
-        prepare_activations(isa_, rest, row, n, n, 0, 1, to);
-      }
+      prepare_part(workspace_.inner, form, down.fine, row, n, t, ffn_dim, chunk.row_begin);
     }
   };
   auto project = [&](int64_t i, int thread) {

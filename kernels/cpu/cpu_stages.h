@@ -120,6 +120,8 @@ class CpuBackend final : public Backend {
   // Phases. Those of small steps that have nothing to do have no chunks.
   int64_t prepare_chunks(const Source& source) const;
   void prepare_chunk(const Source& source, const ProductPlan& plan, int64_t chunk, int thread);
+  void prepare_part(const Prepared& to, ActivationForm form, bool fine, const float* x, int64_t n, int64_t row,
+                    int64_t cols, int64_t begin) const;
   void prepare_row(const Source& source, const ProductPlan& plan, int64_t token, const Prepared& to, int thread);
   /// The activations of the stage's source for this thread to read.
   const Prepared& prepared(const Source& source, const ProductPlan& plan, int thread);
@@ -131,8 +133,6 @@ class CpuBackend final : public Backend {
   void norm_heads(const RopeStoreArgs& args, int64_t token);
 
   // cpu_experts.cpp
-  void prepare_expert_row(const Prepared& to, ActivationForm form, bool fine, const float* x, int64_t n, int64_t row,
-                          int64_t cols, int64_t begin) const;
   static Product expert_product(const Tensor& w, const Tensor& bias, const Tensor& out, int64_t expert);
   static void route_row(const RouteArgs& args, int64_t token);
   void combine_row(const CombineArgs& args, const int32_t* places, const float* x, int64_t token);

@@ -60,15 +60,17 @@ void WorkspaceSize::include(const WorkspaceSize& other) {
   }
 }
 
-void WorkspaceSize::include_form(ActivationForm form) {
+namespace {
+
+void add_form(bool (&forms)[kForms], ActivationForm form) {
   forms[static_cast<int>(form)] = true;
   if (form == ActivationForm::int8) forms[static_cast<int>(ActivationForm::int8_rest)] = true;
 }
 
-void WorkspaceSize::include_expert_form(ActivationForm form) {
-  expert_forms[static_cast<int>(form)] = true;
-  if (form == ActivationForm::int8) expert_forms[static_cast<int>(ActivationForm::int8_rest)] = true;
-}
+}  // namespace
+
+void WorkspaceSize::include_form(ActivationForm form) { add_form(forms, form); }
+void WorkspaceSize::include_expert_form(ActivationForm form) { add_form(expert_forms, form); }
 
 bool Workspace::ensure(const WorkspaceSize& size) {
   if (size_.covers(size)) return false;

@@ -2,10 +2,10 @@
 // groups of tokens: column 2t has the codes of a group of token t and zeros for the next group, column 2t + 1 those of
 // that one, which a second mma adds. So a lane's results, rows r and r + 8 in columns 2j and 2j + 1, are two groups of
 // token j, to be scaled in float32, and no lane sums what others do. Hidden values come with a scale to each half of a
-// group: there columns are halves, of one group. What token there is not is not looked at. About 220 instructions for
-// 16 x 256 weights of Q4_K (halves: 250) whatever the number of tokens, where a row at a time (decode_mma.cuh) has 84
+// group: there columns are halves, of one group. What token there is not is not looked at. About 250 instructions for
+// 16 x 256 weights of Q4_K (halves: 270) whatever the number of tokens, where a row at a time (decode_mma.cuh) has 84
 // and 96 for each. Integers become floats, and minimums are summed, as in int8_dot.cuh. A step of four rows of 8B
-// Q4_K_M has 54 % of the read speed of an H200 (2026-11-28), half of its time in here, a fifth of that waiting for
+// Q4_K_M has 54 % of the read speed of an H200 (2026-11-28), half of its time in here, a seventh of it waiting for
 // weights.
 //
 // Activations of all tokens lie side by side (TokenActs). Only for whole chunks: others are a row at a time.
