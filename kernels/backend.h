@@ -41,6 +41,7 @@ constexpr bool is_matrix(WeightRole role) { return role == WeightRole::matrix ||
 /// What a model asks of a backend; require() refuses by name what it has no kernel for.
 struct Needs {
   std::vector<DType> matrix_formats, embedding_formats;
+  std::vector<DType> fine_formats;  ///< of matrices that are WeightRole::fine_matrix; matrix_formats: of the others
   int64_t head_dim = 0;
   DType k_type = DType::F16, v_type = DType::F16;  ///< of the KV cache
   int64_t max_tokens = 0;                          ///< rows of the largest step
@@ -49,11 +50,17 @@ struct Needs {
   int64_t max_width = 0;    ///< widest activation row (max of dim, ffn_dim, n_heads * head_dim)
   int64_t n_heads = 0;
   int64_t n_experts = 0, n_active = 0;  ///< of MoeFfnArgs; 0: the model has no experts
-  std::vector<DType> expert_formats;    ///< those of matrix_formats that experts have
+  std::vector<DType> expert_formats;    ///< those that experts have
   int64_t expert_width = 0;             ///< wider of dim and expert_dim
   bool whole_qk_norm = false;           ///< RopeStoreArgs::q_norm spans all heads
   bool silu_clamped = false;            ///< Activation::silu_clamped
   bool deterministic = false;           ///< bits of a row that do not depend on the step's other rows, or on chance
+
+  std::vector<DType> all_matrix_formats() const {
+    std::vector<DType> all = matrix_formats;
+    all.insert(all.end(), fine_formats.begin(), fine_formats.end());
+    return all;
+  }
 };
 
 /// Counters that only grow; tests and --perf read them.

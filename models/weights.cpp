@@ -411,7 +411,8 @@ Needs model_needs(const Config& config, const std::vector<BoundTensor>& bound) {
     if (std::find(list.begin(), list.end(), dtype) == list.end()) list.push_back(dtype);
   };
   for (const BoundTensor& t : bound) {
-    if (is_matrix(t.role)) note(needs.matrix_formats, t.host.dtype);
+    if (t.role == WeightRole::matrix) note(needs.matrix_formats, t.host.dtype);
+    if (t.role == WeightRole::fine_matrix) note(needs.fine_formats, t.host.dtype);
     if (t.role == WeightRole::embedding) note(needs.embedding_formats, t.host.dtype);
     if (is_stack(t)) note(needs.expert_formats, t.host.dtype);
   }

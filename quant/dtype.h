@@ -57,6 +57,7 @@ enum class DType : uint32_t {
   W4G,     // made while loading, see w4g.h
   W4G128,  // the same
   W8F,     // made while loading for a GPU, see w8f.h
+  W8I,     // the same, see w8i.h
 };
 
 }  // namespace infer

@@ -34,6 +34,7 @@
 #include "quant/w4g.h"
 #include "quant/w4g128.h"
 #include "quant/w8f.h"
+#include "quant/w8i.h"
 
 namespace infer {
 
@@ -50,7 +51,7 @@ using Formats = FormatList<F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q
 using RowFormats = FormatList<TQ1_0, TQ2_0, IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S>;
 
 /// Formats that are made while loading for a GPU, the only one that computes with them.
-using MadeFormats = FormatList<W8F>;
+using MadeFormats = FormatList<W8F, W8I>;
 
 template <class... A, class... B>
 FormatList<A..., B...> joined_lists(FormatList<A...>, FormatList<B...>);

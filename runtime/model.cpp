@@ -52,7 +52,7 @@ void end_phase(const char* name, Clock::time_point start, ModelInfo& info) {
   info.load_phases.emplace_back(name, seconds(Clock::now() - start) - before);
 }
 
-bool has_gpu_formats(const Needs& needs) { return !std::ranges::all_of(needs.matrix_formats, decodable); }
+bool has_gpu_formats(const Needs& needs) { return !std::ranges::all_of(needs.all_matrix_formats(), decodable); }
 
 /// Again, as it is read for this device: the first time it was for a GPU, which is not taken after all.
 void read_for_host(Checkpoint& checkpoint, const LoadOptions& options, const std::string& device, ModelInfo& info) {

@@ -287,7 +287,7 @@ void Tester::compare_steps(const Subject& subject, const DeviceName& device, Sel
   const std::vector<std::string> modes =
       gpu ? std::vector<std::string>{"eager", "graph", "auto"} : std::vector<std::string>{""};
   SelfTestRow row;
-  std::vector<DType> formats = extract_.needs.matrix_formats;
+  std::vector<DType> formats = extract_.needs.all_matrix_formats();
   row.format = names(formats);
   row.shape = std::to_string(extract_.layers.size()) + " of the file's layers";
   if (!has_steps()) out.notes.push_back("whole steps were not compared with the reference, which would take minutes");

@@ -48,7 +48,7 @@ std::string CpuBackend::describe() const {
 /// A format has one kernel here, and so one form of activations.
 void CpuBackend::check_activations(const Needs& needs) const {
   if (act_.empty() || act_ == "auto") return;
-  for (DType dtype : needs.matrix_formats) {
+  for (DType dtype : needs.all_matrix_formats()) {
     if (!matmul_supported(dtype)) continue;  // prepare() refuses it
     const char* const own = form_name(activation_form(dtype));
     if (act_ == own) continue;
@@ -60,7 +60,7 @@ void CpuBackend::check_activations(const Needs& needs) const {
 void CpuBackend::prepare(const Needs& needs) {
   check_activations(needs);
   WorkspaceSize size;
-  for (DType dtype : needs.matrix_formats) {
+  for (DType dtype : needs.all_matrix_formats()) {
     if (!matmul_supported(dtype)) {
       refuse(ErrorKind::bad_file, "weights", "the cpu has no kernel for the format", format_name(dtype));
     }

@@ -12,6 +12,7 @@
 
 #include "infer/error.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/packed.h"
 
 namespace infer::cuda {
 
@@ -33,11 +34,8 @@ inline bool few_by_format(Act act) { return act == Act::automatic || act == Act:
 
 inline bool is_plain(DType dtype) { return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16; }
 
-/// Whether the kernels of few rows take 16-bit activations, in f16, for a weight that is not plain.
-inline bool is_small_float(DType dtype) { return dtype == DType::W8F; }
-
 /// Whether matmul_int8 has kernels for a packed format.
-inline bool int8_knows(DType format) { return !is_small_float(format); }
+inline bool int8_knows(DType format) { return format != DType::W8F; }
 
 /// The type of both operands of a product on the tensor cores. F32 weights lose nothing; bf16 holds whatever a
 /// quantised weight can be.
@@ -48,21 +46,27 @@ inline DType operand_type(DType weight, Act act) {
   return weight == DType::F32 || weight == DType::F16 ? weight : DType::BF16;
 }
 
-/// As what plain weights lie on the device. Of fine ones more is kept than bf16 would of their activations, unless that
-/// is what was asked for: f16 is eight times as fine, and clamped at 65504.
+/// As what weights lie on the device. Of fine ones more is kept of their activations than bf16 or int8 would, unless
+/// that is what was asked for: f16, which is eight times as fine as bf16, and clamped at 65504.
 inline DType held_as(DType weight, WeightRole role, Act act) {
-  return role == WeightRole::fine_matrix && weight == DType::BF16 && act != Act::bf16 ? DType::F16 : weight;
+  if (role != WeightRole::fine_matrix) return weight;
+  if (weight == DType::BF16 && act != Act::bf16) return DType::F16;
+  return weight == DType::Q8_0 && act != Act::int8 ? DType::W8I : weight;
 }
-/// What a model needs when its weights lie like that; those of a model with experts are fine (models/weights.cpp).
+/// What a model needs when its weights lie like that: none of its formats is a fine one any more.
 inline Needs held_needs(Needs needs, Act act) {
-  if (needs.n_experts == 0) return needs;
-  for (std::vector<DType>* formats : {&needs.matrix_formats, &needs.expert_formats}) {
-    for (DType& format : *formats) format = held_as(format, WeightRole::fine_matrix, act);
-    std::vector<DType> once;
-    for (const DType format : *formats)
-      if (std::ranges::find(once, format) == once.end()) once.push_back(format);
-    *formats = std::move(once);
+  const auto add = [](DType format, std::vector<DType>& to) {
+    if (std::ranges::find(to, format) == to.end()) to.push_back(format);
+  };
+  std::vector<DType> of_experts;
+  for (const DType format : needs.expert_formats) {
+    const bool fine = std::ranges::find(needs.fine_formats, format) != needs.fine_formats.end();
+    add(held_as(format, fine ? WeightRole::fine_matrix : WeightRole::matrix, act), of_experts);
   }
+  needs.expert_formats = std::move(of_experts);
+  for (const DType format : needs.fine_formats)
+    add(held_as(format, WeightRole::fine_matrix, act), needs.matrix_formats);
+  needs.fine_formats.clear();
   return needs;
 }
 
@@ -72,7 +76,7 @@ inline bool lies_ready(DType weight, Act act) { return is_plain(weight) && opera
 /// Whether the kernels of few rows, which have one form of activations for each format, have the one asked for.
 inline bool decodes_packed(DType weight, Act act) {
   if (few_by_format(act)) return true;
-  if (is_small_float(weight)) return act == Act::f16;
+  if (meets_f16(weight)) return act == Act::f16;
   return act == Act::int8 ? !is_plain(weight) : lies_ready(weight, act);
 }
 inline bool all_decode_packed(const std::vector<DType>& weights, Act act) {
@@ -89,7 +93,7 @@ inline bool has_fixed_products(DType weight, Act act) {
 /// The first format of floats, which int8 activations have no kernel for; null when there is none, or no int8.
 inline const DType* without_kernel(const std::vector<DType>& weights, Act act) {
   for (const DType& weight : weights)
-    if (act == Act::int8 && (is_plain(weight) || is_small_float(weight))) return &weight;
+    if (act == Act::int8 && (is_plain(weight) || meets_f16(weight))) return &weight;
   return nullptr;
 }
 
@@ -133,8 +137,8 @@ inline std::string describe_activations(const std::vector<DType>& weights, Act a
   for (const DType weight : weights) {
     const DType operand = operand_type(weight, act);
     const std::string type = type_name(operand);
-    const bool codes = !is_plain(weight) && !is_small_float(weight);
-    few.push_back(few_by_format(act) && codes ? "int8" : is_small_float(weight) && act != Act::bf16 ? "f16" : type);
+    const bool codes = !is_plain(weight) && !meets_f16(weight);
+    few.push_back(few_by_format(act) && codes ? "int8" : meets_f16(weight) && act != Act::bf16 ? "f16" : type);
     many.push_back(wide ? type : few.back());
   }
   std::string text = "activations ";

@@ -56,7 +56,8 @@ void launch_decode(const DecodeLaunch& launch, int n_ctas, bool cooperative, cud
 void CudaBackend::check_activations(const Needs& asked) const {
   const Needs needs = held_needs(asked, act_);
   const std::string name = act_name(act_);
-  if (const DType* plain = without_kernel(asked.matrix_formats, act_))
+  const std::vector<DType> formats = asked.all_matrix_formats();
+  if (const DType* plain = without_kernel(formats, act_))
     throw Error(ErrorKind::usage, "act", "only quantised weights have kernels for such activations",
                 name + " with " + format_name(*plain), "auto");
   if (mode_ == Mode::persistent && !all_decode_packed(needs.matrix_formats, act_))
@@ -97,7 +98,7 @@ void CudaBackend::prepare_programs() {
 }
 
 std::unique_ptr<Program> CudaBackend::record(const std::function<void()>& fn, int64_t& n_tokens) {
-  Recorder recorder(decode_limits());
+  Recorder recorder(decode_limits(), few_by_format(act_));
   if (!fusion_.all()) recorder.unsupported("stages that are not fused");
   if (needs_.deterministic) recorder.unsupported("sums that do not depend on the step");
   if (!all_decode_packed(needs_.matrix_formats, act_))

@@ -10,7 +10,7 @@
 
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/decode_context.cuh"
-#include "kernels/cuda/decode_floats.cuh"
+#include "kernels/cuda/decode_f16.cuh"
 #include "kernels/cuda/decode_mma.cuh"
 #include "kernels/cuda/decode_tokens.cuh"
 
@@ -186,20 +186,20 @@ __device__ __noinline__ RunEnd dot_tiles(uint32_t walk_address, int n_tiles, int
       if (i >= n_chunks) flush(part);
     }
   };
-  if constexpr (FloatFormat<F>) {
+  if constexpr (meets_f16(F::id)) {
     constexpr int kChunk = Packed<F>::chunk_groups, kMine = kWarpGroups<F, M>;
     const int n_groups = s.cols / kGroup;
-    FloatState state;
+    F16State<F, M> state;
     for_run(
         [&](const uint8_t* chunk, int number) {
           const int of_chunk = kWhole ? kChunk : min(kChunk, n_groups - number * kChunk);
 #pragma unroll
           for (int g = 0; g < kMine; g += 4)
             if (kWhole || warp * kMine + g < of_chunk)
-              float_step<F>(chunk, Chunk<F>{of_chunk}, act, act_row_bytes, n_rows, number * kChunk, warp * kMine + g,
-                            state);
+              f16_step<kWhole>(chunk, Chunk<F>{of_chunk}, act, act_row_bytes, n_rows, number * kChunk, warp * kMine + g,
+                               state);
         },
-        [&](int part) { store_sums<M>(state, sums + (part * kTeamWarps + warp) * M * kTileRows); });
+        [&](int part) { store_sums(state, sums + (part * kTeamWarps + warp) * M * kTileRows); });
   } else if constexpr (F::block > 1 && M == kMaxDecodeRows && kWhole) {
     TokenDot<F, M, kScales> dot(TokenActs<M, kScales>(act, s.cols / kGroup), warp);
     for_run([&](const uint8_t* chunk, int number) { dot.step(chunk, number); },

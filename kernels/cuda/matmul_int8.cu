@@ -17,9 +17,10 @@ void launch_int8(DType first, DType second, const WgmmaPairLaunch& p, cudaStream
     visit_format_pair(first, second, launch);
     return;
   }
-  visit_gpu_format(first, [&]<class F>() {
+  // W8I has the bytes of Q8_0.
+  visit_gpu_format(first == DType::W8I ? DType::Q8_0 : first, [&]<class F>() {
     if constexpr (F::block > 1)
-      if constexpr (Packed<F>::bias != kFloat) {
+      if constexpr (!meets_f16(F::id)) {
         if constexpr (passes_norm<F>()) {
           if (p.of[0].next_norm) return launch.template operator()<F, F, 1, NormHalf::leaves>();
           if (p.of[0].n_squares > 0) return launch.template operator()<F, F, 1, NormHalf::takes>();

@@ -99,6 +99,12 @@ struct Packed<MXFP4> : PackedAs<4, 0, kTable, Scales::exponent, 64> {
 
 template <>
 struct Packed<W8F> : PackedAs<8, 0, kFloat, Scales::float_128, 32> {};
+template <>
+struct Packed<W8I> : Packed<Q8_0> {};
+
+/// Whether the kernels of few rows take 16-bit activations, in f16, for a packed format; they take int8 ones for
+/// others.
+INFER_HD constexpr bool meets_f16(DType packed) { return packed == DType::W8F || packed == DType::W8I; }
 
 /// Bytes of scales that each group has, and that each block of 8 groups has.
 INFER_HD constexpr int group_scale_bytes(Scales kind) {
@@ -321,12 +327,10 @@ INFER_HD void get_scales(const uint8_t* chunk, Chunk<F> c, int row, int g, float
 
 }  // namespace packed_detail
 
-/// Writes group `group` of a block as group g of row `row` of a chunk.
+/// Writes the codes of group g of row `row` of a chunk; stored: without bias or table.
 template <class F>
-INFER_HD void pack_group(const typename F::Block& block, int group, uint8_t* chunk, Chunk<F> c, int row, int g) {
+INFER_HD void pack_stored(const uint8_t stored[kGroup], uint8_t* chunk, Chunk<F> c, int row, int g) {
   using P = Packed<F>;
-  uint8_t stored[kGroup];
-  packed_detail::stored_codes<F>(block, group, stored);
   for (int i = 0; i < 16; ++i) {
     if constexpr (P::low_bits == 8) {
       chunk[c.low(row, g) + i] = stored[i];
@@ -351,6 +355,14 @@ INFER_HD void pack_group(const typename F::Block& block, int group, uint8_t* chu
   if constexpr (P::high_bits > 0)
     for (int i = 0; i < 4 * P::high_bits; ++i)
       chunk[c.high(row, g) + i] = quad_bits(i / 4, i % 4, P::high_bits, P::low_bits);
+}
+
+/// Writes group `group` of a block as group g of row `row` of a chunk.
+template <class F>
+INFER_HD void pack_group(const typename F::Block& block, int group, uint8_t* chunk, Chunk<F> c, int row, int g) {
+  uint8_t stored[kGroup];
+  packed_detail::stored_codes<F>(block, group, stored);
+  pack_stored<F>(stored, chunk, c, row, g);
   packed_detail::put_scales<F>(block, group, chunk, c, row, g);
 }
 

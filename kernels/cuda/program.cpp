@@ -44,7 +44,7 @@ ActForm act_form(DType weight) {
   return weight == DType::F32    ? ActForm::f32
          : weight == DType::F16  ? ActForm::f16
          : weight == DType::BF16 ? ActForm::bf16
-         : weight == DType::W8F  ? ActForm::f16
+         : meets_f16(weight)     ? ActForm::f16
                                  : ActForm::int8;
 }
 
@@ -178,8 +178,10 @@ DecodeStage& Recorder::add_stage() {
 }
 
 bool Recorder::add_matrix(DecodeStage& s, const Tensor& w, const Tensor& bias) {
-  const auto m = matrix_arg(w, bias);
-  const ActForm form = act_form(w.dtype);
+  Tensor as = w;
+  as.dtype = format_of(w);
+  const auto m = matrix_arg(as, bias);
+  const ActForm form = act_form(as.dtype);
   if (!m || (s.n_matrices > 0 && (form != s.form || m->cols != s.cols))) {
     unsupported("weights that want different activations in one stage");
     return false;
@@ -361,7 +363,7 @@ void Recorder::ffn(const FfnArgs& a) {
   residual_input(up, a.norm, a.eps, 1);
   if (!add_matrix(up, a.w_gate, a.b_gate) || !add_matrix(up, a.w_up, a.b_up)) return;
   up.n_units = up.w[0].n_tiles;
-  hidden_output(up, a.w_down.dtype, a.w_gate.rows(), a.activation);
+  hidden_output(up, format_of(a.w_down), a.w_gate.rows(), a.activation);
   DecodeStage& down = add_stage();
   if (!add_matrix(down, a.w_down, a.b_down)) return;
   hidden_input(down);
@@ -414,7 +416,7 @@ void Recorder::moe_ffn(const MoeFfnArgs& a) {
   up.n_active = narrow(n_active), up.experts = experts;
   if (!add_experts(up, a.w_gate, false) || !add_experts(up, a.w_up, false)) return;
   up.n_units = up.w[0].n_tiles;
-  hidden_output(up, a.w_down.dtype, n_active * a.w_gate.dims[1], a.activation);
+  hidden_output(up, format_of(a.w_down), n_active * a.w_gate.dims[1], a.activation);
   DecodeStage& down = add_stage();
   down.n_active = narrow(n_active), down.experts = experts;
   if (!add_experts(down, a.w_down, true)) return;

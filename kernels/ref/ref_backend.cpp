@@ -29,7 +29,7 @@ class RefBackend final : public Backend {
 
   void prepare(const Needs& needs) override {
     check_activations(needs);
-    for (DType dtype : needs.matrix_formats) require_decodable(dtype);
+    for (DType dtype : needs.all_matrix_formats()) require_decodable(dtype);
     for (DType dtype : needs.embedding_formats) require_decodable(dtype);
     for (DType dtype : {needs.k_type, needs.v_type}) {
       if (!is_kv_format(dtype))

@@ -23,32 +23,38 @@ TEST_CASE("activations of products: the weight's format decides unless a type wa
   CHECK_FALSE(lies_ready(DType::Q8_0, Act::bf16));
 }
 
-TEST_CASE("activations of products: fine weights in BF16 lie as F16, unless bf16 was asked for") {
+TEST_CASE("activations of products: fine weights lie as what f16 meets, unless bf16 or int8 was asked for") {
   for (const Act act : {Act::automatic, Act::f16, Act::int8, Act::fp8}) {
     CHECK(held_as(DType::BF16, WeightRole::fine_matrix, act) == DType::F16);
     CHECK(held_as(DType::BF16, WeightRole::matrix, act) == DType::BF16);
     CHECK(held_as(DType::BF16, WeightRole::embedding, act) == DType::BF16);
-    for (const DType type : {DType::F32, DType::F16, DType::Q8_0, DType::W4G})
+    for (const DType type : {DType::F32, DType::F16, DType::W4G, DType::W8F})
       CHECK(held_as(type, WeightRole::fine_matrix, act) == type);
+    CHECK(held_as(DType::Q8_0, WeightRole::fine_matrix, act) == (act == Act::int8 ? DType::Q8_0 : DType::W8I));
+    CHECK(held_as(DType::Q8_0, WeightRole::matrix, act) == DType::Q8_0);
   }
   CHECK(held_as(DType::BF16, WeightRole::fine_matrix, Act::bf16) == DType::BF16);
 }
 
-TEST_CASE("activations of products: what a model with experts needs is what its weights lie as") {
+TEST_CASE("activations of products: what a model needs is what its weights lie as") {
   using Types = std::vector<DType>;
   Needs needs;
-  needs.matrix_formats = {DType::BF16, DType::MXFP4, DType::F16}, needs.expert_formats = {DType::BF16};
-  CHECK(held_needs(needs, Act::automatic).matrix_formats == needs.matrix_formats);  // it has none
-  needs.n_experts = 8;
-  CHECK(held_needs(needs, Act::automatic).matrix_formats == Types{DType::F16, DType::MXFP4});
-  CHECK(held_needs(needs, Act::automatic).expert_formats == Types{DType::F16});
-  CHECK(held_needs(needs, Act::bf16).matrix_formats == needs.matrix_formats);
-  needs.matrix_formats = {DType::BF16};
+  needs.matrix_formats = {DType::BF16, DType::Q8_0};
+  CHECK(held_needs(needs, Act::automatic).matrix_formats == needs.matrix_formats);  // none is fine
+  needs.fine_formats = {DType::BF16, DType::MXFP4, DType::F16}, needs.expert_formats = {DType::BF16};
+  CHECK(needs.all_matrix_formats() == Types{DType::BF16, DType::Q8_0, DType::BF16, DType::MXFP4, DType::F16});
+  const Needs held = held_needs(needs, Act::automatic);
+  CHECK(held.matrix_formats == Types{DType::BF16, DType::Q8_0, DType::F16, DType::MXFP4});
+  CHECK(held.expert_formats == Types{DType::F16});
+  CHECK(held.fine_formats.empty());
+  CHECK(held_needs(needs, Act::bf16).matrix_formats == Types{DType::BF16, DType::Q8_0, DType::MXFP4, DType::F16});
+  CHECK(held_needs(needs, Act::bf16).expert_formats == Types{DType::BF16});
+  needs.matrix_formats = {}, needs.fine_formats = {DType::BF16, DType::Q8_0};
   CHECK(all_decode_packed(held_needs(needs, Act::f16).matrix_formats, Act::f16));
 }
 
 TEST_CASE("activations of products: fp8 is for prompts with quantised weights, all else is left alone") {
-  for (const DType type : {DType::Q4_K, DType::Q8_0, DType::W8F, DType::MXFP4}) {
+  for (const DType type : {DType::Q4_K, DType::Q8_0, DType::W8F, DType::W8I, DType::MXFP4}) {
     CHECK(operand_type(type, Act::fp8) == DType::F8_E4M3);
     CHECK_FALSE(lies_ready(type, Act::fp8));
     CHECK_FALSE(has_fixed_products(type, Act::fp8));
@@ -76,9 +82,12 @@ TEST_CASE("activations of products: the kernels of few rows have one form for ea
   CHECK_FALSE(all_decode_packed({DType::BF16}, Act::f16));
   CHECK_FALSE(all_decode_packed({DType::BF16, DType::Q8_0}, Act::bf16));
   CHECK(all_decode_packed({DType::W8F, DType::BF16}, Act::automatic));
-  CHECK(all_decode_packed({DType::W8F}, Act::f16));
+  CHECK(all_decode_packed({DType::W8F, DType::W8I}, Act::f16));
   CHECK_FALSE(all_decode_packed({DType::W8F}, Act::bf16));
   CHECK(*without_kernel({DType::Q4_K, DType::W8F}, Act::int8) == DType::W8F);
+  CHECK(*without_kernel({DType::Q4_K, DType::W8I}, Act::int8) == DType::W8I);
+  CHECK(int8_knows(DType::W8I));  // as Q8_0, for more than two rows
+  CHECK_FALSE(int8_knows(DType::W8F));
   CHECK(without_kernel({DType::Q4_K, DType::Q6_K}, Act::int8) == nullptr);
   CHECK(without_kernel({DType::BF16}, Act::bf16) == nullptr);
   CHECK(*without_kernel({DType::Q4_K, DType::F16}, Act::int8) == DType::F16);
@@ -89,6 +98,7 @@ TEST_CASE("activations of products are described, with what is slow") {
   CHECK(describe_activations(k_quants, Act::automatic, true) == "activations int8, in prompts bf16");
   CHECK(describe_activations(k_quants, Act::automatic, false) == "activations int8");
   CHECK(describe_activations({DType::W8F}, Act::automatic, true) == "activations f16, in prompts bf16");
+  CHECK(describe_activations({DType::W8I, DType::F16}, Act::automatic, true) == "activations f16, in prompts bf16/f16");
   CHECK(describe_activations({DType::BF16}, Act::automatic, true) == "activations bf16");
   CHECK(describe_activations({DType::BF16}, Act::bf16, true) == "activations bf16");
   CHECK(describe_activations({DType::Q8_0, DType::F16}, Act::automatic, true) ==

@@ -24,6 +24,7 @@ TEST_CASE("cuda attention copy: codes up to 8 rows, operands beyond, rows for BF
     CHECK(form_of(rows, mixed) == (rows <= 8 ? PassedForm::codes : PassedForm::operand));
     CHECK(form_of(rows, {DType::BF16}) == PassedForm::rows);
     CHECK(form_of(rows, {DType::W8F, DType::BF16}) == PassedForm::operand);  // has no codes
+    CHECK(form_of(rows, {DType::W8I}) == (rows <= 8 ? PassedForm::codes : PassedForm::operand));
     CHECK(form_of(rows, {DType::Q8_0, DType::W8F}) == PassedForm::operand);  // either may follow
     CHECK_FALSE(form_of(rows, {DType::F16}));
     CHECK_FALSE(form_of(rows, {DType::F32, DType::BF16}));

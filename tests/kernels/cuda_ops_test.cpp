@@ -1,5 +1,6 @@
 // The primitives of the cuda backend against the oracle, attention apart: products of every format, look-ups, pointwise
 // work, and the write into the pages.
+#include "kernels/cuda/packed.h"
 #include "tests/kernels/cuda_side.h"
 
 using namespace infer;
@@ -7,7 +8,11 @@ using namespace infer::cuda_test;
 
 namespace {
 
-double product_bar(DType type) { return type == DType::F32 ? 1e-9 : is_plain(type) ? 1e-4 : 5e-4; }
+/// One or two rows meet 8-bit weights of fine matrices in f16: an int8 would be off by some 2e-5.
+double product_bar(DType type, int64_t rows) {
+  if (cuda::meets_f16(type) && rows <= 2) return 1e-6;
+  return type == DType::F32 ? 1e-9 : is_plain(type) ? 1e-4 : 5e-4;
+}
 
 }  // namespace
 
@@ -40,7 +45,7 @@ TEST_CASE("cuda: a product of any format and number of rows is the oracle's") {
         side.fetch();
         const double error = nmse(found, wanted);
         INFO(format_name(type) << " m " << m << " n " << n << " k " << k << ": error " << error);
-        CHECK(error <= product_bar(type));
+        CHECK(error <= product_bar(type, m));
       }
     }
   }
@@ -61,7 +66,7 @@ TEST_CASE("cuda: a product waits for weights that were packed just before it") {
   for (int i = 0; i < 4; ++i) gpu().matmul({rows, packed, {}, beside});
   gpu().matmul({rows, side.weight(large), {}, out});
   side.fetch();
-  CHECK(nmse(found, wanted) <= product_bar(DType::Q8_0));
+  CHECK(nmse(found, wanted) <= product_bar(DType::Q8_0, m));
 }
 
 TEST_CASE("cuda: products take the activations that were asked for") {
@@ -74,7 +79,7 @@ TEST_CASE("cuda: products take the activations that were asked for") {
     Needs needs = needs_of_these_tests();
     if (int8) {
       CHECK_THROWS_WITH(backend->prepare(needs), Catch::Contains("int8 with F32"));
-      std::erase_if(needs.matrix_formats, [](DType type) { return is_plain(type) || type == DType::W8F; });
+      std::erase_if(needs.matrix_formats, [](DType type) { return is_plain(type) || cuda::meets_f16(type); });
     }
     backend->prepare(needs);
     CHECK(backend->describe().find(std::string("activations ") + act) != std::string::npos);
@@ -145,7 +150,7 @@ TEST_CASE("cuda: a weight too large to be unpacked at once gives every column of
     exact.fetch();
     for (int64_t row = 0; row < m; ++row)
       found.insert(found.end(), all.begin() + row * n + begin, all.begin() + row * n + begin + some);
-    CHECK(nmse(found, wanted) <= product_bar(DType::Q4_0));
+    CHECK(nmse(found, wanted) <= product_bar(DType::Q4_0, m));
   }
 }
 

@@ -65,7 +65,7 @@ TEST_CASE("cuda layout: packed matrices decode to the file's weights, bit for bi
 TEST_CASE("cuda layout: matrices take the bits of the file, rows filled up to tiles of 16") {
   for (const DType dtype :
        {DType::Q4_0, DType::Q8_0, DType::Q4_K, DType::Q5_K, DType::Q6_K, DType::Q2_K, DType::Q4_1, DType::IQ4_XS,
-        DType::IQ4_NL, DType::MXFP4, DType::Q5_0, DType::Q5_1, DType::W4G, DType::W4G128, DType::W8F}) {
+        DType::IQ4_NL, DType::MXFP4, DType::Q5_0, DType::Q5_1, DType::W4G, DType::W4G128, DType::W8F, DType::W8I}) {
     CHECK(packed_matrix_bytes(dtype, 4096, 14336) == tensor_bytes(dtype, 4096, 14336));
     CHECK(packed_matrix_bytes(dtype, 17, 512) == tensor_bytes(dtype, 32, 512));
     CHECK(packed_layout(dtype) == kTiles);

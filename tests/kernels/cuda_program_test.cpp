@@ -179,8 +179,28 @@ std::unique_ptr<Program> two_layers(DType type, int64_t n, int n_sms, std::optio
 
 }  // namespace
 
+TEST_CASE("8-bit integers of fine matrices meet f16 in one or two rows, in more of them int8, or what was asked for") {
+  for (const int64_t n : {1, 2, 3, 4})
+    for (const bool by_format : {true, false}) {
+      Recorder r(limits_of(132), by_format);
+      record(r, DType::W8I, n);
+      const auto program = r.finish();
+      REQUIRE(program);
+      const ActForm wanted = by_format && n > 2 ? ActForm::int8 : ActForm::f16;
+      for (const DecodeStage& s : program->stages) {
+        if (s.kind != StageKind::product) continue;
+        CHECK(s.form == wanted);
+        if (s.output == StageOutput::hidden) CHECK(s.hidden_form == wanted);
+        const auto q8_0 = product_stage({some(DType::F32, {n, 3072}), some(DType::Q8_0, {3072, 3072}), {}, {}}, false);
+        CHECK((s.w[0].kernel / 2 == q8_0->w[0].kernel / 2) == (wanted == ActForm::int8));
+      }
+    }
+  CHECK(few_format(DType::W8F, 4) == DType::W8F);
+  CHECK(few_format(DType::Q8_0, 1) == DType::Q8_0);
+}
+
 TEST_CASE("no stage brings x to where sums are still to be read") {
-  for (const DType type : {DType::Q4_K, DType::Q8_0, DType::BF16, DType::W8F})
+  for (const DType type : {DType::Q4_K, DType::Q8_0, DType::BF16, DType::W8F, DType::W8I})
     for (const int64_t n : {1, 2, 3, 4})
       for (const int n_sms : {132, 100, 7}) {
         INFO(static_cast<int>(type) << " " << n << " tokens " << n_sms << " SMs");

@@ -323,6 +323,7 @@ TEST_CASE("what experts ask of a backend is told, and the GPU refuses them by na
   CHECK(needs.n_active == 2);
   CHECK(needs.expert_width == 32);
   CHECK(needs.expert_formats == std::vector<DType>{DType::F32, DType::Q8_0});
+  CHECK(needs.fine_formats.empty());
   CHECK(needs.whole_qk_norm);
   const DeviceRow* cuda = find_backend("cuda").devices;
   REQUIRE(cuda);
@@ -348,6 +349,15 @@ TEST_CASE("matrices in BF16 and MXFP4 of a model with experts are fine ones, of 
   olmoe.tensor("output_norm.weight", {32}, DType::BF16);
   llama.tensor("blk.0.ffn_up.weight", {64, 32}, DType::BF16);
   const auto experts = roles(olmoe), dense = roles(llama);
+  const auto needs_of = [](const TinyCheckpoint& tiny) {
+    const Checkpoint checkpoint = tiny.build();
+    Weights weights;
+    const Config config = read_config(checkpoint);
+    return model_needs(config, bind_weights(checkpoint, config, weights));
+  };
+  CHECK(needs_of(olmoe).fine_formats == std::vector<DType>{DType::BF16, DType::MXFP4});
+  CHECK(needs_of(olmoe).matrix_formats == std::vector<DType>{DType::F32, DType::F16});
+  CHECK(needs_of(llama).fine_formats.empty());
   CHECK(experts.at("blk.0.ffn_up_exps.weight") == WeightRole::fine_matrix);
   CHECK(experts.at("blk.0.ffn_gate_inp.weight") == WeightRole::fine_matrix);
   CHECK(experts.at("blk.1.ffn_up_exps.weight") == WeightRole::matrix);

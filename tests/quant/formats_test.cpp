@@ -290,6 +290,18 @@ TEST_CASE("a weight of W8F is its number of 8 bits times the scale of its 128 co
   CHECK_FALSE(decodable(DType::W8F));
 }
 
+TEST_CASE("W8I is Q8_0 for a GPU, bit for bit") {
+  Q8_0::Block block{f32_to_f16(-0.75f), {}};
+  for (int i = 0; i < 32; ++i) block.code[i] = static_cast<int8_t>(i * 8 - 128);
+  float wanted[32], found[32];
+  REQUIRE(decode_row(DType::Q8_0, &block, wanted, 32));
+  REQUIRE(decode_row(DType::W8I, &block, found, 32));
+  for (int i = 0; i < 32; ++i) CHECK((found[i] == wanted[i] && found[i] == -0.75f * static_cast<float>(i * 8 - 128)));
+  CHECK(find_format("W8I")->block_bytes == 34);
+  CHECK(gpu_decodable(DType::W8I));
+  CHECK_FALSE(decodable(DType::W8I));
+}
+
 TEST_CASE("a weight of W4G is its scale times the distance from the zero point, exactly") {
   W4G::Block block{};
   for (int i = 0; i < 16; ++i) block.qs[i] = static_cast<uint8_t>(i | (15 - i) << 4);
