@@ -34,6 +34,10 @@ Tensor Backend::pack_made(const Tensor& host, WeightRole role, void* dst, const 
   return pack(made, role, dst);
 }
 
+Tensor Backend::pack_columns(const Tensor&, WeightRole, void*, const ColumnCodes&) const {
+  throw Error(ErrorKind::run, "weights", std::string("columns are not packed by ") + name());
+}
+
 void Backend::attn_in(const AttnInArgs& args) {
   const AttnInSteps s = steps(args);
   norm(s.norm);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "infer/error.h"
+#include "kernels/column_codes.h"
 #include "kernels/crossovers.h"
 #include "kernels/make_rows.h"
 #include "kernels/ops.h"
@@ -139,6 +140,10 @@ class Backend {
   virtual Tensor pack(const Tensor& host, WeightRole role, void* dst) const = 0;
   /// The same of a weight that does not lie in memory yet: `host` has no data, `make` writes its rows.
   virtual Tensor pack_made(const Tensor& host, WeightRole role, void* dst, const MakeRows& make) const;
+  /// Whether this backend makes a matrix like `host` of its columns by itself; then pack_columns() is pack_made() of
+  /// the same rows. All of it at once: there are no parts.
+  virtual bool packs_columns(const Tensor& /*host*/, const ColumnCodes&) const { return false; }
+  virtual Tensor pack_columns(const Tensor& host, WeightRole role, void* dst, const ColumnCodes& columns) const;
 
   // Primitives.
   virtual void embed(const EmbedArgs&) = 0;

@@ -43,6 +43,12 @@ class ObservedBackend final : public Backend {
   Tensor pack_made(const Tensor& host, WeightRole role, void* dst, const MakeRows& make) const override {
     return inner_->pack_made(host, role, dst, make);
   }
+  bool packs_columns(const Tensor& host, const ColumnCodes& columns) const override {
+    return inner_->packs_columns(host, columns);
+  }
+  Tensor pack_columns(const Tensor& host, WeightRole role, void* dst, const ColumnCodes& columns) const override {
+    return inner_->pack_columns(host, role, dst, columns);
+  }
 
   void embed(const EmbedArgs& args) override { inner_->embed(args); }
   void norm(const NormArgs& args) override { inner_->norm(args); }

@@ -98,6 +98,12 @@ class TimedBackend final : public Backend {
   Tensor pack_made(const Tensor& host, WeightRole role, void* dst, const MakeRows& make) const override {
     return inner_->pack_made(host, role, dst, make);
   }
+  bool packs_columns(const Tensor& host, const ColumnCodes& columns) const override {
+    return inner_->packs_columns(host, columns);
+  }
+  Tensor pack_columns(const Tensor& host, WeightRole role, void* dst, const ColumnCodes& columns) const override {
+    return inner_->pack_columns(host, role, dst, columns);
+  }
   size_t cache_bytes() const override { return inner_->cache_bytes(); }
   std::vector<FormatCrossovers> crossovers() const override { return inner_->crossovers(); }
 

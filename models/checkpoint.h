@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "infer/error.h"
+#include "kernels/column_codes.h"
 #include "kernels/make_rows.h"
 #include "quant/dtype.h"
 
@@ -35,6 +36,8 @@ struct HostTensor {
   /// How the numbers come to be where they lie nowhere yet, since the file has them in another form: then `data` is
   /// null and `parts` empty. What is read for that are pages of `made_of`.
   MakeRows make = {};
+  /// The same rows as the file has them, where those of a matrix lie by columns; may be null.
+  std::shared_ptr<const ColumnCodes> columns = {};
   std::vector<std::span<const std::byte>> made_of = {};
   bool owned = false;  ///< a copy in memory, although the checkpoint is mapped
   bool fine = false;   ///< made for activations of 16 bits, see WeightRole::fine_matrix
@@ -44,9 +47,6 @@ struct HostTensor {
   /// Writes rows as MakeRows does, wherever they come from.
   void copy_rows(int64_t first, int64_t n, std::byte* to) const;
 };
-
-/// See Checkpoint::read.
-using ReadBytes = std::function<bool(const std::byte* from, std::span<std::byte> to)>;
 
 /// One metadata value. Integers of any width become int64_t when they fit, else uint64_t.
 struct Value {
@@ -67,11 +67,9 @@ class Checkpoint {
   std::map<std::string, Value, std::less<>> metadata;
   std::vector<HostTensor> tensors;      ///< in file order
   std::shared_ptr<const void> storage;  ///< keeps the bytes behind `tensors` alive
-  /// Copies bytes that lie at `from` in `storage` without mapping pages of a file; false where there is another way
-  /// only. Thread-safe; may be empty.
-  ReadBytes read;
-  bool mapped = false;                ///< tensors are pages of the file, not copies
-  std::vector<std::string> warnings;  ///< one line each, already escaped: "12 bytes after the last tensor"
+  ReadBytes read;                       ///< of bytes in `storage`
+  bool mapped = false;                  ///< tensors are pages of the file, not copies
+  std::vector<std::string> warnings;    ///< one line each, already escaped: "12 bytes after the last tensor"
 
   bool has(std::string_view key) const { return metadata.find(key) != metadata.end(); }
   const HostTensor* find_tensor(std::string_view name) const;  ///< nullptr when absent

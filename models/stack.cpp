@@ -2,7 +2,6 @@
 #include "models/stack.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "quant/formats.h"
 
@@ -17,9 +16,15 @@ Tensor pack_lying(const Tensor& host, WeightRole role, const Backend& backend, v
   shape.data = nullptr;
   return backend.pack_made(shape, role, dst, [&](int64_t first, int64_t n, std::byte* to) {
     const std::byte* const from = host.as<std::byte>() + static_cast<size_t>(first) * row;
-    const size_t bytes = static_cast<size_t>(n) * row;
-    if (!read(from, {to, bytes})) std::memcpy(to, from, bytes);
+    copy_bytes(read, from, static_cast<size_t>(n) * row, to);
   });
+}
+
+/// The columns of which a backend makes all of this tensor; null where it has other ways only.
+const ColumnCodes* columns_of(const BoundTensor& tensor, const Backend& backend) {
+  const ColumnCodes* const columns = tensor.source->columns.get();
+  const bool whole = columns && tensor.host.n_dims == 2 && tensor.host.rows() == columns->rows;
+  return whole && is_matrix(tensor.role) && backend.packs_columns(tensor.host, *columns) ? columns : nullptr;
 }
 
 }  // namespace
@@ -49,7 +54,8 @@ BoundTensor part_of(const BoundTensor& tensor, int64_t first, int64_t n) {
 
 std::vector<WeightPart> parts_of(const BoundTensor& tensor, const Backend& backend, size_t bytes) {
   const int64_t all = tensor.host.dims[0];
-  if (tensor.role == WeightRole::vector || tensor.host.n_dims < 2 || packed_bytes(tensor, backend) == 0)
+  if (tensor.role == WeightRole::vector || tensor.host.n_dims < 2 || packed_bytes(tensor, backend) == 0 ||
+      columns_of(tensor, backend))
     return {{0, all, 0}};
   const int64_t step = tensor.host.n_dims == 3 ? 1 : Backend::kRowsApart;
   const size_t step_bytes = std::max<size_t>(host_bytes(part_of(tensor, 0, std::min(step, all)).host), 1);
@@ -64,6 +70,8 @@ std::vector<WeightPart> parts_of(const BoundTensor& tensor, const Backend& backe
 Tensor pack_tensor(const BoundTensor& tensor, const Backend& backend, void* dst, const ReadBytes& read) {
   const HostTensor& source = *tensor.source;
   if (in_one_piece(source)) return pack_lying(tensor.host, tensor.role, backend, dst, read);
+  if (const ColumnCodes* columns = columns_of(tensor, backend))
+    return backend.pack_columns(tensor.host, tensor.role, dst, *columns);
   const Tensor& host = tensor.host;
   Tensor out = host;
   out.data = dst;

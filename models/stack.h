@@ -29,7 +29,7 @@ struct WeightPart {
   size_t begin;
 };
 /// What may be packed by several threads (Backend::pack), of about `bytes` of the file each; one part where a backend
-/// has no parts.
+/// has no parts, and of columns.
 std::vector<WeightPart> parts_of(const BoundTensor& tensor, const Backend& backend, size_t bytes);
 
 /// Backend::pack() for all kinds of tensors. `dst` has packed_bytes(). `read`, if it is not empty, brings what lies in

@@ -3,6 +3,7 @@
 
 #include "quant/formats.h"
 #include "runtime/hf_quant_codes.h"
+#include "runtime/row_reader.h"
 
 namespace infer {
 namespace {
@@ -24,7 +25,7 @@ const HostTensor& part(const Checkpoint& checkpoint, int64_t layer, const GptOss
 
 /// Rows `first`, first + step, ... of every expert, yet to be made.
 HostTensor relaid(const std::string& name, const HostTensor& blocks, const HostTensor& scales, int64_t first,
-                  int64_t step) {
+                  int64_t step, const ReadBytes& read) {
   const int64_t n_experts = blocks.dims[0], rows = blocks.dims[1] / step, n_blocks = blocks.dims[2];
   HostTensor out;
   out.name = name;
@@ -33,11 +34,15 @@ HostTensor relaid(const std::string& name, const HostTensor& blocks, const HostT
   out.bytes = static_cast<size_t>(n_experts * rows * n_blocks * kBlockBytes);
   out.made_of = {{blocks.data, blocks.bytes}, {scales.data, scales.bytes}};
   out.make = [=, codes = blocks.data, e = scales.data](int64_t row, int64_t n, std::byte* to) {
-    for (int64_t r = row; r < row + n; ++r) {  // rows of an expert follow those of the one before
-      const int64_t at = (r * step + first) * n_blocks;
-      for (int64_t b = at; b < at + n_blocks; ++b, to += kBlockBytes) {
-        to[0] = e[b];
-        put_neighbours(codes + b * kCodeBytes, to + 1);
+    // Rows of an expert follow those of the one before. Those between are read, too: to pass over each costs more.
+    RowReader rows(codes, n_blocks * kCodeBytes, row * step, (row + n) * step, read);
+    RowReader exponents(e, n_blocks, row * step, (row + n) * step, read);
+    for (int64_t r = row; r < row + n; ++r) {
+      const std::byte* const from = rows.row(r * step + first);
+      const std::byte* const exponent = exponents.row(r * step + first);
+      for (int64_t b = 0; b < n_blocks; ++b, to += kBlockBytes) {
+        to[0] = exponent[b];
+        put_neighbours(from + b * kCodeBytes, to + 1);
       }
     }
   };
@@ -82,9 +87,9 @@ std::vector<HostTensor> gpt_oss_experts(const Checkpoint& checkpoint, int64_t la
   require_match(checkpoint, gate_up, gate_up_scales, 2);
   require_match(checkpoint, down, down_scales, 1);
   std::vector<HostTensor> out;
-  out.push_back(relaid(prefix + "ffn_gate_exps.weight", gate_up, gate_up_scales, 0, 2));
-  out.push_back(relaid(prefix + "ffn_up_exps.weight", gate_up, gate_up_scales, 1, 2));
-  out.push_back(relaid(prefix + "ffn_down_exps.weight", down, down_scales, 0, 1));
+  out.push_back(relaid(prefix + "ffn_gate_exps.weight", gate_up, gate_up_scales, 0, 2, checkpoint.read));
+  out.push_back(relaid(prefix + "ffn_up_exps.weight", gate_up, gate_up_scales, 1, 2, checkpoint.read));
+  out.push_back(relaid(prefix + "ffn_down_exps.weight", down, down_scales, 0, 1, checkpoint.read));
   out.push_back(every_second(checkpoint, prefix + "ffn_gate_exps.bias", bias, 0, owned));
   out.push_back(every_second(checkpoint, prefix + "ffn_up_exps.bias", bias, 1, owned));
   return out;

@@ -232,6 +232,7 @@ class Renamer {
     out.dims.insert(out.dims.begin(), static_cast<int64_t>(stack.experts.size()));
     out.bytes *= stack.experts.size();
     out.data = nullptr;
+    out.columns = nullptr;
     return out;
   }
 

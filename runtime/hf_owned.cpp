@@ -51,6 +51,7 @@ void make_numbers(Checkpoint& checkpoint, int n_threads, const std::function<boo
     tensor.data = data;
     tensor.owned = true;
     tensor.make = nullptr;
+    tensor.columns = nullptr;
     tensor.made_of.clear();
   };
   if (!run_parallel(work, n_threads, make, progress))
@@ -69,6 +70,7 @@ std::vector<float> owned_floats(const Checkpoint& checkpoint, const HostTensor& 
 HostTensor owned_tensor(OwnedBytes& owned, const HostTensor& like, const std::vector<float>& values) {
   HostTensor out = like;
   out.make = nullptr;
+  out.columns = nullptr;
   out.made_of.clear();
   out.dtype = DType::F32;
   out.bytes = values.size() * sizeof(float);

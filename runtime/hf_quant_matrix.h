@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -21,17 +23,21 @@ struct ScaleGrid {
   static ScaleGrid over(int64_t rows, int64_t cols, int64_t cell_rows, int64_t cell_cols);
 };
 
-/// weight = scale * (code - zero), scale and zero as the row and the column's group have them.
+/// weight = scale * (code - zero), scale and zero as the row and the column's group have them. All finite.
 struct IntMatrix {
   std::string name;
   int64_t rows = 0, cols = 0, groups = 0;
-  int bits = 4;                   ///< 4 or 8; codes count from 0
-  bool symmetric = false;         ///< all zeros are 2^(bits - 1)
-  std::vector<float> scale;       ///< [rows][groups]
-  std::vector<uint8_t> zero;      ///< [rows][groups]; empty where symmetric
+  int bits = 4;            ///< 4 or 8; codes count from 0
+  bool symmetric = false;  ///< all zeros are 2^(bits - 1)
+  /// Whether F16 holds the scales exactly, or at least reaches as far.
+  bool f16_scales = true, scales_in_f16 = true;
   std::vector<int32_t> group_of;  ///< of each column
   TileShape tiles = kColumnTiles;
   std::function<void(const Tile&, TileCodes&)> codes;
+  /// Scales and zeros of rows [row, row + n), [n][groups]; no zeros where symmetric.
+  std::function<void(int64_t row, int64_t n, float* out)> scales;
+  std::function<void(int64_t row, int64_t n, uint8_t* out)> zeros;
+  std::shared_ptr<const ColumnCodes> columns;  ///< where the file has them like that
 };
 
 /// weight = scale * e4m3.
@@ -41,7 +47,11 @@ struct FloatMatrix {
   ScaleGrid grid;
   std::vector<float> scale;  ///< [grid.rows][grid.cols]
   const std::byte* data = nullptr;
+  ReadBytes read;  ///< of `data`
 };
+
+/// Sets what the matrix says of its scales, by these of them.
+void note_scales(std::span<const float> scales, IntMatrix& matrix);
 
 struct KeptMatrix {
   HostTensor tensor;    ///< yet to be made
@@ -57,7 +67,8 @@ struct KeepOptions {
   /// files and CPUs keep Q4_0.
   bool for_gpu = false;
 };
-/// Chooses the format; the numbers are written when HostTensor::make asks for them.
+/// Chooses the format; the numbers are written when HostTensor::make asks for them, which throws Error(bad_file) where
+/// W8F would have to hold what is not a number.
 KeptMatrix keep(IntMatrix matrix, const KeepOptions& options);
 KeptMatrix keep(FloatMatrix matrix, const KeepOptions& options);
 

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <span>
 
 #include "infer/error.h"
 #include "kernels/tensor.h"
@@ -13,10 +15,27 @@
 namespace infer {
 namespace {
 
-uint32_t word_at(const HostTensor& words, int64_t i) {
+uint32_t word_at(const std::byte* words, int64_t i) {
   uint32_t word;
-  std::memcpy(&word, words.data + i * static_cast<int64_t>(sizeof word), sizeof word);
+  std::memcpy(&word, words + i * static_cast<int64_t>(sizeof word), sizeof word);
   return word;
+}
+uint32_t word_at(const HostTensor& words, int64_t i) { return word_at(words.data, i); }
+
+/// The rows of a tile as the file has them, row_bytes apart; tiles of the same rows share what was read.
+const std::byte* lines_of(const Tile& tile, const std::byte* data, int64_t row_bytes, const ReadBytes& read,
+                          TileCodes& out) {
+  if (out.lines_of != tile.row) {
+    const auto bytes = static_cast<size_t>(tile.n_rows * row_bytes);
+    if (out.lines.size() < bytes) out.lines.resize(bytes);
+    copy_bytes(read, data + tile.row * row_bytes, bytes, out.lines.data());
+    out.lines_of = tile.row;
+  }
+  return out.lines.data();
+}
+Tile within_lines(Tile tile) {
+  tile.row = 0;
+  return tile;
 }
 
 std::string dims_text(const std::vector<int64_t>& dims) {
@@ -24,8 +43,6 @@ std::string dims_text(const std::vector<int64_t>& dims) {
   for (const int64_t n : dims) out += (out.empty() ? "[" : ", ") + std::to_string(n);
   return out + "]";
 }
-
-constexpr const char* kNotFinite = "a scale is not finite";
 
 int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -42,6 +59,8 @@ class ModuleReader {
   }
 
  private:
+  static constexpr int64_t kAtATime = 1024;  ///< scales
+
   KeptMatrix keep_as(const KeepOptions& options) const {
     switch (quant_.method) {
       case QuantMethod::awq:
@@ -83,10 +102,13 @@ class ModuleReader {
     return tensor;
   }
 
+  void require_finite(const HostTensor& tensor, std::span<const float> values) const {
+    if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); }))
+      checkpoint_.refuse(tensor.name, "a scale is not finite");
+  }
   std::vector<float> finite_floats(const HostTensor& tensor) const {
     std::vector<float> values = owned_floats(checkpoint_, tensor);
-    if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); }))
-      checkpoint_.refuse(tensor.name, kNotFinite);
+    require_finite(tensor, values);
     return values;
   }
 
@@ -124,39 +146,69 @@ class ModuleReader {
     const HostTensor* scales = find("scales");
     if (!scales) checkpoint_.refuse(module_.name, "required tensor is missing", "", "scales");
     require_dims(*scales, {m.groups, m.rows});
-    m.scale.resize(static_cast<size_t>(m.rows * m.groups));
-    constexpr int64_t kRows = 256;  // at a time, so that what is written by columns stays in the cache
-    float values[kRows];
-    bool finite = true;
-    for (int64_t first = 0; first < m.rows; first += kRows)
-      for (int64_t g = 0; g < m.groups; ++g) {
-        const int64_t n = std::min(kRows, m.rows - first), at = g * m.rows + first;
-        if (!decode_row(scales->dtype, scales->data + row_bytes(scales->dtype, at), values, n))
-          checkpoint_.refuse(scales->name, "unsupported format for this tensor", format_name(scales->dtype),
-                             "F32, F16, BF16");
-        float* to = m.scale.data() + first * m.groups + g;
-        for (int64_t r = 0; r < n; ++r, to += m.groups) {
-          finite = finite && std::isfinite(values[r]);
-          *to = values[r];
+    const DType dtype = scales->dtype;
+    float values[kAtATime];
+    for (int64_t at = 0; at < m.rows * m.groups; at += kAtATime) {
+      const int64_t n = std::min(kAtATime, m.rows * m.groups - at);
+      if (!decode_row(dtype, scales->data + row_bytes(dtype, at), values, n))
+        checkpoint_.refuse(scales->name, "unsupported format for this tensor", format_name(dtype), "F32, F16, BF16");
+      require_finite(*scales, {values, static_cast<size_t>(n)});
+      if (dtype != DType::F16) note_scales({values, static_cast<size_t>(n)}, m);
+    }
+    m.scales = [dtype, data = scales->data, rows = m.rows, groups = m.groups](int64_t row, int64_t n, float* out) {
+      float some[kAtATime];
+      for (; n > 0; row += kAtATime, n -= kAtATime, out += kAtATime * groups)
+        for (int64_t g = 0; g < groups; ++g) {
+          const int64_t here = std::min(kAtATime, n);
+          decode_row(dtype, data + row_bytes(dtype, g * rows + row), some, here);
+          for (int64_t r = 0; r < here; ++r) out[r * groups + g] = some[r];
         }
-      }
-    if (!finite) checkpoint_.refuse(scales->name, kNotFinite);
+    };
   }
 
-  /// Zero points, zero(row, group) as the file has them.
+  /// Zero points, zero(row, group) as the file has them. One of 0 is written as 2^bits - 1 where 1 is taken off, hence
+  /// the mask.
   template <class Function>
-  void read_zeros(IntMatrix& m, const HostTensor& tensor, Function&& zero) const {
-    // A zero point of 0 is written as 2^bits - 1 where 1 is taken off, hence the mask.
+  void read_zeros(IntMatrix& m, Function zero) const {
+    m.zeros = [zero, groups = m.groups, mask = (1u << m.bits) - 1, bias = static_cast<uint32_t>(quant_.zero_bias)](
+                  int64_t row, int64_t n, uint8_t* out) {
+      for (int64_t r = row; r < row + n; ++r)
+        for (int64_t g = 0; g < groups; ++g) *out++ = static_cast<uint8_t>((zero(r, g) + bias) & mask);
+    };
+  }
+
+  /// Refuses one that is not in the middle. `words` are [groups][rows * bits / 32, rounded up].
+  void require_middle(const IntMatrix& m, const HostTensor& words) const {
+    const int64_t per_word = 32 / m.bits, n_words = divided_up(m.rows, per_word);
     const uint32_t mask = (1u << m.bits) - 1, middle = 1u << (m.bits - 1);
-    if (!m.symmetric) m.zero.resize(static_cast<size_t>(m.rows * m.groups));
-    for (int64_t r = 0; r < m.rows; ++r)
-      for (int64_t g = 0; g < m.groups; ++g) {
-        const uint32_t z = (zero(r, g) + static_cast<uint32_t>(quant_.zero_bias)) & mask;
-        if (m.symmetric && z != middle)
-          checkpoint_.refuse(tensor.name, "a zero point that is not in the middle, although the config says symmetric",
+    for (int64_t i = 0; i < m.groups * n_words; ++i) {
+      const int64_t n = std::min(per_word, m.rows - i % n_words * per_word);
+      const uint32_t word = word_at(words, i);
+      for (int64_t k = 0; k < n; ++k) {
+        const uint32_t z = ((word >> (k * m.bits)) + static_cast<uint32_t>(quant_.zero_bias)) & mask;
+        if (z != middle)
+          checkpoint_.refuse(words.name, "a zero point that is not in the middle, although the config says symmetric",
                              std::to_string(z), std::to_string(middle));
-        if (!m.symmetric) m.zero[static_cast<size_t>(r * m.groups + g)] = static_cast<uint8_t>(z);
       }
+    }
+  }
+
+  /// What a device may unpack itself: whole groups of 32 columns, which lie together and share a scale of 16 bits.
+  void note_columns(IntMatrix& m, ColumnCodes::Order order, const HostTensor& codes, const HostTensor& zeros) const {
+    const HostTensor& scales = *find("scales");
+    const int64_t group_cols = quant_.scale_cols > 0 ? quant_.scale_cols : m.cols;
+    for (int64_t c = 0; c < m.cols; ++c)
+      if (m.group_of[static_cast<size_t>(c)] != c / group_cols) return;
+    if (scales.dtype != DType::F16 || group_cols % kGroup != 0 || m.cols % kGroup != 0) return;
+    ColumnCodes columns;
+    columns.order = order;
+    columns.bits = m.bits;
+    columns.rows = m.rows, columns.cols = m.cols, columns.group_cols = group_cols;
+    columns.codes = codes.data, columns.scales = scales.data;
+    columns.zeros = m.symmetric ? nullptr : zeros.data;
+    columns.zero_bias = quant_.zero_bias;
+    columns.read = checkpoint_.read;
+    m.columns = std::make_shared<const ColumnCodes>(std::move(columns));
   }
 
   IntMatrix read_awq() const {
@@ -164,12 +216,13 @@ class ModuleReader {
     IntMatrix m = matrix(words.dims[1] * 8, words.dims[0]);
     const HostTensor& zeros = get("qzeros", DType::I32);
     require_dims(zeros, {m.groups, words.dims[1]});
-    const auto code = [per_line = words.dims[1]](const HostTensor& of, int64_t line, int64_t row) {
-      return word_at(of, line * per_line + row / 8) >> (4 * kAwqNibble[row % 8]) & 15;
-    };
     read_column_scales(m);
     read_groups(m, "");
-    read_zeros(m, zeros, [&](int64_t r, int64_t g) { return code(zeros, g, r); });
+    if (m.symmetric) require_middle(m, zeros);
+    read_zeros(m, [data = zeros.data, per_line = words.dims[1]](int64_t r, int64_t g) {
+      return word_at(data, g * per_line + r / 8) >> (4 * kAwqNibble[r % 8]);
+    });
+    note_columns(m, ColumnCodes::Order::awq, words, zeros);
     m.codes = [data = words.data, rows = m.rows](const Tile& tile, TileCodes& out) {
       awq_codes(data, rows, tile, out);
     };
@@ -185,9 +238,11 @@ class ModuleReader {
     require_dims(zeros, {m.groups, zero_words});
     read_column_scales(m);
     read_groups(m, "g_idx");
-    read_zeros(m, zeros, [&](int64_t r, int64_t g) {
-      return word_at(zeros, g * zero_words + r / per_word) >> (r % per_word * quant_.bits);
+    if (m.symmetric) require_middle(m, zeros);
+    read_zeros(m, [data = zeros.data, zero_words, per_word, bits = m.bits](int64_t r, int64_t g) {
+      return word_at(data, g * zero_words + r / per_word) >> (r % per_word * bits);
     });
+    note_columns(m, ColumnCodes::Order::gptq, words, zeros);
     m.codes = [data = words.data, rows = m.rows](const Tile& tile, TileCodes& out) {
       gptq_codes(data, rows, tile, out);
     };
@@ -209,12 +264,12 @@ class ModuleReader {
   /// The scales of integers, for each row.
   void read_row_scales(IntMatrix& m) const {
     const ScaleGrid grid = ScaleGrid::over(m.rows, m.cols, quant_.scale_rows, quant_.scale_cols);
-    const std::vector<float> values = grid_scales(grid);
-    m.scale.resize(static_cast<size_t>(m.rows * m.groups));
-    for (int64_t r = 0; r < m.rows; ++r)
-      for (int64_t g = 0; g < m.groups; ++g)
-        m.scale[static_cast<size_t>(r * m.groups + g)] =
-            values[static_cast<size_t>(r / grid.cell_rows * grid.cols + g)];
+    std::vector<float> values = grid_scales(grid);
+    note_scales(values, m);
+    m.scales = [values = std::move(values), grid](int64_t row, int64_t n, float* out) {
+      for (int64_t r = row; r < row + n; ++r, out += grid.cols)
+        std::copy_n(values.data() + r / grid.cell_rows * grid.cols, grid.cols, out);
+    };
   }
 
   int64_t shape_part(const HostTensor& shape, int64_t i) const {
@@ -238,13 +293,13 @@ class ModuleReader {
     if (!m.symmetric) {
       const HostTensor& zeros = get("weight_zero_point", DType::I32);
       require_dims(zeros, {divided_up(rows, per_word), m.groups});
-      read_zeros(m, zeros, [&](int64_t r, int64_t g) {
-        return word_at(zeros, r / per_word * m.groups + g) >> (r % per_word * quant_.bits);
+      read_zeros(m, [data = zeros.data, groups = m.groups, per_word, bits = m.bits](int64_t r, int64_t g) {
+        return word_at(data, r / per_word * groups + g) >> (r % per_word * bits);
       });
     }
     m.tiles = kRowTiles;
-    m.codes = [data = words.data, per_row = words.dims[1]](const Tile& tile, TileCodes& out) {
-      packed_codes(data, per_row, tile, out);
+    m.codes = [data = words.data, per_row = words.dims[1], read = checkpoint_.read](const Tile& tile, TileCodes& out) {
+      packed_codes(lines_of(tile, data, per_row * 4, read, out), per_row, within_lines(tile), out);
     };
     return m;
   }
@@ -257,12 +312,13 @@ class ModuleReader {
     if (!m.symmetric) {
       const HostTensor& zeros = get("weight_zero_point", DType::I8);
       require_dims(zeros, {m.rows, m.groups});
-      read_zeros(m, zeros,
-                 [&](int64_t r, int64_t g) { return static_cast<uint32_t>(zeros.data[r * m.groups + g]) ^ 128u; });
+      read_zeros(m, [data = zeros.data, groups = m.groups](int64_t r, int64_t g) {
+        return static_cast<uint32_t>(data[r * groups + g]) ^ 128u;
+      });
     }
     m.tiles = kRowTiles;
-    m.codes = [data = codes.data, cols = m.cols](const Tile& tile, TileCodes& out) {
-      signed_codes(data, cols, tile, out);
+    m.codes = [data = codes.data, cols = m.cols, read = checkpoint_.read](const Tile& tile, TileCodes& out) {
+      signed_codes(lines_of(tile, data, cols, read, out), cols, within_lines(tile), out);
     };
     return m;
   }
@@ -275,6 +331,7 @@ class ModuleReader {
     m.grid = ScaleGrid::over(m.rows, m.cols, quant_.scale_rows, quant_.scale_cols);
     m.scale = grid_scales(m.grid);
     m.data = codes.data;
+    m.read = checkpoint_.read;
     return m;
   }
 

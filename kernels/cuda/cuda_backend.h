@@ -40,6 +40,8 @@
 
 namespace infer::cuda {
 
+struct Lane;  // staging.h
+
 std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options);
 
 /// The kernels of Way::few, by what activations they want.
@@ -80,6 +82,8 @@ class CudaBackend : public Backend {
   size_t packed_bytes(const Tensor& host, WeightRole role) const override;
   Tensor pack(const Tensor& host, WeightRole role, void* dst) const override;
   Tensor pack_made(const Tensor& host, WeightRole role, void* dst, const MakeRows& make) const override;
+  bool packs_columns(const Tensor& host, const ColumnCodes& columns) const override;
+  Tensor pack_columns(const Tensor& host, WeightRole role, void* dst, const ColumnCodes& columns) const override;
 
   void embed(const EmbedArgs&) override;
   void norm(const NormArgs&) override;
@@ -134,6 +138,8 @@ class CudaBackend : public Backend {
   void store_heads();
 
  private:
+  void begin_pack(Lane& lane) const;
+  void end_pack(Lane& lane) const;
   Tensor pack_from(const Tensor& host, WeightRole role, void* dst, const MakeRows* make) const;
   struct Recorded {
     std::unique_ptr<Program> program;  ///< a step of one token per sequence; else captured, or call by call

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <thread>
 
+#include "kernels/cuda/column_part.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_row.h"
 #include "kernels/cuda/sizes.h"
@@ -56,17 +57,25 @@ struct HostBytes {
   }
 };
 
-/// Brings bytes to the device part by part; `place` enqueues what is to be done with a part.
+/// Brings a part of up to Lane::kPartBytes to the device: `write` fills pinned memory, `place` enqueues what is to be
+/// done with it.
+template <class Write, class Place>
+void send_part(Lane& lane, Write write, Place place) {
+  Lane::Half& half = lane.halves[lane.next];
+  lane.next ^= 1;
+  half.pinned.reclaim();  // what has read the pinned half has read the device's too: both are of one stream
+  write(half.pinned.data());
+  place(half);
+  half.pinned.in_use_until(lane.stream.get());
+}
+
+/// Brings bytes to the device part by part.
 template <class Place>
 void send(Lane& lane, const HostBytes& from, size_t bytes, size_t part_bytes, Place place) {
   for (size_t at = 0; at < bytes; at += part_bytes) {
-    Lane::Half& half = lane.halves[lane.next];
-    lane.next ^= 1;
     const size_t n = std::min(part_bytes, bytes - at);
-    half.pinned.reclaim();  // what has read the pinned half has read the device's too: both are of one stream
-    from.write(half.pinned.data(), at, n);
-    place(half, at, n);
-    half.pinned.in_use_until(lane.stream.get());
+    send_part(
+        lane, [&](char* to) { from.write(to, at, n); }, [&](Lane::Half& half) { place(half, at, n); });
   }
 }
 
@@ -240,11 +249,49 @@ Tensor CudaBackend::pack_made(const Tensor& host, WeightRole role, void* dst, co
   return pack_from(host, role, dst, &make);
 }
 
+bool CudaBackend::packs_columns(const Tensor& host, const ColumnCodes& columns) const {
+  constexpr int64_t kMostGroups = 65535;  // of a grid
+  return packed_layout(host.dtype) == kTiles && columns.cols / kGroup <= kMostGroups &&
+         column_part(columns, 0, Lane::kPartBytes).n_groups > 0;
+}
+
+Tensor CudaBackend::pack_columns(const Tensor& host, WeightRole role, void* dst, const ColumnCodes& columns) const {
+  use_device();
+  const LanePool::Lease lane = staging_->lanes.take();
+  begin_pack(*lane);
+  Tensor packed = host;
+  packed.data = dst;
+  packed.dtype = held_as(host.dtype, role, act_);
+  packed.layout = packed_layout(host.dtype);
+  for (int64_t group = 0; group < columns.cols / kGroup;) {
+    const ColumnPart part = column_part(columns, group, Lane::kPartBytes);
+    send_part(
+        *lane, [&](char* to) { copy_part(columns, part, reinterpret_cast<std::byte*>(to)); },
+        [&](Lane::Half& half) {
+          copy(half.device, half.pinned.data(), static_cast<size_t>(part.bytes()), lane->stream.get());
+          cuda::pack_columns(half.device, part, columns.order, packed, lane->stream.get());
+        });
+    group += part.n_groups;
+  }
+  end_pack(*lane);
+  return packed;
+}
+
+void CudaBackend::begin_pack(Lane& lane) const {
+  check(cudaStreamWaitEvent(lane.stream.get(), staging_->zeroed.get(), 0), "load weights");
+}
+/// Whoever multiplies with it next waits for it; the host does not.
+void CudaBackend::end_pack(Lane& lane) const {
+  check(cudaEventRecord(lane.done.get(), lane.stream.get()), "load weights");
+  check(cudaStreamWaitEvent(stream_.get(), lane.done.get(), 0), "load weights");
+  ++packs_;
+}
+
 /// make: null where the host has the numbers.
 Tensor CudaBackend::pack_from(const Tensor& host, WeightRole role, void* dst, const MakeRows* make) const {
   use_device();
   const LanePool::Lease lane = staging_->lanes.take();
-  check(cudaStreamWaitEvent(lane->stream.get(), staging_->zeroed.get(), 0), "load weights");
+  begin_pack(*lane);
   Tensor packed = host;
   packed.data = dst;
   packed.dtype = held_as(host.dtype, role, act_);
@@ -277,10 +324,7 @@ Tensor CudaBackend::pack_from(const Tensor& host, WeightRole role, void* dst, co
       pack_vector(*lane, host, dst);
       break;
   }
-  // Whoever multiplies with it next waits for it; the host does not.
-  check(cudaEventRecord(lane->done.get(), lane->stream.get()), "load weights");
-  check(cudaStreamWaitEvent(stream_.get(), lane->done.get(), 0), "load weights");
-  ++packs_;
+  end_pack(*lane);
   return packed;
 }
 

@@ -5,6 +5,7 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/column_part.h"
 #include "kernels/cuda/operand.h"
 #include "kernels/cuda/packed.h"
 #include "kernels/ops.h"
@@ -61,6 +62,9 @@ void attention_decode(const AttentionArgs&, const MergedHeads* heads, const Atte
 /// Rows [row_begin, row_begin + n_rows) of a matrix from file blocks in device memory; row_begin is a multiple of 16.
 /// Plain weights may become another type of 16 bits, that of `packed`.
 void pack_rows(DType, const void* blocks, int64_t row_begin, int64_t n_rows, const Tensor& packed, cudaStream_t);
+/// pack_columns.cu: some columns of all rows of a matrix in Q4_0, W4G, W4G128, Q8_0 or W8I, from the part's bytes in
+/// device memory.
+void pack_columns(const void* bytes, const ColumnPart& part, ColumnCodes::Order, const Tensor& packed, cudaStream_t);
 /// Rows of a packed or plain matrix as f16 (clamped to +-65504) or bf16 [n_rows, cols], row-major. row_begin is a
 /// multiple of 4.
 void dequantize_rows(const Tensor& packed, int64_t row_begin, int64_t n_rows, const Tensor& out, cudaStream_t);

@@ -1,11 +1,13 @@
 // Experts that are yet to be made: gpt-oss's rows and codes against their definition, and stacks of matrices of which
 // some lie in the file and some do not.
+#include <atomic>
 #include <cstring>
 #include <random>
 #include <vector>
 
 #include "quant/formats.h"
 #include "runtime/hf_names.h"
+#include "runtime/row_reader.h"
 #include "tests/catch.h"
 
 using namespace infer;
@@ -65,6 +67,17 @@ TEST_CASE("gpt-oss: rows of gate and up in turn, codes that share a byte with th
                         tensor_of(prefix + "down_proj_blocks", DType::U8, {kExperts, kDown, kBlocks, 16}, down_codes),
                         tensor_of(prefix + "down_proj_scales", DType::U8, {kExperts, kDown, kBlocks}, down_scales),
                         tensor_of(prefix + "down_proj_bias", DType::BF16, {kExperts, kDown}, down_bias)};
+  std::atomic<int64_t> brought = 0, outside = 0;
+  checkpoint.read = [&](const std::byte* from, std::span<std::byte> to) {
+    for (const Bytes* bytes : {&codes, &scales, &down_codes, &down_scales})
+      if (from >= bytes->data() && from + to.size() <= bytes->data() + bytes->size()) {
+        std::memcpy(to.data(), from, to.size());
+        brought += static_cast<int64_t>(to.size());
+        return true;
+      }
+    ++outside;
+    return false;
+  };
   rename_tensors(checkpoint, kGptOssNames, {.n_layers = 1, .n_experts = kExperts});
 
   /// Rows first, first + step, ... of all experts.
@@ -87,8 +100,38 @@ TEST_CASE("gpt-oss: rows of gate and up in turn, codes that share a byte with th
     REQUIRE(tensor);
     CHECK(tensor->dtype == DType::MXFP4);
     CHECK(tensor->dims == std::vector<int64_t>{kExperts, name[0] == 'd' ? kDown : kRows / 2, kBlocks * 32});
+    const int64_t before = brought;
     check_rows(*tensor, whole);
+    CHECK(brought > before);
   }
+  CHECK(outside == 0);
+}
+
+TEST_CASE("rows of a file are brought many at a time, each once, and none beyond the last one") {
+  const auto some = random_bytes(int64_t{7} * 100'000);
+  std::vector<int64_t> pieces;
+  const ReadBytes read = [&](const std::byte* from, std::span<std::byte> to) {
+    REQUIRE((from >= some.data() && from + to.size() <= some.data() + some.size()));
+    pieces.push_back(static_cast<int64_t>(to.size()));
+    std::memcpy(to.data(), from, to.size());
+    return true;
+  };
+  const auto brought = [&](int64_t row_bytes, int64_t first, int64_t end, int64_t step) {
+    pieces.clear();
+    RowReader rows(some.data(), row_bytes, first, end, read);
+    for (int64_t i = first; i < end; i += step)
+      CHECK(std::memcmp(rows.row(i), some.data() + i * row_bytes, static_cast<size_t>(row_bytes)) == 0);
+    return pieces;
+  };
+  using Pieces = std::vector<int64_t>;
+  CHECK(brought(100'000, 0, 7, 1) == Pieces{200'000, 200'000, 200'000, 100'000});
+  CHECK(brought(100'000, 3, 6, 1) == Pieces{200'000, 100'000});
+  CHECK(brought(100'000, 1, 7, 2) == Pieces{200'000, 200'000, 200'000});
+  CHECK(brought(350'000, 0, 2, 1) == Pieces{350'000, 350'000});  // longer than what is read at a time
+  CHECK(brought(10, 5, 20, 3) == Pieces{150});
+  const ReadBytes none;
+  RowReader lying(some.data(), 1000, 0, 3, none);
+  CHECK(std::memcmp(lying.row(2), some.data() + 2000, 1000) == 0);
 }
 
 TEST_CASE("a stack is made of experts that lie in the file and of such that are yet to be made") {

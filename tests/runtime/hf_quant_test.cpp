@@ -317,8 +317,10 @@ TEST_CASE("8-bit floats stay what they are for a GPU, where 128 columns share a 
   };
   CHECK_THAT(reason(folder_of(4, 64, 0.5f), block_json(4, 64)), Catch::Contains("do not share a scale"));
   CHECK_THAT(reason(folder_of(4, 128, 1000.0f), block_json(4, 128)), Catch::Contains("too large"));
-  codes[77] = 0xff;
-  CHECK_THAT(reason(folder_of(4, 128, 0.5f), block_json(4, 128)), Catch::Contains("not numbers"));
+  codes[kCols + 77] = 0xff;
+  QuantFolder nan = folder_of(4, 128, 0.5f);
+  CHECK_THAT(refusal([&] { nan.unpack(quant_of(block_json(4, 128)), {.for_gpu = true}); }),
+             Catch::Contains("m.weight") && Catch::Contains("row 1 is not all numbers"));
 }
 
 TEST_CASE("where it need not be exact, what fits no block is rounded to 16 bits, and that is said") {
