@@ -30,9 +30,9 @@ struct TileCodes {
   int bits;
   int64_t row_bytes;
   uint8_t bytes[kTileCodes];
-  /// The file's rows from `lines_of` on, for those who read whole ones, and tile after tile out of them.
+  /// The file's rows [first_line, end_line), for those who read whole ones, and tile after tile out of them.
   std::vector<std::byte> lines;
-  int64_t lines_of = -1;
+  int64_t first_line = 0, end_line = 0;
 
   TileCodes(int bits_, const TileShape& shape) : bits(bits_), row_bytes(shape.cols * bits / 8) {}
   int64_t group_bytes() const { return 32 * bits / 8; }

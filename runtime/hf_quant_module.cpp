@@ -22,21 +22,29 @@ uint32_t word_at(const std::byte* words, int64_t i) {
 }
 uint32_t word_at(const HostTensor& words, int64_t i) { return word_at(words.data, i); }
 
-/// The rows of a tile as the file has them, row_bytes apart; tiles of the same rows share what was read.
-const std::byte* lines_of(const Tile& tile, const std::byte* data, int64_t row_bytes, const ReadBytes& read,
-                          TileCodes& out) {
-  if (out.lines_of != tile.row) {
-    const auto bytes = static_cast<size_t>(tile.n_rows * row_bytes);
-    if (out.lines.size() < bytes) out.lines.resize(bytes);
-    copy_bytes(read, data + tile.row * row_bytes, bytes, out.lines.data());
-    out.lines_of = tile.row;
+/// Rows of codes in a file.
+struct Lines {
+  const std::byte* data;
+  int64_t rows, row_bytes;
+  ReadBytes read;
+
+  /// Calls fn(codes, tile) with rows that hold those of `tile`, row_bytes apart, and the tile among them. Tiles share
+  /// what was read for the one before, a quarter of a megabyte at a time.
+  template <class Function>
+  void with(Tile tile, TileCodes& out, Function&& fn) const {
+    constexpr int64_t kBytes = 1 << 18;
+    if (tile.row < out.first_line || tile.row + tile.n_rows > out.end_line) {
+      const int64_t n_tiles = std::max(kBytes / (row_bytes * tile.n_rows), int64_t{1});
+      const int64_t n = std::min(rows - tile.row, n_tiles * tile.n_rows);
+      out.first_line = tile.row, out.end_line = tile.row + n;
+      const auto bytes = static_cast<size_t>(n * row_bytes);
+      if (out.lines.size() < bytes) out.lines.resize(bytes);
+      copy_bytes(read, data + tile.row * row_bytes, bytes, out.lines.data());
+    }
+    tile.row -= out.first_line;
+    fn(out.lines.data(), tile);
   }
-  return out.lines.data();
-}
-Tile within_lines(Tile tile) {
-  tile.row = 0;
-  return tile;
-}
+};
 
 std::string dims_text(const std::vector<int64_t>& dims) {
   std::string out;
@@ -298,8 +306,10 @@ class ModuleReader {
       });
     }
     m.tiles = kRowTiles;
-    m.codes = [data = words.data, per_row = words.dims[1], read = checkpoint_.read](const Tile& tile, TileCodes& out) {
-      packed_codes(lines_of(tile, data, per_row * 4, read, out), per_row, within_lines(tile), out);
+    m.codes = [lines = Lines{words.data, rows, words.dims[1] * 4, checkpoint_.read}](const Tile& tile, TileCodes& out) {
+      lines.with(tile, out, [&](const std::byte* codes, const Tile& within) {
+        packed_codes(codes, lines.row_bytes / 4, within, out);
+      });
     };
     return m;
   }
@@ -317,8 +327,10 @@ class ModuleReader {
       });
     }
     m.tiles = kRowTiles;
-    m.codes = [data = codes.data, cols = m.cols, read = checkpoint_.read](const Tile& tile, TileCodes& out) {
-      signed_codes(lines_of(tile, data, cols, read, out), cols, within_lines(tile), out);
+    m.codes = [lines = Lines{codes.data, m.rows, m.cols, checkpoint_.read}](const Tile& tile, TileCodes& out) {
+      lines.with(tile, out, [&](const std::byte* bytes, const Tile& within) {
+        signed_codes(bytes, lines.row_bytes, within, out);
+      });
     };
     return m;
   }

@@ -119,18 +119,19 @@ TEST_CASE("a matrix whose codes lie by columns says so where a device can unpack
 }
 
 TEST_CASE("codes that lie by rows are read row by row, each byte once, and not through the file's pages") {
-  const Matrix four(24, 4224, 4224, 4, true), eight(24, 4224, 4224, 8, true);
+  constexpr int64_t kRows = 300;  // more than are read at a time
+  const Matrix four(kRows, 4224, 4224, 4, true), eight(kRows, 4224, 4224, 8, true);
   std::string signed_codes;
   for (const auto& row : eight.code)
     for (const int code : row) signed_codes += static_cast<char>(code - 128);
   QuantFolder ints, floats;
-  ints.add("m.weight", DType::I8, {24, 4224}, signed_codes);
-  ints.add("m.weight_scale", DType::F32, {24, 1},
+  ints.add("m.weight", DType::I8, {kRows, 4224}, signed_codes);
+  ints.add("m.weight_scale", DType::F32, {kRows, 1},
            eight.by_row<float>([&](size_t r, size_t g) { return eight.scale[r][g]; }));
   std::vector<uint8_t> e4m3;
-  for (int64_t i = 0; i < int64_t{24} * 4096; ++i) e4m3.push_back(static_cast<uint8_t>(i * 7 % 120));
-  floats.add("m.weight", DType::F8_E4M3, {24, 4096}, bytes_of(e4m3));
-  floats.add("m.weight_scale", DType::F32, {24, 1}, bytes_of(std::vector<float>(24, 0.5f)));
+  for (int64_t i = 0; i < kRows * 4096; ++i) e4m3.push_back(static_cast<uint8_t>(i * 7 % 120));
+  floats.add("m.weight", DType::F8_E4M3, {kRows, 4096}, bytes_of(e4m3));
+  floats.add("m.weight_scale", DType::F32, {kRows, 1}, bytes_of(std::vector<float>(kRows, 0.5f)));
   const auto check_reads = [](QuantFolder folder, QuantMethod method, const Matrix& like, DType type, size_t bytes) {
     const HfQuant quant = config_of(method, like, 0, true, 0);
     QuantFolder lying = folder;
@@ -143,9 +144,9 @@ TEST_CASE("codes that lie by rows are read row by row, each byte once, and not t
     REQUIRE(found.bytes == wanted.bytes);
     CHECK(std::memcmp(found.data, wanted.data, wanted.bytes) == 0);
   };
-  check_reads(packed_folder(four, false), QuantMethod::packed_ints, four, DType::Q4_0, 24 * 4224 / 2);
-  check_reads(ints, QuantMethod::ints, eight, DType::Q8_0, 24 * 4224);
-  check_reads(floats, QuantMethod::floats, eight, DType::W8F, 24 * 4096);
+  check_reads(packed_folder(four, false), QuantMethod::packed_ints, four, DType::Q4_0, kRows * 4224 / 2);
+  check_reads(ints, QuantMethod::ints, eight, DType::Q8_0, kRows * 4224);
+  check_reads(floats, QuantMethod::floats, eight, DType::W8F, kRows * 4096);
 }
 
 TEST_CASE("columns are brought in parts of whole groups, with the scales of all of them, and none twice") {
