@@ -6,6 +6,7 @@
 
 #include "quant/half.h"
 #include "tests/catch.h"
+#include "tests/runtime/ref_double.h"
 
 using namespace infer;
 
@@ -220,4 +221,45 @@ TEST_CASE("a slice is found in one piece and in parts") {
     CHECK(apart.source.slice(i) == apart.source.parts[static_cast<size_t>(i)]);
     CHECK(whole.slice(i) == whole.data + i * 32);
   }
+}
+
+/// Packs as a device with memory of its own would, and counts by what.
+class ColumnPacker final : public test::RefDouble {
+ public:
+  bool takes = true;
+  mutable int of_columns = 0, of_rows = 0;
+  mutable WeightRole role = WeightRole::vector;
+  size_t packed_bytes(const Tensor& host, WeightRole) const override { return host_bytes(host); }
+  Tensor pack_made(const Tensor& host, WeightRole, void*, const MakeRows&) const override { return ++of_rows, host; }
+  bool packs_columns(const Tensor&, const ColumnCodes&) const override { return takes; }
+  Tensor pack_columns(const Tensor& host, WeightRole of, void*, const ColumnCodes&) const override {
+    return ++of_columns, role = of, host;
+  }
+};
+
+TEST_CASE("a matrix goes by its columns where the backend takes those, and then all of it at once") {
+  HostTensor source;
+  source.dtype = DType::F32;
+  source.dims = {256, 32};
+  source.bytes = size_t{256} * 32 * 4;
+  source.make = [](int64_t, int64_t, std::byte*) {};
+  ColumnCodes columns;
+  columns.rows = 256, columns.cols = 32, columns.group_cols = 32;
+  source.columns = std::make_shared<const ColumnCodes>(columns);
+  const BoundTensor whole{&source, Tensor(nullptr, DType::F32, {256, 32}), WeightRole::fine_matrix, nullptr};
+  BoundTensor second_half = whole;
+  second_half.host.dims[0] = 128, second_half.first_row = 128;
+
+  ColumnPacker backend;
+  std::vector<std::byte> to(source.bytes);
+  CHECK(parts_of(whole, backend, 8192).size() == 1);
+  pack_tensor(whole, backend, to.data());
+  CHECK((backend.of_columns == 1 && backend.of_rows == 0 && backend.role == WeightRole::fine_matrix));
+  CHECK(parts_of(second_half, backend, 8192).size() == 2);
+  pack_tensor(second_half, backend, to.data());
+  CHECK((backend.of_columns == 1 && backend.of_rows == 1));
+  backend.takes = false;
+  CHECK(parts_of(whole, backend, 8192).size() == 4);
+  pack_tensor(whole, backend, to.data());
+  CHECK((backend.of_columns == 1 && backend.of_rows == 2));
 }
