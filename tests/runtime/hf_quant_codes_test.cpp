@@ -13,9 +13,9 @@ using namespace infer;
 namespace {
 
 /// Random words behind one byte, so that none is aligned.
-struct Words {
+struct RandomWords {
   std::vector<std::byte> bytes;
-  explicit Words(int64_t n_bytes) {
+  explicit RandomWords(int64_t n_bytes) {
     std::mt19937 random(static_cast<unsigned>(n_bytes));
     for (int64_t i = 0; i < n_bytes + 1; ++i) bytes.push_back(static_cast<std::byte>(random()));
   }
@@ -55,7 +55,7 @@ void check(int64_t rows, int64_t cols, int bits, Codes&& codes, Wanted&& wanted)
 TEST_CASE("codes of AWQ, GPTQ, packed and signed integers are those of the definitions") {
   for (const int64_t rows : {8, 40, 136, 264, 1000})
     for (const int64_t cols : {8, 32, 72, 160, 1096}) {
-      const Words words(rows * cols);
+      const RandomWords words(rows * cols);
       check(
           rows, cols, 4, [&](const Tile& tile, TileCodes& out) { awq_codes(words.data(), rows, tile, out); },
           [&](int64_t r, int64_t c) { return words.code(c * (rows / 8) + r / 8, kAwqNibble[r % 8], 4); });
@@ -70,12 +70,12 @@ TEST_CASE("codes of AWQ, GPTQ, packed and signed integers are those of the defin
     for (const int64_t cols : {1, 31, 45, 160, 1101}) {
       for (const int bits : {4, 8}) {
         const int64_t per_word = 32 / bits, per_row = (cols + per_word - 1) / per_word;
-        const Words words(rows * per_row * 4);
+        const RandomWords words(rows * per_row * 4);
         check(
             rows, cols, bits, [&](const Tile& tile, TileCodes& out) { packed_codes(words.data(), per_row, tile, out); },
             [&](int64_t r, int64_t c) { return words.code(r * per_row + c / per_word, c % per_word, bits); });
       }
-      const Words words(rows * cols);
+      const RandomWords words(rows * cols);
       check(
           rows, cols, 8, [&](const Tile& tile, TileCodes& out) { signed_codes(words.data(), cols, tile, out); },
           [&](int64_t r, int64_t c) { return static_cast<int8_t>(words.data()[r * cols + c]) + 128; });
@@ -83,7 +83,7 @@ TEST_CASE("codes of AWQ, GPTQ, packed and signed integers are those of the defin
 }
 
 TEST_CASE("codes that share a byte with their neighbour come to where blocks have them") {
-  const Words words(16);
+  const RandomWords words(16);
   uint8_t out[16];
   put_neighbours(words.data(), out);
   for (int i = 0; i < 16; ++i) {
