@@ -259,8 +259,8 @@ bool has_no_number(const uint8_t* codes, int64_t n) {
 void put_floats(const FloatMatrix& m, int64_t first, int64_t n, std::byte* to) {
   for_each_row(m, first, n, [&](int64_t row, const uint8_t* codes, const float* scale) {
     if (has_no_number(codes, m.cols))
-      throw Error(ErrorKind::bad_file, escaped(m.name), "row " + std::to_string(row) + " is not all numbers", "NaN",
-                  "finite weights");
+      throw Error(ErrorKind::bad_file, escaped(m.path, 8192) + ": " + escaped(m.name),
+                  "row " + std::to_string(row) + " is not all numbers", "NaN", "finite weights");
     for (int64_t c = 0; c < m.cols; c += W8F::block, to += sizeof(W8F::Block)) {
       float d[2];
       for (int i = 0; i < 2; ++i) d[i] = scale[(c + i * W8F::scale_columns) / m.grid.cell_cols];

@@ -42,7 +42,7 @@ struct IntMatrix {
 
 /// weight = scale * e4m3.
 struct FloatMatrix {
-  std::string name;
+  std::string path, name;  ///< path: of the folder, for messages
   int64_t rows = 0, cols = 0;
   ScaleGrid grid;
   std::vector<float> scale;  ///< [grid.rows][grid.cols]

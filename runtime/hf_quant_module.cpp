@@ -338,6 +338,7 @@ class ModuleReader {
   FloatMatrix read_floats() const {
     const HostTensor& codes = get_matrix("weight", DType::F8_E4M3);
     FloatMatrix m;
+    m.path = checkpoint_.path;
     m.name = codes.name;
     m.rows = codes.dims[0], m.cols = codes.dims[1];
     m.grid = ScaleGrid::over(m.rows, m.cols, quant_.scale_rows, quant_.scale_cols);

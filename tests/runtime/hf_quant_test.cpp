@@ -320,7 +320,7 @@ TEST_CASE("8-bit floats stay what they are for a GPU, where 128 columns share a 
   codes[kCols + 77] = 0xff;
   QuantFolder nan = folder_of(4, 128, 0.5f);
   CHECK_THAT(refusal([&] { nan.unpack(quant_of(block_json(4, 128)), {.for_gpu = true}); }),
-             Catch::Contains("m.weight") && Catch::Contains("row 1 is not all numbers"));
+             Catch::Contains("folder: m.weight") && Catch::Contains("row 1 is not all numbers"));
 }
 
 TEST_CASE("where it need not be exact, what fits no block is rounded to 16 bits, and that is said") {
